@@ -1,0 +1,41 @@
+# Everything sets itself up: `make demo` and `make test` work in a fresh clone on a machine with Python and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+TRAIN ?= build/train
+
+.PHONY: demo test lint types recipes bench train-demo clean
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.ready  ## a picture of a concept, drawn by the bundled model and named by the bundled judge
+	$(BIN)/nnsight-dream synthesize octopus --layer 4 --judge --out dreams
+
+test: $(VENV)/.ready  ## the default tests: offline, no GPU, under 12 minutes on two cores
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+recipes: $(VENV)/.ready  ## every recipe and every README block, on the bundled model
+	$(BIN)/python tests/run_recipes.py
+
+bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python benchmarks/step.py
+
+train-demo: $(VENV)/.ready  ## hours: fetch the art and train tower, language model and judge anew (resumable)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[train]"
+	$(BIN)/python recipes/train_demo.py --work $(TRAIN)
+
+clean:
+	rm -rf $(VENV) build dist dreams .pytest_cache .mypy_cache .ruff_cache .coverage

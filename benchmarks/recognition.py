@@ -1,0 +1,177 @@
+"""How often the bundled judge names what a prototype was made of. Tables with 95 % Wilson intervals.
+
+    python benchmarks/recognition.py layers     [--animals 50]   every layer, with controls
+    python benchmarks/recognition.py settings   [--animals 20]   centre, tau, detach, pooling, first layer
+    python benchmarks/recognition.py canvases   [--animals 20]   at equal steps and at equal time; horama's too
+
+strict = named first among all concepts; hint = first among animals. Controls: random directions of the same norm
+(does the judge name a given animal by chance?), and the same pictures with their labels shuffled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nnsight_dream as nd
+from nnsight_dream import demo
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a rate (Wilson 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    p = hits / n
+    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
+
+
+def rate(hits: int, n: int) -> str:
+    """`62 % [48, 74]`."""
+    low, high = wilson(hits, n)
+    return f"{hits / max(1, n):.0%} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def animals(count: int) -> list[str]:
+    """The same `count` animals every time, drawn once from all the model knows."""
+    names = [c.name for c in demo.concepts() if c.category == "animal"]
+    return sorted(random.Random(0).sample(names, min(count, len(names))))
+
+
+def recognised(judge: nd.DemoJudge, images: Sequence[Any], names: Sequence[str]) -> tuple[int, int, int]:
+    """How many pictures are named (strictly, with hint, with hint among the first five)."""
+    strict = sum(v.names[0] == n for v, n in zip(judge.judge(images), names, strict=True))
+    hinted = judge.judge(images, category="animal")
+    hint = sum(v.names[0] == n for v, n in zip(hinted, names, strict=True))
+    five = sum(n in v.names[:5] for v, n in zip(hinted, names, strict=True))
+    return strict, hint, five
+
+
+def layers(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], settings: nd.Settings, out: Path | None) -> None:
+    """Every layer, with controls."""
+    print("| layer | strict | hint | hint, top 5 | random direction, hint | shuffled labels, hint | cosine | seconds a picture |")
+    print("|---|---|---|---|---|---|---|---|")
+    found = nd.concept(vlm, names, list(range(1, vlm.layers + 1)))
+    shuffled = names[1:] + names[:1]
+    for layer in range(1, vlm.layers + 1):
+        directions = [of[layer - 1] for of in found]
+        began = time.perf_counter()
+        made = nd.synthesize(vlm, directions, settings=settings, progress=False)
+        spent = (time.perf_counter() - began) / len(names)
+        images = [p.image for p in made]
+        strict, hint, five = recognised(judge, images, names)
+        wrong = recognised(judge, images, shuffled)[1]
+        generator = torch.Generator().manual_seed(layer)
+        noise = []
+        for d in directions[: max(10, len(directions) // 2)]:
+            vector = torch.randn(d.vector.shape, generator=generator)
+            noise.append(nd.from_tensor(vlm, vector / vector.norm() * d.norm, layer, label=f"random {d.label}"))
+        drawn = nd.synthesize(vlm, noise, settings=settings, progress=False)
+        chance = recognised(judge, [p.image for p in drawn], names[: len(noise)])[1]
+        mean = sum(p.scores["attention"] for p in made) / len(made)
+        n = len(names)
+        print(
+            f"| {layer} | {rate(strict, n)} | {rate(hint, n)} | {rate(five, n)} | {rate(chance, len(noise))} | "
+            f"{rate(wrong, n)} | {mean:.2f} | {spent:.1f} |",
+            flush=True,
+        )
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            nd.Prototypes(made).grid(columns=10, side=96).save(out / f"layer-{layer}.png")
+
+
+def row(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], layer: int, name: str, settings: nd.Settings) -> None:
+    """One line of a table of settings."""
+    directions = nd.concept(vlm, names, layer)
+    began = time.perf_counter()
+    made = nd.synthesize(vlm, directions, settings=settings, progress=False)
+    spent = (time.perf_counter() - began) / len(names)
+    strict, hint, five = recognised(judge, [p.image for p in made], names)
+    n, mean = len(names), sum(p.scores["attention"] for p in made) / len(made)
+    print(
+        f"| {name} | {layer} | {rate(strict, n)} | {rate(hint, n)} | {rate(five, n)} | {mean:.2f} | {spent:.1f} |",
+        flush=True,
+    )
+
+
+HEAD = "| {} | layer | strict | hint | hint, top 5 | cosine | seconds a picture |\n|---|---|---|---|---|---|---|"
+
+
+def settings(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
+    """One choice changed at a time."""
+    paper = nd.Attention
+    changes: dict[str, dict[str, Any]] = {
+        "default": {},
+        "centre grey": {"centre": nd.Grey()},
+        "centre natural noise": {"centre": nd.NaturalNoise()},
+        "centre bundled pictures": {"centre": nd.Pictures.bundled()},
+        "tau 0.5": {"pooling": paper(tau=0.5)},
+        "tau 0.005": {"pooling": paper(tau=0.005)},
+        "tau 0.05": {"pooling": paper(tau=0.05)},
+        "weights detached": {"pooling": paper(tau=0.05, detach=True)},
+        "mean pooling": {"pooling": nd.Mean()},
+        "max pooling": {"pooling": nd.Max()},
+        "SGD 0.15": {"optimiser": "sgd", "rate": 0.15},
+        "SGD 0.04": {"optimiser": "sgd", "rate": 0.04},
+        "with total variation": {},
+    }
+    print(HEAD.format("setting"))
+    for layer in at:
+        for name, change in changes.items():
+            if name == "with total variation":
+                continue
+            row(vlm, judge, names, layer, name, base.but(**change))
+
+
+def canvases(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
+    """Canvases at equal steps, each at its best of three rates, then at the time the default takes."""
+    side = vlm.image_size[0]
+    kinds: dict[str, Any] = {
+        "multi-resolution": nd.MultiResolution(side),
+        "pixels": nd.Pixels(side),
+        "Fourier": nd.Fourier(side),
+        "MACO": nd.MACO(side),
+    }
+    print(HEAD.format("canvas, rate"))
+    for layer in at:
+        for name, canvas in kinds.items():
+            for speed in (0.01, 0.03, 0.1):
+                row(vlm, judge, names, layer, f"{name}, {speed}", base.but(canvas=canvas, rate=speed, optimiser="adam"))
+
+
+def main() -> None:
+    """Run one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=["layers", "settings", "canvases"])
+    parser.add_argument("--animals", type=int, default=50)
+    parser.add_argument("--layer", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--set", default="{}", help="JSON of Settings' plain fields, to try others")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="save contact sheets here")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    vlm, judge = nd.load("demo", check=False), nd.DemoJudge()
+    base = nd.Settings.demo().but(**json.loads(args.set))
+    if args.steps:
+        base = base.but(steps=args.steps)
+    names = animals(args.animals)
+    print(f"{len(names)} animals, {base.steps} steps of {base.batch} views, {args.threads} thread(s)\n")
+    if args.table == "layers":
+        layers(vlm, judge, names, base, args.out)
+    elif args.table == "settings":
+        settings(vlm, judge, names, base, args.layer)
+    else:
+        canvases(vlm, judge, names, base, args.layer)
+
+
+if __name__ == "__main__":
+    main()

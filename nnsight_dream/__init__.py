@@ -1,0 +1,64 @@
+"""nnsight-dream: pictures of directions in vision-language models.
+
+A direction (a concept from text, a probe, any vector) at a site of a model is climbed through traced patch activations
+to a prototype image: what that direction looks like. Public names in the order of the work; nothing heavy is imported
+before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "vlm": ("VLM", "load"),
+    "sites": ("Site",),
+    "families": ("Family",),
+    "directions": ("Direction", "concept", "contrast", "cosine", "from_images", "from_tensor", "probe"),
+    "objectives": (
+        "Attention",
+        "Away",
+        "Grey",
+        "Max",
+        "Mean",
+        "NaturalNoise",
+        "Objective",
+        "Pictures",
+        "TotalVariation",
+    ),
+    "canvas": ("Fourier", "MACO", "MultiResolution", "Pixels"),
+    "augment": ("Noise", "Rotate", "Scale", "Shift"),
+    "synthesis": ("Settings", "synthesize"),
+    "prototype": ("Prototype", "Prototypes"),
+    "trace": ("Step", "check", "read_pictures", "read_text"),
+    "judges": ("DemoJudge", "Verdict"),
+    "words": ("BASELINE_WORDS",),
+}
+_WHERE = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = ["__version__", *_WHERE]
+
+if TYPE_CHECKING:
+    from .augment import Noise, Rotate, Scale, Shift
+    from .canvas import MACO, Fourier, MultiResolution, Pixels
+    from .directions import Direction, concept, contrast, cosine, from_images, from_tensor, probe
+    from .families import Family
+    from .judges import DemoJudge, Verdict
+    from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Objective, Pictures, TotalVariation
+    from .prototype import Prototype, Prototypes
+    from .sites import Site
+    from .synthesis import Settings, synthesize
+    from .trace import Step, check, read_pictures, read_text
+    from .vlm import VLM, load
+    from .words import BASELINE_WORDS
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'nnsight_dream' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,223 @@
+"""The command `nnsight-dream`: thin; every command is a few calls of the library."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nnsight-dream", description="Pictures of directions in vision-language models.")
+    parser.add_argument("--version", action="version", version=f"nnsight-dream {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        return sub
+
+    sub = command("synthesize", _synthesize, "Draw what words look like to a model.")
+    sub.add_argument("concept", nargs="+", metavar="CONCEPT", help="a word or phrase, such as octopus")
+    sub.add_argument("--model", default="demo", help="'demo' (default), a hub id or a folder")
+    sub.add_argument("--layer", nargs="+", default=["4"], metavar="N", help="layers from 1, or site names (default 4)")
+    sub.add_argument("--steps", type=int, help="steps of the climb (default: the preset's)")
+    sub.add_argument("--seed", type=int, nargs="+", default=[0], help="one picture for each (default 0)")
+    sub.add_argument("--out", type=Path, default=Path("dreams"), metavar="DIR", help="where to save (default dreams)")
+    sub.add_argument("--judge", action="store_true", help="let the bundled judge name what it sees")
+
+    sub = command("inspect", _inspect, "Show a model's family, layers, sites and grid, and prove the family's record.")
+    sub.add_argument("model", metavar="MODEL", help="'demo', a hub id or a folder")
+    sub.add_argument("--layer", default="1", metavar="N", help="the layer whose sites are shown (default 1)")
+
+    sub = command("judge", _judge, "Let the bundled judge name pictures.")
+    sub.add_argument("path", nargs="+", type=Path, metavar="PATH", help="picture files, or folders of saved prototypes")
+    sub.add_argument("--category", help="ask within one category, such as animal")
+    sub.add_argument("--top", type=int, default=3, help="how many names to show (default 3)")
+
+    sub = command("concepts", _concepts, "List what the bundled model was shown.")
+    sub.add_argument("--category", help="only one category, such as animal")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed) or 0)
+    except KeyboardInterrupt:
+        print("nnsight-dream: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if parsed.debug:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"nnsight-dream: {text} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def _layers(names: Sequence[str]) -> list[int | str]:
+    return [int(n) if n.isdigit() else n for n in names]
+
+
+def _load(name: str) -> Any:
+    """The model that a name means; a hub id is only looked for when the user wrote one."""
+    from transformers.utils import logging
+
+    from .vlm import load
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    folder = Path(name)
+    return load(folder if folder.is_dir() else name)
+
+
+def _synthesize(args: argparse.Namespace) -> int:
+    from . import directions, synthesis
+    from .prototype import Prototype, Prototypes
+
+    if args.steps is not None and args.steps < 1:
+        raise ValueError(f"--steps {args.steps}: at least 1 is needed")
+    vlm = _load(args.model)
+    found = directions.concept(vlm, list(args.concept), _layers(args.layer))
+    flat = [direction for of_word in found for direction in of_word]
+    changes = {} if args.steps is None else {"steps": args.steps}
+    made = synthesis.synthesize(vlm, flat, seed=list(args.seed), **changes)
+    assert not isinstance(made, Prototype)
+    made.save(args.out)
+    verdicts = _named(made) if args.judge else [None] * len(made)
+    if args.json:
+        rows = [_row(p, v) for p, v in zip(made, verdicts, strict=True)]
+        print(json.dumps({"folder": str(args.out), "prototypes": rows}, ensure_ascii=False, indent=1))
+    else:
+        _print_prototypes(Prototypes(made), verdicts, args.out)
+    return 130 if made[-1].interrupted else 0
+
+
+def _named(made: Any) -> list[Any]:
+    from .judges import DemoJudge
+
+    return DemoJudge().judge([p.image for p in made])
+
+
+def _row(prototype: Any, verdict: Any) -> dict[str, Any]:
+    row = {
+        "concept": prototype.label,
+        "layer": prototype.site.layer,
+        "sites": [prototype.site.tl_name, prototype.hf_name],
+        "seed": prototype.seed,
+        "steps": len(prototype.history),
+        "scores": dict(prototype.scores),
+    }
+    if verdict is not None:
+        row["judge"] = dict(zip(verdict.names[:5], verdict.probabilities[:5], strict=True))
+    return row
+
+
+def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for prototype, verdict in zip(made, verdicts, strict=True):
+        console.print(prototype)
+        console.print(f"{prototype.site} = {prototype.hf_name}", style="dim", highlight=False)
+        if verdict is not None:
+            seen = ", ".join(f"{n} {p:.0%}" for n, p in zip(verdict.names[:3], verdict.probabilities[:3], strict=True))
+            console.print(f"the judge sees: {seen}", highlight=False)
+    sheet = out / "grid.png"
+    made.grid().save(sheet)
+    console.print(f"saved {len(made)} prototype(s) in {out}, all at one look in {sheet}", highlight=False)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    vlm = _load(args.model)
+    layer = _layers([args.layer])[0]
+    first = vlm.site(layer)
+    sites = [vlm.describe(vlm.site(first, kind)) for kind in vlm.family.kinds]
+    facts = {
+        "model": vlm.id,
+        "family": vlm.family.name,
+        "class": type(vlm.hf).__name__,
+        "layers": vlm.layers,
+        "width": vlm.width,
+        "image": list(vlm.image_size),
+        "grid": list(vlm.grid),
+        "image tokens": vlm.grid[0] * vlm.grid[1],
+        "parameters": sum(p.numel() for p in vlm.hf.parameters()),
+        "dtype": str(vlm.dtype)[6:],
+        "device": str(vlm.device),
+        "sites": dict(zip(vlm.family.kinds, sites, strict=True)),
+        "check": "paths, image tokens, pixels and gradient agree with the family's record",
+    }
+    if args.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for key, value in facts.items():
+        lines = "\n".join(f"{k:<11} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(key, lines)
+    Console().print(table)
+    return 0
+
+
+def _judge(args: argparse.Namespace) -> int:
+    from PIL import Image
+
+    from .judges import DemoJudge
+
+    files = [p / "prototype.png" if (p / "prototype.png").is_file() else p for p in args.path]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"no picture {file}: give picture files or folders that Prototype.save wrote")
+    images = [Image.open(f).convert("RGB") for f in files]
+    verdicts = DemoJudge().judge(images, category=args.category)
+    if args.json:
+        rows = [
+            {"path": str(f), "names": dict(zip(v.names[: args.top], v.probabilities[: args.top], strict=True))}
+            for f, v in zip(files, verdicts, strict=True)
+        ]
+        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        return 0
+    for file, v in zip(files, verdicts, strict=True):
+        seen = ", ".join(f"{n} {p:.1%}" for n, p in zip(v.names[: args.top], v.probabilities[: args.top], strict=True))
+        print(f"{file}: {seen}")
+    return 0
+
+
+def _concepts(args: argparse.Namespace) -> int:
+    import difflib
+
+    from . import demo
+
+    known = demo.concepts()
+    categories = list(dict.fromkeys(c.category for c in known))
+    if args.category is not None and args.category not in categories:
+        near = difflib.get_close_matches(args.category, categories, 1, 0.0)[0]
+        raise ValueError(f"no category {args.category!r}; did you mean {near!r}? There are {', '.join(categories)}")
+    shown = [c for c in known if args.category in (None, c.category)]
+    if args.json:
+        rows = [{"name": c.name, "category": c.category, "aliases": list(c.aliases)} for c in shown]
+        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        return 0
+    for category in dict.fromkeys(c.category for c in shown):
+        names = [c.name + (f" ({', '.join(c.aliases)})" if c.aliases else "") for c in shown if c.category == category]
+        print(f"{category}: {', '.join(names)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

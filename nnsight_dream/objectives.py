@@ -1,0 +1,282 @@
+"""What is climbed: patches are pooled into one vector, the vector is scored against a direction, terms add up.
+
+Every choice is a value: a pooling, a score, a centre or a term of your own is any callable of the same form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from .sites import Site
+from .trace import Step, read_pictures
+from .vlm import VLM
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .directions import Direction
+
+Pooling = Callable[[torch.Tensor, torch.Tensor, tuple[int, int], float], tuple[torch.Tensor, torch.Tensor]]
+Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+# -- poolings ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Patches weighed by likeness to the direction and by nearness to the middle (arXiv 2601.08017, section 2.2).
+
+        s_i = cos(h_i - c, v)     g_i = exp(-|p_i - centre|^2 / 2 sigma^2)     w_i ~ g_i exp(s_i / tau), sum 1
+
+    `sigma` goes linearly from its first to its second value over the run, in units of a 16 x 16 grid.
+    With `detach` no gradient flows through the weights; the paper does not say (the default lets it flow).
+    """
+
+    tau: float = 0.5
+    sigma: tuple[float, float] = (2.0, 16.0)
+    detach: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.tau > 0 or not min(self.sigma) > 0:
+            raise ValueError(f"tau and sigma must be positive; got tau={self.tau}, sigma={self.sigma}")
+
+    def __call__(
+        self, patches: torch.Tensor, direction: torch.Tensor, grid: tuple[int, int], progress: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centred patches (B, n, d) and directions (B, d) to pooled (B, d) and weights (B, n)."""
+        rows, cols = grid
+        likeness = F.cosine_similarity(patches, direction[:, None], dim=-1)
+        if patches.shape[1] == rows * cols:
+            sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * progress
+            near = _gaussian(rows, cols, sigma, patches)
+        else:
+            near = torch.zeros_like(likeness)  # chosen tokens have no middle
+        weights = (likeness / self.tau + near).softmax(-1)
+        if self.detach:
+            weights = weights.detach()
+        return torch.einsum("bn,bnd->bd", weights, patches), weights
+
+
+def _gaussian(rows: int, cols: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
+    """(1, rows * cols) logarithm of the spatial prior; sigma in units of a 16 x 16 grid, scaled on each side."""
+    y = (torch.arange(rows, dtype=like.dtype, device=like.device) - (rows - 1) / 2) * (16 / rows)
+    x = (torch.arange(cols, dtype=like.dtype, device=like.device) - (cols - 1) / 2) * (16 / cols)
+    return (-(y[:, None] ** 2 + x[None] ** 2) / (2 * sigma**2)).reshape(1, -1)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The plain mean over patches (arXiv 2601.08017, appendix G)."""
+
+    def __call__(
+        self, patches: torch.Tensor, direction: torch.Tensor, grid: tuple[int, int], progress: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centred patches (B, n, d) to their mean (B, d); weights (B, n) are all 1 / n."""
+        weights = torch.full_like(patches[..., 0], 1 / patches.shape[1])
+        return patches.mean(1), weights
+
+
+@dataclass(frozen=True)
+class Max:
+    """The one patch most like the direction (arXiv 2601.08017, appendix D)."""
+
+    def __call__(
+        self, patches: torch.Tensor, direction: torch.Tensor, grid: tuple[int, int], progress: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centred patches (B, n, d) to the one of highest cosine (B, d); its weight is 1."""
+        best = F.cosine_similarity(patches, direction[:, None], dim=-1).argmax(-1)
+        weights = F.one_hot(best, patches.shape[1]).to(patches.dtype)
+        return patches[torch.arange(len(patches), device=patches.device), best], weights
+
+
+# -- scores ------------------------------------------------------------------------------------------------------
+
+
+def cosine(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """cos(r, v) for r and v (B, d): (B,) in [-1, 1]."""
+    return F.cosine_similarity(pooled, direction, dim=-1)
+
+
+def dot(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """r . v / |v| for r and v (B, d): (B,), in units of the activation."""
+    return (pooled * F.normalize(direction, dim=-1)).sum(-1)
+
+
+# -- centres -----------------------------------------------------------------------------------------------------
+
+
+def _mean_patch(vlm: VLM, pictures: torch.Tensor, site: Site) -> torch.Tensor:
+    total, count = torch.zeros(vlm.width_at(site), dtype=torch.float64, device=vlm.device), 0
+    for part in pictures.split(16):
+        patches = read_pictures(vlm, part, [site])[site]
+        total += patches.double().sum((0, 1))
+        count += patches.shape[0] * patches.shape[1]
+    return (total / count).float()
+
+
+@dataclass(frozen=True)
+class Grey:
+    """The mean patch of a uniform grey picture (pixels 0.5), as the paper does."""
+
+    def of(self, vlm: VLM, site: Site) -> torch.Tensor:
+        """(d,) the centre at a site."""
+        height, width = vlm.image_size
+        # a picture needs no size but the model's own: grey stays grey when resized
+        return _mean_patch(vlm, torch.full((1, 3, height, width), 0.5, device=vlm.device), site)
+
+
+@dataclass(frozen=True)
+class NaturalNoise:
+    """The mean patch over noise whose amplitude falls as 1 / frequency, as that of natural pictures does."""
+
+    count: int = 64
+    seed: int = 0
+
+    def of(self, vlm: VLM, site: Site) -> torch.Tensor:
+        """(d,) the centre at a site."""
+        height, width = vlm.image_size
+        generator = torch.Generator().manual_seed(self.seed)
+        white = torch.randn(self.count, 3, height, width, generator=generator)
+        fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
+        fall = 1 / (fy**2 + fx**2).sqrt().clamp(min=1 / max(height, width))
+        noise = torch.fft.irfft2(torch.fft.rfft2(white) * fall, s=(height, width))
+        noise = noise / noise.flatten(1).std(1)[:, None, None, None]
+        return _mean_patch(vlm, (0.5 + 0.2 * noise).clamp(0, 1).to(vlm.device), site)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The mean patch over reference pictures (PIL images, any size); `Pictures.bundled()` are the demo's own."""
+
+    images: tuple[Image.Image, ...]
+
+    def of(self, vlm: VLM, site: Site) -> torch.Tensor:
+        """(d,) the centre at a site."""
+        if not self.images:
+            raise ValueError("Pictures() holds no picture: give a non-empty tuple of PIL images")
+        return _mean_patch(vlm, torch.cat([as_tensor(i, vlm.image_size) for i in self.images]).to(vlm.device), site)
+
+    @classmethod
+    def bundled(cls) -> Pictures:
+        """The labelled pictures that come with the package."""
+        from . import demo
+
+        return cls(tuple(p.image for p in demo.pictures()))
+
+    def __repr__(self) -> str:
+        return f"Pictures({len(self.images)} images)"
+
+
+
+
+
+
+def as_tensor(image: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """A PIL image as (1, 3, H, W) float32 in [0, 1]; resized to (height, width) if given."""
+    import numpy as np
+
+    image = image.convert("RGB")
+    if size is not None and (image.height, image.width) != tuple(size):
+        image = image.resize((size[1], size[0]))
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
+
+
+# -- objectives and terms ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """score(pool(patches - centre), direction), averaged over a job's views; one direction for each job.
+
+    directions, centres   (J, d); jobs   the rows of the step that these are, for jobs at different sites
+    """
+
+    site: Site
+    directions: torch.Tensor
+    centres: torch.Tensor
+    pooling: Pooling
+    score: Score = cosine
+    jobs: tuple[int, ...] | None = None
+
+    def parts(self, patches: torch.Tensor, grid: tuple[int, int], progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (J, batch) and patch weights (J, batch, n) of patches (J, batch, n, d)."""
+        jobs, batch, n, d = patches.shape
+        centred = (patches - self.centres[:, None, None]).reshape(jobs * batch, n, d)
+        towards = self.directions.repeat_interleave(batch, 0)
+        pooled, weights = self.pooling(centred, towards, grid, progress)
+        return self.score(pooled, towards).reshape(jobs, batch), weights.reshape(jobs, batch, n)
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        """(J of the step,) the score of each job; 0 for jobs that are not these."""
+        every = step.patches[self.site].unflatten(0, (-1, step.batch))
+        rows = list(self.jobs) if self.jobs is not None else list(range(len(every)))
+        scores = self.parts(every[rows], step.grid, step.progress)[0].mean(1)
+        return scores.new_zeros(len(every)).index_put((torch.tensor(rows, device=scores.device),), scores)
+
+
+@dataclass(frozen=True)
+class TotalVariation:
+    """Minus `weight` times the mean absolute difference between neighbouring pixels: smoother pictures."""
+
+    weight: float = 1.0
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        """(J,) the term for each picture."""
+        x = step.pictures
+        down = (x[..., 1:, :] - x[..., :-1, :]).abs().flatten(1).mean(1)
+        right = (x[..., :, 1:] - x[..., :, :-1]).abs().flatten(1).mean(1)
+        return -self.weight * (down + right)
+
+
+@dataclass(frozen=True, eq=False)
+class Away:
+    """Minus `weight` times the likeness to another direction: "this, but not that".
+
+    Its centre is the run's own kind of centre, at the direction's site.
+    """
+
+    direction: Direction
+    weight: float = 0.5
+    pooling: Any = Mean()
+
+    @property
+    def site(self) -> Site:
+        """Where it must be read."""
+        return self.direction.site
+
+    def bound(self, centre: torch.Tensor) -> _BoundAway:
+        """The term with its centre (d,) at hand."""
+        return _BoundAway(self.site, self.direction.vector.to(centre), centre, self.weight, self.pooling)
+
+
+@dataclass(frozen=True, eq=False)
+class _BoundAway:
+    site: Site
+    vector: torch.Tensor
+    centre: torch.Tensor
+    weight: float
+    pooling: Pooling
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        patches = step.patches[self.site] - self.centre
+        towards = self.vector.expand(len(patches), -1)
+        pooled, _ = self.pooling(patches, towards, step.grid, step.progress)
+        return -self.weight * cosine(pooled, towards).unflatten(0, (-1, step.batch)).mean(1)
+
+
+def group(jobs: Sequence[tuple[Site, torch.Tensor, torch.Tensor]], pooling: Pooling, score: Score) -> list[Objective]:
+    """Objectives for (site, direction, centre) jobs, one for each site, together covering all jobs."""
+    objectives = []
+    for site in dict.fromkeys(job[0] for job in jobs):
+        rows = tuple(i for i, job in enumerate(jobs) if job[0] == site)
+        stacked = [torch.stack([jobs[i][k] for i in rows]) for k in (1, 2)]  # type: ignore[misc]
+        objectives.append(Objective(site, stacked[0], stacked[1], pooling, score, rows))
+    return objectives
+
+

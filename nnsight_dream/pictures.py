@@ -1,0 +1,37 @@
+"""Pictures: what a user hands over as images, turned into tensors (B, 3, H, W), RGB in [0, 1]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def as_tensors(images: Any, name: str) -> list[torch.Tensor]:
+    """Pictures as tensors (B, 3, H, W), RGB in [0, 1], of whatever sizes."""
+    if not isinstance(images, (list, tuple)):
+        images = [images]
+    if not images:
+        raise ValueError(f"{name}= is empty; give at least one picture")
+    found = []
+    for image in images:
+        if not isinstance(image, torch.Tensor):
+            if not hasattr(image, "convert"):
+                raise TypeError(
+                    f"{name}= holds a {type(image).__name__}; give PIL images or tensors (B, 3, H, W) in [0, 1]"
+                )
+            clear = image.convert("RGBA")
+            numbers = torch.from_numpy(np.array(clear)).float() / 255
+            image = (numbers[..., :3] * numbers[..., 3:] + 1 - numbers[..., 3:]).permute(2, 0, 1)
+        picture = image.detach().float()
+        picture = picture[None] if picture.ndim == 3 else picture
+        if picture.ndim != 4 or picture.shape[1] != 3 or not picture.numel():
+            raise ValueError(f"{name}=: a picture is (3, H, W) or (B, 3, H, W); got {tuple(image.shape)}")
+        low, high = float(picture.min()), float(picture.max())
+        if not (low >= -1e-4 and high <= 1 + 1e-4):
+            raise ValueError(
+                f"{name}=: pictures are in [0, 1]; got {low:.3g} to {high:.3g}. Divide 8-bit values by 255"
+            )
+        found.append(picture)
+    return found

@@ -1,0 +1,209 @@
+"""Prototypes: a picture of a direction, with everything that made it and everything measured on it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .sites import Site
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prototype:
+    """The picture that an ascent towards a direction ended at.
+
+    image     PIL image, RGB
+    label     the direction's label; `direction` is its story (how it was made)
+    history   score at each step, on augmented views
+    scores    score of the finished 8-bit picture by pooling ("attention", "mean", "max"), no augmentation
+    heat      (rows, cols) patch weights on the finished picture, sum 1
+    settings  plain data: every choice of the run
+    interrupted   True if the run was stopped before its last step
+    """
+
+    image: Image.Image
+    label: str
+    site: Site
+    hf_name: str
+    history: tuple[float, ...]
+    scores: Mapping[str, float]
+    heat: np.ndarray
+    settings: Mapping[str, Any]
+    seed: int
+    model: str
+    revision: str | None = None
+    direction: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The picture in a list, as a `Prototypes` has several."""
+        return [self.image]
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{k} {v:.3f}" for k, v in self.scores.items())
+        stopped = f", stopped after {len(self.history)} steps" if self.interrupted else ""
+        return f"Prototype({self.label!r} at {self.site} = {self.hf_name}; {scores}; seed {self.seed}{stopped})"
+
+    # -- showing -------------------------------------------------------------------------------------------------
+
+    def heat_map(self, side: int = 256) -> Image.Image:
+        """The picture under its patch weights: bright where the score looks, at `side` pixels."""
+        weight = self.heat / max(float(self.heat.max()), 1e-12)
+        mask = Image.fromarray((255 * weight).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+        light = self.image.resize((side, side), Image.Resampling.BICUBIC)
+        dark = Image.blend(light, Image.new("RGB", light.size), 0.8)
+        return Image.composite(light, dark, mask)
+
+    def _repr_png_(self) -> bytes:
+        return _png(_enlarged(self.image))
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{k}</td><td>{v:.3f}</td></tr>" for k, v in self.scores.items())
+        return (
+            f'<figure style="display:inline-block;margin:4px;font:12px sans-serif">{_img(_enlarged(self.image))}'
+            f"{_img(self.heat_map(160))}<figcaption><b>{html.escape(self.label)}</b> layer {self.site.layer}, seed "
+            f"{self.seed}<br>{html.escape(self.site.tl_name)}<br>{html.escape(self.hf_name)}"
+            f"<table>{rows}</table></figcaption></figure>"
+        )
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        title = Text(f"{self.label}", style="bold")
+        title.append(f"  layer {self.site.layer}  seed {self.seed}  ", style="default")
+        title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
+        return Group(title, _blocks(self.image))
+
+    # -- keeping -------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write prototype.png, heat.png and prototype.json into a folder (made if missing); returns the folder.
+
+        The record is written last, and each file under a temporary name first, so that a folder with a record is whole.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ("image", "site", "heat")}
+        record = {k: dict(v) if isinstance(v, Mapping) else v for k, v in record.items()}
+        record["site"] = {"layer": self.site.layer, "kind": self.site.kind, "tokens": self.site.tokens}
+        record["heat"] = self.heat.tolist()
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        for name, data in (
+            ("prototype.png", _png(self.image)),
+            ("heat.png", _png(self.heat_map())),
+            ("prototype.json", text.encode()),
+        ):
+            partial = folder / f".{name}.{os.getpid()}.partial"
+            partial.write_bytes(data)
+            os.replace(partial, folder / name)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Prototype:
+        """Read back what `save` wrote; raises FileNotFoundError or ValueError that names the missing or broken file."""
+        folder = Path(folder)
+        for name in ("prototype.json", "prototype.png"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} holds no {name}: give a folder that Prototype.save wrote")
+        try:
+            record = json.loads((folder / "prototype.json").read_text(encoding="utf-8"))
+            site = record.pop("site")
+            tokens = site["tokens"] if isinstance(site["tokens"], str) else tuple(site["tokens"])
+            with Image.open(folder / "prototype.png") as file:
+                image = file.convert("RGB")
+            record["history"] = tuple(record["history"])
+            record["heat"] = np.array(record["heat"], dtype=np.float32)
+            return cls(image=image, site=Site(site["layer"], site["kind"], tokens), **record)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder / 'prototype.json'} is not a prototype's record: {error!r}") from error
+
+
+class Prototypes(list[Prototype]):
+    """Several prototypes: a list that shows itself as a grid."""
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The pictures, in order."""
+        return [p.image for p in self]
+
+    def grid(self, columns: int | None = None, side: int = 128, labels: bool = True) -> Image.Image:
+        """One contact sheet, `side` pixels a picture, row by row."""
+        if not self:
+            raise ValueError("there is no prototype to show")
+        columns = columns or min(len(self), 8)
+        strip = 16 if labels else 0
+        rows = -(-len(self) // columns)
+        sheet = Image.new("RGB", (columns * side, rows * (side + strip)), "white")
+        draw = ImageDraw.Draw(sheet)
+        for i, one in enumerate(self):
+            x, y = i % columns * side, i // columns * (side + strip)
+            sheet.paste(one.image.resize((side, side), Image.Resampling.BICUBIC), (x, y + strip))
+            if labels:
+                draw.text((x + 3, y + 2), f"{one.label} L{one.site.layer}"[: side // 6], fill="black")
+        return sheet
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Save each into a folder of its own below `folder`; returns `folder`."""
+        folder = Path(folder)
+        for one in self:
+            slug = re.sub(r"[^\w-]+", "-", one.label).strip("-")[:60] or "direction"
+            name = f"{slug}-layer{one.site.layer}-seed{one.seed}"
+            target, copy = folder / name, 2
+            while (target / "prototype.json").exists() and Prototype.load(target).label != one.label:
+                target, copy = folder / f"{name}-{copy}", copy + 1
+            one.save(target)
+        return folder
+
+    def _repr_html_(self) -> str:
+        return "".join(p._repr_html_() for p in self)
+
+    def __rich__(self) -> RenderableType:
+        from rich.columns import Columns
+
+        return Columns(list(self), padding=(1, 2))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _img(image: Image.Image) -> str:
+    return f'<img src="data:image/png;base64,{base64.b64encode(_png(image)).decode()}">'
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    factor = max(1, 160 // image.width)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+
+
+def _blocks(image: Image.Image, columns: int = 32) -> RenderableType:
+    """The picture in a terminal's half blocks: two pixels a character, one above the other."""
+    from rich.style import Style
+    from rich.text import Text
+
+    small = np.asarray(image.resize((columns, columns), Image.Resampling.BOX))
+    text = Text(no_wrap=True)
+    for upper, lower in zip(small[::2], small[1::2], strict=True):
+        for a, b in zip(upper, lower, strict=True):
+            text.append("▀", Style(color=f"rgb({a[0]},{a[1]},{a[2]})", bgcolor=f"rgb({b[0]},{b[1]},{b[2]})"))
+        text.append("\n")
+    return text

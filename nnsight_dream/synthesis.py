@@ -1,0 +1,311 @@
+"""Synthesis: from directions to prototypes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .augment import Noise, Shift
+from .canvas import MultiResolution
+from .directions import Direction, versions
+from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Pooling, Score, as_tensor, cosine, group
+from .prototype import Prototype, Prototypes
+from .sites import Site
+from .trace import Augmentation, Canvas, Climb, Term, ascend, read_pictures
+from .vlm import VLM
+
+Watch = Callable[[int, torch.Tensor], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every choice of an ascent: five numbers, the rest are values with numbers of their own.
+
+    steps      how many steps of the optimiser
+    batch      augmented views of each picture at a step
+    rate       learning rate, on the canvas's own parts
+    clip       most norm of a picture's gradient, over all its parts
+    at_once    most views in one forward pass; more are run in turn (memory, not results)
+    optimiser  "sgd" (momentum 0.9) or "adam"; schedule "constant" or "cosine" (the rate falls to zero)
+    canvas, augment, pooling, score, centre   see the modules of these names
+
+    Raises ValueError for a number out of range or an unknown name.
+    """
+
+    steps: int = 600
+    batch: int = 8
+    rate: float = 0.04
+    clip: float = 1.0
+    at_once: int = 64
+    optimiser: str = "sgd"
+    schedule: str = "constant"
+    canvas: Canvas = MultiResolution(448)
+    augment: tuple[Augmentation, ...] = (Shift(), Noise(0.2))
+    pooling: Pooling = Attention()
+    score: Score = cosine
+    centre: Any = Grey()
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("batch", 1), ("at_once", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
+        for name in ("rate", "clip"):
+            if not 0 < float(getattr(self, name)) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)!r}: a positive number is needed")
+        for name, allowed in (("optimiser", ("sgd", "adam")), ("schedule", ("constant", "cosine"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}")
+        if not isinstance(self.augment, tuple):
+            raise ValueError(f"augment={self.augment!r}: a tuple of augmentations is needed, such as (Shift(), Noise(0.2))")
+        if not hasattr(self.centre, "of") and not isinstance(self.centre, torch.Tensor):
+            raise ValueError(f"centre={self.centre!r}: give Grey(), NaturalNoise(), Pictures(...) or a tensor (d,)")
+
+    @classmethod
+    def paper(cls, layer: int, *, tau_middle: float = 0.5) -> Settings:
+        """The choices of arXiv 2601.08017 (2.2, 2.3, appendix E) for a layer of Gemma 3 4B, counted from 1.
+
+        The learning rate is 0.15 for layers 10 to 25 and 0.04 for the others. The temperature is 0.005 for one of
+        these groups and 0.5 for the other, and the text at hand lost which: `tau_middle` is that of the middle layers
+        (0.5 or 0.005), the other group has the other. The shift, 56 of 224 pixels, and the noise, 0.2, are those of
+        Direct Ascent Synthesis (arXiv 2502.07753), which the paper says it follows.
+        """
+        if tau_middle not in (0.5, 0.005):
+            raise ValueError(f"tau_middle={tau_middle!r}: the paper has 0.5 and 0.005")
+        middle = 10 <= layer <= 25
+        tau = tau_middle if middle else {0.5: 0.005, 0.005: 0.5}[tau_middle]
+        return cls(rate=0.15 if middle else 0.04, pooling=Attention(tau=tau))
+
+    @classmethod
+    def demo(cls) -> Settings:
+        """The choices that were best for the bundled model, by its judge, once for all concepts and layers."""
+        return cls(
+            steps=100,
+            batch=4,
+            rate=0.02,
+            optimiser="adam",
+            schedule="cosine",
+            canvas=MultiResolution(72),
+            augment=(Shift(pixels=6), Noise(0.15)),
+            pooling=Attention(tau=0.5),
+            centre=NaturalNoise(),
+        )
+
+    def but(self, **changes: Any) -> Settings:
+        """A copy with some choices changed; raises TypeError that names the nearest for an unknown one."""
+        names = [f.name for f in dataclasses.fields(self)]
+        for name in changes:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1, 0.0)[0]
+                raise TypeError(f"no setting {name!r}; did you mean {near!r}? There are {', '.join(names)}")
+        return dataclasses.replace(self, **changes)
+
+    def record(self) -> dict[str, Any]:
+        """The choices as plain data, for a record on disk."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value] if len(value) <= 64 else f"{len(value)} of {type(value[0]).__name__}"
+    if isinstance(value, torch.Tensor):
+        return f"tensor {tuple(value.shape)}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__, **fields}
+    return getattr(value, "__name__", None) or repr(value)
+
+
+def synthesize(
+    vlm: VLM,
+    directions: Direction | Sequence[Direction],
+    *,
+    settings: Settings | None = None,
+    seed: int | Sequence[int] = 0,
+    terms: Sequence[Term | Away] = (),
+    progress: bool | Watch | None = None,
+    **changes: Any,
+) -> Prototype | Prototypes:
+    """Climb from grey to the picture of a direction; of several directions and seeds together.
+
+    settings   `Settings.demo()` for the bundled model and `Settings.paper(layer)` for others, if not given;
+               `**changes` alter single choices, as in `synthesize(vlm, d, steps=50)`
+    seed       one, or several: each gives a picture of its own, the same alone and in company
+    terms      added to the score: `TotalVariation`, `Away`, or a callable from `Step` to (J,)
+    progress   True a bar, False nothing, None a bar where there is a terminal or notebook, or a callable that is
+               given the step and the scores (J,)
+
+    Returns a Prototype for one direction and one seed, else Prototypes, direction by direction. Ctrl-C ends the climb
+    and gives the pictures so far. Method: arXiv 2601.08017.
+
+    Raises ValueError for a direction of another model, width or layer; FloatingPointError for a score that is not
+    finite; RuntimeError where no gradient reaches the picture.
+
+    >>> import nnsight_dream as nd
+    >>> vlm = nd.load("demo")
+    >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=4), steps=2, batch=1).image.size
+    (72, 72)
+    """
+    wanted = [directions] if isinstance(directions, Direction) else list(directions)
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    _check(vlm, wanted, seeds)
+    if settings is None:
+        settings = Settings.demo() if vlm.is_demo else Settings.paper(wanted[0].site.layer)
+    settings = settings.but(**changes)
+    jobs = [(d, s) for d in wanted for s in seeds]
+    made: list[Prototype] = []
+    each = max(1, settings.at_once // settings.batch)
+    with _watching(progress, -(-len(jobs) // each) * settings.steps) as watch:
+        for start in range(0, len(jobs), each):
+            made += _climb(vlm, jobs[start : start + each], settings, terms, watch)
+            if made[-1].interrupted:
+                break
+    single = isinstance(directions, Direction) and isinstance(seed, int)
+    return made[0] if single else Prototypes(made)
+
+
+def _check(vlm: VLM, directions: list[Direction], seeds: list[int]) -> None:
+    if not directions or not seeds:
+        raise ValueError("nothing to do: give at least one direction and one seed")
+    for d in directions:
+        if not isinstance(d, Direction):
+            raise TypeError(f"a Direction is needed, got {type(d).__name__}: make one with nd.concept or nd.from_tensor")
+        site = vlm.site(d.site)
+        if d.vector.numel() != vlm.width_at(site):
+            raise ValueError(
+                f"direction {d.label!r} is {d.vector.numel()} wide, but {vlm.describe(site)} of {vlm.id} is "
+                f"{vlm.width_at(site)} wide: make the direction from this model"
+            )
+        if d.model != vlm.id:
+            raise ValueError(
+                f"direction {d.label!r} was made from {d.model!r}, not from {vlm.id!r}. If that is meant, say so: "
+                "nd.from_tensor(vlm, direction.vector, layer)"
+            )
+        if not d.vector.any():
+            raise ValueError(f"direction {d.label!r} is all zeros: it points nowhere")
+    if any(isinstance(s, bool) or not isinstance(s, int) or not 0 <= s < 2**63 for s in seeds):
+        raise ValueError(f"seed={seeds!r}: whole numbers from 0 to 2**63 - 1 are needed")
+
+
+def centre(vlm: VLM, site: Site, choice: Any) -> torch.Tensor:
+    """The centre (d,) at a site that a choice means; computed once for each model, site and choice."""
+    if isinstance(choice, torch.Tensor):
+        if choice.shape != (vlm.width_at(site),):
+            raise ValueError(f"centre is {tuple(choice.shape)}; {vlm.describe(site)} needs ({vlm.width_at(site)},)")
+        return choice.to(vlm.device, torch.float32)
+    kept = vlm._cache.setdefault("centres", {})
+    key = (site, choice)
+    if key not in kept:
+        kept[key] = choice.of(vlm, site)
+    return kept[key]
+
+
+def _climb(
+    vlm: VLM, jobs: list[tuple[Direction, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
+) -> list[Prototype]:
+    sites = [vlm.site(d.site) for d, _ in jobs]
+    vectors = [d.vector.to(vlm.device) for d, _ in jobs]
+    centres = [centre(vlm, site, settings.centre) for site in sites]
+    objectives = group(list(zip(sites, vectors, centres, strict=True)), settings.pooling, settings.score)
+    added = [t.bound(centre(vlm, vlm.site(t.site), settings.centre)) if isinstance(t, Away) else t for t in terms]
+    needed = dict.fromkeys([*sites, *(vlm.site(t.site) for t in added if hasattr(t, "site"))])
+    climb = Climb(settings.steps, settings.batch, settings.rate, settings.clip, settings.optimiser, settings.schedule)
+    generators = [torch.Generator().manual_seed(s) for _, s in jobs]
+    parts, history, interrupted = ascend(
+        vlm, settings.canvas, settings.augment, [*objectives, *added], list(needed), climb, generators, watch
+    )
+    with torch.no_grad():
+        rendered = settings.canvas.render(parts).clamp(0, 1)
+    pixels = (rendered * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    images = [Image.fromarray(p) for p in pixels]
+    measured = _measure(vlm, images, sites, vectors, centres, settings)
+    story = {"settings": settings.record() | {"terms": [_plain(t) for t in terms]}, "versions": versions()}
+    return [
+        Prototype(
+            image=images[j],
+            label=d.label,
+            site=sites[j],
+            hf_name=vlm.hf_name(sites[j]),
+            history=tuple(history[:, j].tolist()),
+            scores=measured[j][0],
+            heat=measured[j][1],
+            seed=s,
+            model=vlm.id,
+            revision=vlm.revision,
+            direction={"model": d.model, "norm": d.norm, **d.provenance},
+            interrupted=interrupted,
+            **story,
+        )
+        for j, (d, s) in enumerate(jobs)
+    ]
+
+
+def _measure(
+    vlm: VLM,
+    images: list[Image.Image],
+    sites: list[Site],
+    vectors: list[torch.Tensor],
+    centres: list[torch.Tensor],
+    settings: Settings,
+) -> list[tuple[dict[str, float], np.ndarray]]:
+    """By picture: its cosine with the direction under each pooling, and the heat map (rows, cols)."""
+    own = settings.pooling if isinstance(settings.pooling, Attention) else Attention()
+    found = []
+    for image, site, vector, middle in zip(images, sites, vectors, centres, strict=True):
+        with torch.no_grad():
+            patches = read_pictures(vlm, as_tensor(image).to(vlm.device), [site])[site].float() - middle
+            pooled = {
+                name: pooling(patches, vector[None], vlm.grid, 1.0)
+                for name, pooling in (("attention", own), ("mean", Mean()), ("max", Max()))
+            }
+        weights = pooled["attention"][1][0].cpu().numpy()
+        if site.tokens != "image":
+            full = np.zeros(vlm.grid[0] * vlm.grid[1], dtype=weights.dtype)
+            full[list(site.tokens)] = weights  # type: ignore[arg-type]
+            weights = full
+        scores = {name: cosine(r, vector[None]).item() for name, (r, _) in pooled.items()}
+        found.append((scores, weights.reshape(vlm.grid)))
+    return found
+
+
+@contextmanager
+def _watching(progress: bool | Watch | None, total: int) -> Iterator[Watch | None]:
+    """What is told of each step: the caller's function, a bar, or nothing."""
+    if callable(progress):
+        yield progress
+        return
+    if progress is None:
+        progress = sys.stderr.isatty() or "ipykernel" in sys.modules
+    if not progress:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("climbing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        TextColumn("score {task.fields[score]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, speed="", score="")
+
+        def watch(step: int, scores: torch.Tensor) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, advance=1, speed=f"{speed:.1f}/s" if speed else "", score=f"{scores.mean().item():.3f}")
+
+        yield watch

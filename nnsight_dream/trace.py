@@ -1,0 +1,348 @@
+"""Reading and climbing a model: the only file with nnsight `with` blocks.
+
+Every pass stops after the deepest site that is asked for: no later block, no head, no cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from .families import PixelFormat
+from .sites import Site
+from .vlm import VLM
+
+
+def _run(vlm: VLM, sites: Sequence[Site], inputs: dict[str, Any]) -> dict[Site, torch.Tensor]:
+    """Activations (B, T, d) of whole sequences at each site, with their graph if gradients are on."""
+    import nnsight
+
+    ordered = sorted(set(sites), key=lambda s: s.order)
+    points = [(vlm.model.get(path), side) for path, side in map(vlm._module_path, ordered)]
+    root = vlm.model.get(vlm.family.root)
+    with root.trace(**inputs, use_cache=False) as tracer:
+        reached = nnsight.save([getattr(envoy, side) for envoy, side in points])
+        tracer.stop()
+    return dict(zip(ordered, reached, strict=True))
+
+
+def read_text(
+    vlm: VLM, ids: torch.Tensor, mask: torch.Tensor, sites: Sequence[Site | int | str]
+) -> dict[Site, torch.Tensor]:
+    """Activations (B, T, d) of text at each site, without gradients.
+
+    ids, mask   (B, T) token ids and 1 where a token is real; pad on the right
+    """
+    where = [vlm.site(s) for s in sites]
+    inputs = {"input_ids": ids.to(vlm.device), "attention_mask": mask.to(vlm.device)}
+    with torch.no_grad(), vlm.quiet():
+        return {s: a.detach() for s, a in _run(vlm, where, inputs).items()}
+
+
+def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
+    """All inputs but the pixels for `count` pictures; what does not change from step to step is made once."""
+    prompt = vlm.image_prompt
+    if "constants" not in vlm._cache:
+        extra = {k: v.to(vlm.device) for k, v in prompt.extra.items()}
+        vlm._cache["constants"] = {"attention_mask": _masks(vlm, extra)} if vlm.family.masks else extra
+    ids = prompt.ids.to(vlm.device).expand(count, -1)
+    constants = vlm._cache["constants"]
+    if vlm.family.masks:
+        return {"input_ids": ids, **constants}
+    return {"input_ids": ids, **{k: v.expand(count, *v.shape[1:]) for k, v in constants.items()}}
+
+
+def _masks(vlm: VLM, extra: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+    """The decoder's own attention masks by layer type, (1, 1, T, T), caught on their way into the first blocks.
+
+    Gemma 3 builds them anew in every forward pass (10 to 14 ms); they depend on the prompt alone.
+    """
+    import nnsight
+
+    types = vlm.config.get_text_config().layer_types[: vlm.layers]
+    firsts = sorted(types.index(t) for t in set(types))
+    blocks = [vlm.model.get(f"{vlm.family.layers}.{i}") for i in firsts]
+    root = vlm.model.get(vlm.family.root)
+    ids = vlm.image_prompt.ids.to(vlm.device)[None]
+    grey = vlm.pack(torch.full((1, 3, *vlm.image_size), 0.5))
+    with torch.no_grad(), vlm.quiet(), root.trace(input_ids=ids, **grey, **extra, use_cache=False) as tracer:
+        caught = nnsight.save([block.inputs[1]["attention_mask"] for block in blocks])
+        tracer.stop()
+    found = dict(zip((types[i] for i in firsts), caught, strict=True))
+    # the root asks for every type that its config knows; blocks of a type that was cut away never see theirs
+    every = {"full_attention", "sliding_attention"}
+    return {kind: found.get(kind, next(iter(found.values()))) for kind in every}
+
+
+def read_pictures(
+    vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int | str]
+) -> dict[Site, torch.Tensor]:
+    """Patch activations (B, n, d) of pictures (B, 3, H, W) in [0, 1] at each site, n image tokens row by row.
+
+    Carries the graph back to `pictures` where they require gradients; weights are frozen meanwhile.
+    """
+    where = [vlm.site(s) for s in sites]
+    needed = torch.is_grad_enabled() and pictures.requires_grad
+    with torch.set_grad_enabled(needed), vlm.quiet():
+        inputs = {**_picture_inputs(vlm, len(pictures)), **vlm.pack(pictures)}
+        found = _run(vlm, where, inputs)
+    return {site: _at(vlm, site, found[site]) for site in where}
+
+
+def _at(vlm: VLM, site: Site, activation: torch.Tensor) -> torch.Tensor:
+    places = vlm.image_prompt.positions
+    if site.tokens != "image":
+        places = places[list(site.tokens)]  # type: ignore[arg-type]
+    return activation[:, places.to(activation.device)]
+
+
+# -- the climb ---------------------------------------------------------------------------------------------------
+
+
+class Canvas(Protocol):
+    """How pictures are held: see `canvas.py`."""
+
+    size: int
+
+    def start(self, jobs: int, generators: list[torch.Generator], device: torch.device) -> list[torch.Tensor]: ...
+
+    def render(self, parts: list[torch.Tensor]) -> torch.Tensor: ...
+
+
+Augmentation = Callable[[torch.Tensor, list[torch.Generator], int], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an objective or an added term sees at one step.
+
+    pictures   (J, 3, H, W) clean pictures, one a job
+    views      (J * batch, 3, H, W) augmented, job by job
+    patches    by site (J * batch, n, d), float32
+    progress   0 at the first step, 1 at the last
+    """
+
+    pictures: torch.Tensor
+    views: torch.Tensor
+    patches: dict[Site, torch.Tensor]
+    batch: int
+    grid: tuple[int, int]
+    progress: float
+
+
+Term = Callable[[Step], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Climb:
+    """How an ascent goes: `steps` of an optimiser on the canvas's parts, gradients clipped job by job."""
+
+    steps: int
+    batch: int
+    rate: float
+    clip: float
+    optimiser: str = "sgd"
+    schedule: str = "constant"
+
+
+def _optimiser(climb: Climb, parts: list[torch.Tensor]) -> torch.optim.Optimizer:
+    if climb.optimiser == "sgd":
+        return torch.optim.SGD(parts, lr=climb.rate, momentum=0.9)
+    return torch.optim.Adam(parts, lr=climb.rate)
+
+
+def _clip(gradients: Sequence[torch.Tensor], most: float) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Each job's gradient scaled to a norm of at most `most`, over all its parts; and the norms (J,) before."""
+    squares = [g.detach().abs().square().flatten(1).sum(1) for g in gradients]
+    norm = torch.stack(squares).sum(0).sqrt()
+    factor = (most / norm.clamp(min=1e-30)).clamp(max=1.0)
+    return [g * factor.view(-1, *[1] * (g.ndim - 1)) for g in gradients], norm
+
+
+def ascend(
+    vlm: VLM,
+    canvas: Canvas,
+    augment: Sequence[Augmentation],
+    terms: Sequence[Term],
+    sites: Sequence[Site],
+    climb: Climb,
+    generators: list[torch.Generator],
+    watch: Callable[[int, torch.Tensor], None] | None = None,
+    parts: list[torch.Tensor] | None = None,
+) -> tuple[list[torch.Tensor], torch.Tensor, bool]:
+    """Climb the sum of `terms`, each (J,), for J jobs at once; jobs share nothing but the forward pass.
+
+    One generator a job is the only source of chance, so that a job gives the same picture alone and in company.
+    Returns the parts of the canvas, the history of scores (steps done, J) and whether it was interrupted (Ctrl-C).
+    Raises FloatingPointError where a score or gradient is not finite, RuntimeError where none reaches the canvas.
+    """
+    jobs = len(generators)
+    where = [vlm.site(s) for s in sites]
+    parts = canvas.start(jobs, generators, vlm.device) if parts is None else parts
+    parts = [p.detach().clone().requires_grad_(True) for p in parts]
+    optimiser = _optimiser(climb, parts)
+    history: list[torch.Tensor] = []
+    interrupted = False
+    with vlm.quiet():
+        constants = _picture_inputs(vlm, jobs * climb.batch)
+        for step in range(climb.steps):
+            try:
+                progress = step / max(1, climb.steps - 1)
+                with torch.enable_grad():
+                    pictures = canvas.render(parts)
+                    views = pictures.repeat_interleave(climb.batch, 0)
+                    for change in augment:
+                        views = change(views, generators, climb.batch)
+                    found = _run(vlm, where, {**constants, **vlm.pack(views)})
+                    patches = {site: _at(vlm, site, found[site]).float() for site in where}
+                    now = Step(pictures, views, patches, climb.batch, vlm.grid, progress)
+                    score = torch.stack([term(now) for term in terms]).sum(0)
+                    gradients = torch.autograd.grad(-score.sum(), parts, allow_unused=True)  # the one minus sign
+                _prove_gradients(score, gradients, step)
+                clipped, norm = _clip(gradients, climb.clip)  # type: ignore[arg-type]
+                _prove_norms(norm, step)
+                for part, gradient in zip(parts, clipped, strict=True):
+                    part.grad = gradient
+                if climb.schedule == "cosine":
+                    for group in optimiser.param_groups:
+                        group["lr"] = climb.rate * 0.5 * (1 + math.cos(math.pi * progress))
+                optimiser.step()
+                history.append(score.detach())
+                if watch is not None:
+                    watch(step, history[-1])
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+    empty = torch.zeros(0, jobs, device=vlm.device)
+    return [p.detach() for p in parts], torch.stack(history) if history else empty, interrupted
+
+
+def _prove_gradients(score: torch.Tensor, gradients: Sequence[torch.Tensor | None], step: int) -> None:
+    if not torch.isfinite(score).all():
+        bad = (~torch.isfinite(score)).nonzero().flatten().tolist()
+        raise FloatingPointError(
+            f"step {step}: the score of job {bad} is not finite. A direction of zeros, a score or term of your own, "
+            "or float16 activations can cause it; load the model with dtype=torch.bfloat16 or torch.float32."
+        )
+    if any(g is None for g in gradients):
+        raise RuntimeError(
+            f"step {step}: no gradient reaches the picture. Something between canvas and score cuts the graph: "
+            "a pooling, score, term or augmentation that detaches, or a model run under torch.no_grad()."
+        )
+
+
+def _prove_norms(norm: torch.Tensor, step: int) -> None:
+    if not torch.isfinite(norm).all():
+        raise FloatingPointError(
+            f"step {step}: the gradient is not finite; load the model with dtype=torch.bfloat16 or torch.float32"
+        )
+    if step == 0 and (norm == 0).any():
+        raise RuntimeError(
+            f"step 0: the gradient at the picture is exactly zero for job {(norm == 0).nonzero().flatten().tolist()}. "
+            "A freshly made Gemma 3 has a projector of zeros (load trained weights), or the objective does not depend "
+            "on the picture (a direction of zeros, weights that are all zero)."
+        )
+
+
+# -- the check ---------------------------------------------------------------------------------------------------
+
+
+def check(vlm: VLM) -> None:
+    """Prove the family's record against the model; raises ValueError that says what was looked for and what is there.
+
+    Paths resolve; the model's own processor puts the image tokens where the record does, and they form its grid;
+    pixels packed from [0, 1] equal the processor's; a finite, non-zero gradient reaches the pixels.
+    """
+    _check_paths(vlm)
+    _check_prompt(vlm)
+    _check_pixels(vlm)
+    _check_gradient(vlm)
+
+
+def _check_paths(vlm: VLM) -> None:
+    family = vlm.family
+    for field in ("root", "layers", "tower", "projector"):
+        path = getattr(family, field)
+        try:
+            vlm.hf.get_submodule(path)
+        except AttributeError:
+            there = [n for n, _ in vlm.hf.named_modules() if n and n.count(".") <= 2]
+            raise ValueError(
+                f"family {family.name}: field '{field}' says {path!r}, which is not in {type(vlm.hf).__name__}; there "
+                f"is {', '.join(there[:20])}"
+            ) from None
+    for kind in family.kinds:
+        vlm.site(vlm.first_layer, kind)
+
+
+def _check_prompt(vlm: VLM) -> None:
+    rows, cols = vlm.grid
+    prompt = vlm.image_prompt
+    if len(prompt.positions) != rows * cols:
+        raise ValueError(
+            f"family {vlm.family.name}: field 'grid' says {rows} x {cols} = {rows * cols} image tokens; the prompt has "
+            f"{len(prompt.positions)}"
+        )
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
+    text = vlm.processor.apply_chat_template(turn, tokenize=False)
+    from PIL import Image
+
+    picture = Image.new("RGB", (vlm.image_size[1], vlm.image_size[0]), (128, 128, 128))
+    own = torch.as_tensor(vlm.processor(text=[text], images=[[picture]], add_special_tokens=False)["input_ids"][0])
+    mine = prompt.ids
+    if not torch.equal(own[: len(mine)], mine) or (own == vlm.config.image_token_id).sum() != rows * cols:
+        raise ValueError(
+            f"family {vlm.family.name}: fields 'wrapped' and 'placeholder' give {prompt.text!r}, but this checkpoint's "
+            f"processor gives {vlm.tokenizer.decode(own)!r}"
+        )
+
+
+def _check_pixels(vlm: VLM) -> None:
+    from PIL import Image
+
+    height, width = vlm.image_size
+    for size in ((height, width), (max(8, height * 3 // 4),) * 2):
+        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        theirs = vlm.processor.image_processor(images=[Image.fromarray(noise)], return_tensors="pt")["pixel_values"]
+        x = torch.from_numpy(noise).permute(2, 0, 1)[None].float() / 255
+        mine = vlm.family.pack(x, vlm.pixels)["pixel_values"]
+        if theirs.shape != mine.shape:
+            raise ValueError(
+                f"family {vlm.family.name}: field 'pack' makes pixel_values {tuple(mine.shape)}, the processor "
+                f"{tuple(theirs.shape)} (tiling or splitting must be off)"
+            )
+        # PIL resizes in whole 8-bit steps; at the model's own size nothing is rounded
+        allowed = 1e-5 if size == (height, width) else 1.5 / 255 / min(vlm.pixels.std)
+        worst = (theirs - mine).abs().max().item()
+        if worst > allowed:
+            raise ValueError(
+                f"family {vlm.family.name}: field 'pack' differs from {type(vlm.processor.image_processor).__name__} "
+                f"by {worst:.3g} (allowed {allowed:.3g}) on a {size[1]} x {size[0]} picture; numbers used: {vlm.pixels}"
+            )
+
+
+def _check_gradient(vlm: VLM) -> None:
+    height, width = vlm.image_size
+    grain = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    x = (0.4 + 0.2 * grain).to(vlm.device).requires_grad_(True)
+    site = Site(1)
+    with torch.enable_grad():
+        patches = read_pictures(vlm, x, [site])[site]
+        probe = torch.linspace(-1, 1, patches.shape[-1], device=patches.device)
+        (gradient,) = torch.autograd.grad((patches.float() @ probe).sum(), x)
+    reached = (gradient != 0).any(1).float().mean().item()
+    if not torch.isfinite(gradient).all() or reached < 0.5:
+        raise ValueError(
+            f"family {vlm.family.name}: the gradient of layer 1's patches reaches {reached:.0%} of the pixels"
+            f"{'' if torch.isfinite(gradient).all() else ' and is not finite'}. A model made from a config alone has a "
+            "projector of zeros: load trained weights, or randomise it (nnsight_dream never changes your weights)."
+        )
+    del gradient, x
+
+
+__all__ = ["Climb", "PixelFormat", "Step", "ascend", "check", "read_pictures", "read_text"]

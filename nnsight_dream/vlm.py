@@ -1,0 +1,408 @@
+"""VLM: a vision-language model in nnsight's hands, with what its family's record says about it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .families import Family, PixelFormat, family_of
+from .sites import Site, parse
+
+if TYPE_CHECKING:
+    import nnsight
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """The token ids (T,) that stand before and at one picture: a user's turn up to the last image token.
+
+    Later tokens never change earlier ones, so nothing after the picture is run. `positions` (n,) are the image
+    tokens' places, row by row; `extra` are the other inputs that go with the ids.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    extra: dict[str, torch.Tensor]
+    text: str
+
+
+@dataclass(eq=False)
+class VLM:
+    """A vision-language model, ready to be read and climbed. Made by `load`.
+
+    model      the nnsight model; trace it as you would any other
+    hf         the Hugging Face module inside it, untouched
+    processor  its processor, or None; `tokenizer` its tokenizer
+    family     the record of facts about its family
+    pixels     the numbers of its image processor
+    id, revision   its name and commit, as far as known
+    """
+
+    model: nnsight.NNsight
+    hf: torch.nn.Module
+    tokenizer: Any
+    processor: Any
+    family: Family
+    pixels: PixelFormat
+    id: str
+    revision: str | None = None
+    is_demo: bool = False
+    first_layer: int = 1
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face config."""
+        return self.hf.config
+
+    @property
+    def layers(self) -> int:
+        """How many decoder blocks are loaded."""
+        return len(self.hf.get_submodule(self.family.layers))  # type: ignore[arg-type]
+
+    @property
+    def width(self) -> int:
+        """d_model: the width of the residual stream."""
+        return int(self.config.get_text_config().hidden_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the image tokens."""
+        return self.family.grid(self.config)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels that the model sees."""
+        return self.pixels.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids and pixels go: the device of the first parameter."""
+        return next(self.hf.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of the weights."""
+        return next(p.dtype for p in self.hf.parameters() if p.is_floating_point())
+
+    def __repr__(self) -> str:
+        rows, cols = self.grid
+        return (
+            f"VLM({self.id}, {self.family.name}: {self.layers} layers of width {self.width}, {rows} x {cols} image "
+            f"tokens from {self.image_size[0]} x {self.image_size[1]} px, {str(self.dtype)[6:]} on {self.device})"
+        )
+
+    # -- sites ---------------------------------------------------------------------------------------------------
+
+    def site(self, where: int | str | Site, kind: str | None = None) -> Site:
+        """The site meant by a layer number, a TransformerLens or Hugging Face name, or a Site.
+
+        Raises ValueError for a layer that is not there, a name that means nothing, or a module that does not exist.
+
+        >>> import nnsight_dream as nd
+        >>> vlm = nd.load("demo")
+        >>> vlm.site("blocks.3.hook_resid_post") == vlm.site("model.language_model.layers.3.output") == vlm.site(4)
+        True
+        """
+        if isinstance(where, bool) or not isinstance(where, (int, str, Site)):
+            raise TypeError(f"a site is a layer number from 1, a name or a Site; got {type(where).__name__} {where!r}")
+        if isinstance(where, str) and where.isdigit():
+            where = int(where)
+        kinds = dict(self.family.kinds)
+        if isinstance(where, int):
+            site = Site(where + 1 - self.first_layer, kind or "resid_post")
+        else:
+            site = parse(where, kinds) if isinstance(where, str) else where
+            if kind is not None and kind != site.kind:
+                site = Site(site.layer, kind, site.tokens)
+        if not 1 <= site.layer <= self.layers:
+            raise ValueError(
+                f"layer {site.layer} is not in this model: it has layers 1 to {self.layers}"
+                + (" (embeddings are kind='resid_pre' of layer 1)" if site.layer == 0 else "")
+                + f"; the nearest is layer={min(max(site.layer, 1), self.layers)}"
+                + (self._cut_note() if site.layer > self.layers else "")
+            )
+        if site.tokens != "image":
+            self._check_tokens(site.tokens)
+        self._module_path(site)
+        return site
+
+    def _cut_note(self) -> str:
+        whole = self._cache.get("layers in the checkpoint", self.layers)
+        return "" if whole == self.layers else f". The checkpoint has {whole}; load with a larger up_to_layer="
+
+    def _check_tokens(self, tokens: Any) -> None:
+        n = self.grid[0] * self.grid[1]
+        ok = isinstance(tokens, tuple) and tokens and all(isinstance(t, int) and 0 <= t < n for t in tokens)
+        if not ok:
+            raise ValueError(f"tokens={tokens!r}: allowed are 'image' or a non-empty tuple of indices from 0 to {n - 1}")
+
+    def _module_path(self, site: Site) -> tuple[str, str]:
+        """(path of the module from the root of the Hugging Face model, "output" or "input")."""
+        kinds = self.family.kinds
+        module, side = kinds[site.kind] if site.kind in kinds else site.kind.rpartition(".")[::2]
+        block = f"{self.family.layers}.{site.layer - 1}"
+        names = [name for name, _ in self.hf.get_submodule(block).named_modules()]
+        if side not in ("output", "input") or module not in names:
+            allowed = [*kinds, *(f"{n}.output" for n in names if n), *(f"{n}.input" for n in names if n)]
+            near = difflib.get_close_matches(site.kind, allowed, 3, 0.0)
+            raise ValueError(
+                f"kind={site.kind!r} names nothing below {block}; allowed are {', '.join(kinds)} or a module of the "
+                f"block with '.output' or '.input'; the nearest are {', '.join(near)}"
+            )
+        return (f"{block}.{module}" if module else block), side
+
+    def hf_name(self, site: int | str | Site) -> str:
+        """The Hugging Face name of a site, such as `model.language_model.layers.9.output`."""
+        return ".".join(self._module_path(self.site(site)))
+
+    def describe(self, site: int | str | Site) -> str:
+        """A site under all its names."""
+        site = self.site(site)
+        return f"layer {site.layer} ({site.tl_name}, {self.hf_name(site)})"
+
+    def width_at(self, site: int | str | Site) -> int:
+        """The width of the activation at a site: d_model, except inside a block."""
+        site = self.site(site)
+        path, side = self._module_path(site)
+        module = self.hf.get_submodule(path)
+        if isinstance(module, torch.nn.Linear):
+            return module.in_features if side == "input" else module.out_features
+        return self.width
+
+    # -- pictures ------------------------------------------------------------------------------------------------
+
+    def pack(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pixel inputs of the model for pictures (B, 3, H, W), RGB in [0, 1], of any size; differentiable.
+
+        Raises ValueError for another rank or a picture that is not finite or leaves [0, 1] by more than 1e-4.
+        """
+        if pictures.ndim != 4 or pictures.shape[1] != 3:
+            raise ValueError(f"pictures must be (batch, 3, height, width); got {tuple(pictures.shape)}")
+        return {k: self._to(v) for k, v in self.family.pack(pictures.to(self.device), self.pixels).items()}
+
+    def _to(self, value: torch.Tensor) -> torch.Tensor:
+        return value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
+
+    @property
+    def image_prompt(self) -> ImagePrompt:
+        """What stands before the picture, by the model's own chat template, up to the last image token."""
+        if "prompt" not in self._cache:
+            self._cache["prompt"] = _image_prompt(self)
+        return self._cache["prompt"]
+
+    # -- manners -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Weights without gradients and the model in evaluation mode, for the block only; then all as it was."""
+        wanted = [p for p in self.hf.parameters() if p.requires_grad]
+        training = [m for m in self.hf.modules() if m.training]
+        for p in wanted:
+            p.requires_grad_(False)
+        for m in training:
+            m.training = False
+        try:
+            yield
+        finally:
+            for p in wanted:
+                p.requires_grad_(True)
+            for m in training:
+                m.training = True
+
+    def fingerprint(self, site: int | str | Site) -> str:
+        """A hash of what determines text activations at a site: config, template, weights up to its block.
+
+        Of every weight tensor its shape, type, sum and 64 spread values are taken, so that it costs milliseconds;
+        a change to any weight that leaves all of these alone goes unseen.
+        """
+        layer = self.site(site).layer
+        text = self.config.get_text_config().to_dict()
+        told = {k: v for k, v in text.items() if k not in ("num_hidden_layers", "layer_types", "_name_or_path")}
+        digest = hashlib.sha256(repr(sorted(told.items(), key=str)).encode())
+        digest.update(str(self.tokenizer.chat_template).encode())
+        stack = self.family.layers.rpartition(".")[0]
+        for name, weight in self.hf.get_submodule(stack).state_dict().items():
+            head, _, rest = name.partition(".")
+            if head == "norm" or (head == "layers" and int(rest.split(".")[0]) >= layer):
+                continue
+            flat = weight.detach().flatten()
+            spread = flat[torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), device=flat.device).long()]
+            values = torch.cat([spread.double(), flat.double().sum()[None]]).cpu().numpy()
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + values.tobytes())
+        return digest.hexdigest()[:24]
+
+
+def _token(vlm: VLM, field_name: str) -> str:
+    return vlm.tokenizer.convert_ids_to_tokens(getattr(vlm.config, field_name))
+
+
+def _image_prompt(vlm: VLM) -> ImagePrompt:
+    family, image_id = vlm.family, vlm.config.image_token_id
+    rows, cols = vlm.grid
+    begin, end = _token(vlm, family.begin_id), _token(vlm, family.end_id)
+    image = vlm.tokenizer.convert_ids_to_tokens(image_id)
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
+    text = vlm.tokenizer.apply_chat_template(turn, tokenize=False)
+    placeholder = family.placeholder.format(begin=begin, image=image, end=end)
+    if text.count(placeholder) != 1:
+        raise ValueError(
+            f"the chat template should write {placeholder!r} once for a picture (family {family.name}, field "
+            f"'placeholder'); it wrote {text!r}"
+        )
+    text = text.replace(placeholder, family.wrapped.format(begin=begin, image=image * (rows * cols), end=end))
+    ids = torch.tensor(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
+    places = (ids == image_id).nonzero().flatten()
+    if len(places) == 0:
+        raise ValueError(f"no image token {image!r} (id {image_id}) in {text!r}: mend the record's 'wrapped' field")
+    ids = ids[: int(places[-1]) + 1]
+    return ImagePrompt(ids, places, family.extra(ids[None], image_id), text)
+
+
+def load(
+    x: Any,
+    *,
+    processor: Any = None,
+    up_to_layer: int | None = None,
+    check: bool = True,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    family: Family | None = None,
+    first_layer: int = 1,
+    **options: Any,
+) -> VLM:
+    """Wrap a vision-language model.
+
+    x            "demo" (the bundled model), a hub id, a local folder, a Hugging Face model (with `processor`), or an
+                 `nnsight` model of one
+    up_to_layer  load only this many decoder blocks: the weights above are never read (ids and folders only)
+    check        prove the family's record against the model (see `check`); costs one forward and backward
+    device, dtype, options   go to `from_pretrained` (ids and folders only); a model in hand stays as it is
+    family       a record of your own for an unknown family
+    first_layer  1: `layer=1` is the first block, as in the paper; 0: `layer=0` is, should its authors have meant that
+
+    A model in hand keeps its device, types, training mode and `requires_grad`; no hook is registered on it. nnsight
+    itself puts one inert attribute on each module that it wraps.
+
+    Raises ValueError or TypeError that says what was given, what is allowed and how to mend it; OSError where
+    Hugging Face finds no such checkpoint.
+
+    >>> import nnsight_dream as nd
+    >>> nd.load("demo").grid
+    (6, 6)
+    """
+    import nnsight
+
+    if isinstance(x, VLM):
+        return x
+    if first_layer not in (0, 1):
+        raise ValueError(f"first_layer={first_layer!r}: layers count from 1 (the default) or from 0")
+    if isinstance(x, Path) or isinstance(x, str):
+        placed = dict(options, **({"device_map": device} if device is not None else {}))
+        if dtype is not None:
+            placed["dtype"] = dtype
+        vlm = _from_checkpoint(x, processor, up_to_layer, family, placed)
+    else:
+        given = {"up_to_layer": up_to_layer, "device": device, "dtype": dtype, **options}
+        if told := [k for k, v in given.items() if v is not None]:
+            raise ValueError(
+                f"{', '.join(told)}= can only be given with a hub id or a folder; this model is already loaded and is "
+                "kept as it is. Move or convert it yourself, or pass its name instead."
+            )
+        model = x if isinstance(x, nnsight.NNsight) else None
+        hf = x._module if model is not None else x
+        if not isinstance(hf, torch.nn.Module) or not hasattr(hf, "config"):
+            raise TypeError(
+                f"cannot load a {type(x).__name__}: give 'demo', a hub id, a folder, a Hugging Face vision-language "
+                "model, or an nnsight model of one"
+            )
+        if next(hf.parameters()).device.type == "meta":
+            raise ValueError("this nnsight model has no weights yet: make it with dispatch=True, or load by name")
+        name = str(getattr(hf, "name_or_path", "") or type(hf).__name__)
+        processor = processor or getattr(model, "processor", None) or _processor_of(name)
+        vlm = _wrap(model, hf, processor, family, name)
+    vlm.first_layer = first_layer
+    if check:
+        from .trace import check as prove
+
+        prove(vlm)
+    return vlm
+
+
+def _from_checkpoint(
+    x: str | Path, processor: Any, up_to_layer: int | None, family: Family | None, placed: dict[str, Any]
+) -> VLM:
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
+
+    name, is_demo = str(x), str(x) == "demo"
+    if is_demo:
+        from . import demo
+
+        x = demo.folder() / "vlm"
+    elif isinstance(x, Path) and not x.is_dir():
+        raise FileNotFoundError(f"no folder {x}; give an existing folder, a hub id such as 'google/gemma-3-4b-it', or 'demo'")
+    revision = {"revision": placed["revision"]} if "revision" in placed else {}
+    config = AutoConfig.from_pretrained(x, **revision)
+    family = family or family_of(config)
+    text = config.get_text_config()
+    whole = text.num_hidden_layers
+    if up_to_layer is not None:
+        if isinstance(up_to_layer, bool) or not isinstance(up_to_layer, int) or not 1 <= up_to_layer <= whole:
+            raise ValueError(f"up_to_layer={up_to_layer!r}: {name} has layers 1 to {whole}")
+        text.num_hidden_layers = up_to_layer
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:up_to_layer]
+    level = logging.get_verbosity()
+    if up_to_layer is not None:
+        logging.set_verbosity_error()  # the weights left out on purpose would be listed as unexpected
+    try:
+        hf = AutoModelForImageTextToText.from_pretrained(x, config=config, **placed)
+    finally:
+        logging.set_verbosity(level)
+    processor = processor or AutoProcessor.from_pretrained(x, **revision)
+    vlm = _wrap(None, hf, processor, family, name)
+    vlm.is_demo = is_demo
+    vlm.revision = getattr(config, "_commit_hash", None)
+    vlm._cache["layers in the checkpoint"] = whole
+    return vlm
+
+
+def _processor_of(name: str) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"this model came without its processor and none is stored under its name {name!r}; pass "
+            "processor=AutoProcessor.from_pretrained(...) along with the model"
+        ) from error
+
+
+def _wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str) -> VLM:
+    import nnsight
+
+    tokenizer = getattr(processor, "tokenizer", None)
+    images = getattr(processor, "image_processor", None)
+    if tokenizer is None or images is None:
+        raise ValueError(
+            f"processor= must hold a tokenizer and an image processor; {type(processor).__name__} does not. Pass what "
+            "AutoProcessor.from_pretrained gives for this checkpoint."
+        )
+    return VLM(
+        model=model if model is not None else nnsight.NNsight(hf),
+        hf=hf,
+        tokenizer=tokenizer,
+        processor=processor,
+        family=family or family_of(hf.config),
+        pixels=PixelFormat.of(images),
+        id=name,
+    )

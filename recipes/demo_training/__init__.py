@@ -1,0 +1,1 @@
+"""How the bundled model, its judge and its pictures are made. Run `recipes/train_demo.py`."""

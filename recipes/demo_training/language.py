@@ -1,0 +1,348 @@
+"""The language model: a miniature Gemma 3 on the frozen tower, trained on next-token prediction alone.
+
+Nothing pulls the vectors of words and pictures together; they meet because both must serve the same answers.
+Pictures are lightly attacked while training (the gradient that trains the weights also moves the pixels), so that the
+gradient through the whole model draws too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor, PreTrainedTokenizerFast
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+from . import art, augment, text, tower
+from .muon import Muon
+
+VOCABULARY = 3072
+GRID = tower.SIDE // tower.PATCH
+TEXT = dict(
+    hidden_size=160,
+    intermediate_size=480,
+    num_hidden_layers=8,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=40,
+    query_pre_attn_scalar=40,
+    max_position_embeddings=512,
+    sliding_window=512,
+    hidden_activation="gelu",
+    tie_word_embeddings=True,
+)
+SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+IMAGE = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+# Gemma 3's template in what it does: <bos>, a system text before the first user turn, strings or lists of parts,
+# texts trimmed, "model" for the assistant.
+TEMPLATE = (
+    "{{- bos_token -}}"
+    "{%- macro body(content) -%}{%- if content is string -%}{{- content | trim -}}{%- else -%}"
+    "{%- for part in content -%}{%- if part.type == 'image' -%}<start_of_image>"
+    "{%- elif part.type == 'text' -%}{{- part.text | trim -}}{%- endif -%}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
+    "{%- set first = namespace(text='') -%}"
+    "{%- if messages[0].role == 'system' -%}{%- set first.text = body(messages[0].content) ~ '\n\n' -%}"
+    "{%- set turns = messages[1:] -%}{%- else -%}{%- set turns = messages -%}{%- endif -%}"
+    "{%- for turn in turns -%}"
+    "{{- '<start_of_turn>' ~ ('model' if turn.role == 'assistant' else turn.role) ~ '\n' -}}"
+    "{%- if loop.first -%}{{- first.text -}}{%- endif -%}{{- body(turn.content) -}}{{- '<end_of_turn>\n' -}}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}"
+)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE trained on the corpus, with Gemma's special tokens and chat template."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIAL + IMAGE,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(text.corpus(), trainer)
+    raw.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", raw.token_to_id("<bos>"))]
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        unk_token="<unk>",
+        extra_special_tokens=dict(zip(("boi_token", "eoi_token", "image_token"), IMAGE, strict=True)),
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+    made.chat_template = TEMPLATE
+    return made
+
+
+def processor(words: PreTrainedTokenizerFast) -> Gemma3Processor:
+    """The picture side (72 x 72, to [-1, 1]) and the tokenizer as one."""
+    pictures = Gemma3ImageProcessorPil(
+        size={"height": tower.SIDE, "width": tower.SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return Gemma3Processor(pictures, words, chat_template=TEMPLATE, image_seq_length=GRID * GRID)
+
+
+def build(words: PreTrainedTokenizerFast, seed: int) -> Gemma3ForConditionalGeneration:
+    """The untrained model; its projector starts small but not at zero, where nothing would be learnt from pictures."""
+    ids = {name: words.convert_tokens_to_ids(token) for name, token in zip(("boi", "eoi", "image"), IMAGE, strict=True)}
+    named = dict(pad_token_id=words.pad_token_id, bos_token_id=words.bos_token_id)
+    ends = [words.eos_token_id, words.convert_tokens_to_ids("<end_of_turn>")]
+    config = Gemma3Config(
+        text_config=dict(TEXT, vocab_size=len(words), eos_token_id=ends[0], **named),
+        vision_config=dict(tower.CONFIG, model_type="siglip_vision_model"),
+        mm_tokens_per_image=GRID * GRID,
+        image_token_index=ids["image"],
+        boi_token_index=ids["boi"],
+        eoi_token_index=ids["eoi"],
+        eos_token_id=ends,
+        dtype="float32",
+        **named,
+    )
+    torch.manual_seed(seed)
+    model = Gemma3ForConditionalGeneration(config)
+    nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=tower.CONFIG["hidden_size"] ** -0.5)
+    model.generation_config.eos_token_id = ends
+    return model
+
+
+# -- batches -----------------------------------------------------------------------------------------------------
+
+
+def _tokens(words: PreTrainedTokenizerFast, turns: list[text.Turn], image: bool) -> tuple[list[int], list[bool]]:
+    """Ids of a conversation, and which of them are answers (to be predicted)."""
+    ids, wanted = [words.bos_token_id], [False]
+
+    def add(piece: str, answer: bool) -> None:
+        new = words(piece, add_special_tokens=False)["input_ids"]
+        ids.extend(new)
+        wanted.extend([answer] * len(new))
+
+    for i, (user, answer) in enumerate(turns):
+        shown = f"\n\n{IMAGE[0]}{IMAGE[2] * GRID**2}{IMAGE[1]}\n\n" if image and i == 0 else ""
+        add(f"<start_of_turn>user\n{shown}{user}<end_of_turn>\n<start_of_turn>model\n", False)
+        add(f"{answer}<end_of_turn>", True)
+        add("\n", False)
+    return ids, wanted
+
+
+def _pad(rows: list[tuple[list[int], list[bool]]], pad: int, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+    length = min(longest, max(len(ids) for ids, _ in rows))
+    ids = torch.full((len(rows), length), pad)
+    labels = torch.full((len(rows), length), -100)
+    for i, (row, wanted) in enumerate(rows):
+        row, wanted = row[:length], wanted[:length]
+        ids[i, : len(row)] = torch.tensor(row)
+        labels[i, : len(row)] = torch.where(torch.tensor(wanted), torch.tensor(row), -100)
+    return ids, labels
+
+
+def _loss(model: Gemma3ForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor, pictures=None) -> torch.Tensor:
+    """Mean next-token loss over the answers; right padding needs no mask, since nothing looks ahead."""
+    inner, length = model.model, ids.shape[1]
+    hidden = inner.language_model.embed_tokens(ids)
+    mask = torch.ones(length, length, dtype=torch.bool).tril()
+    if pictures is not None:
+        features = inner.multi_modal_projector(inner.vision_tower(2 * pictures - 1).last_hidden_state)
+        here = ids == model.config.image_token_id
+        hidden = hidden.masked_scatter(here[..., None], features)
+        mask = mask | (here[0][:, None] & here[0][None, :])  # every row has its picture at the same place
+    mask = mask[None, None]
+    both = {"full_attention": mask, "sliding_attention": mask}
+    out = inner.language_model(inputs_embeds=hidden, attention_mask=both, use_cache=False).last_hidden_state
+    chosen = labels[:, 1:] != -100
+    return F.cross_entropy(model.lm_head(out[:, :-1][chosen]), labels[:, 1:][chosen])
+
+
+def several(pieces: torch.Tensor, counts: list[int], side: int, generator: torch.Generator) -> torch.Tensor:
+    """Put one to four small copies of each art (n, 4, s, s) into one canvas (n, 4, side, side), apart from each other."""
+    out = torch.zeros(len(pieces), 4, side, side)
+    half = side // 2
+    for i, count in enumerate(counts):
+        for cell in torch.randperm(4, generator=generator)[:count].tolist():
+            size = int(torch.randint(int(half * 0.7), half, (1,), generator=generator))
+            small = F.interpolate(pieces[i : i + 1], (size, size), mode="bilinear", antialias=True)[0]
+            y = (cell // 2) * half + int(torch.randint(0, half - size + 1, (1,), generator=generator))
+            x = (cell % 2) * half + int(torch.randint(0, half - size + 1, (1,), generator=generator))
+            out[i, :, y : y + size, x : x + size] = small
+    return out
+
+
+def keywords_of(concepts: list[art.Concept], npm: Path) -> dict[str, list[str]]:
+    """CLDR keywords by concept name."""
+    data = json.loads((npm / "emojibase-data@17.0.0" / "en" / "data.json").read_text(encoding="utf-8"))
+    tags = {art.code(e["emoji"]): e.get("tags", []) for e in data}
+    return {c.name: sorted({t for e in c.emoji for t in tags.get(art.code(e), [])}) for c in concepts}
+
+
+# -- scores ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def named(
+    model: Gemma3ForConditionalGeneration, words: PreTrainedTokenizerFast, pictures: torch.Tensor, names: list[set[str]],
+    *, beams: int = 1, question: str = "What is in the image?",
+) -> tuple[float, float]:
+    """(top-1, top-`beams`) share of pictures (n, 3, side, side) whose free answer is one of its names."""
+    model.eval()
+    row, _ = _tokens(words, [(question, "")], True)
+    row = row[: len(row) - 2]  # up to the model's turn
+    first = any_ = 0
+    for at in range(0, len(pictures), 64):
+        x = pictures[at : at + 64]
+        ids = torch.tensor(row).expand(len(x), -1)
+        made = model.generate(
+            input_ids=ids, pixel_values=2 * x - 1, token_type_ids=(ids == model.config.image_token_id).long(),
+            attention_mask=torch.ones_like(ids), max_new_tokens=8, num_beams=beams, num_return_sequences=beams, do_sample=False,
+        )  # fmt: skip
+        answers = words.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
+        for i in range(len(x)):
+            said = [a.split(":")[0].strip() for a in answers[i * beams : (i + 1) * beams]]
+            first += said[0] in names[at + i]
+            any_ += any(s in names[at + i] for s in said)
+    model.train()
+    return first / len(pictures), any_ / len(pictures)
+
+
+# -- training ----------------------------------------------------------------------------------------------------
+
+
+def train(
+    data: Path, npm: Path, tower_file: Path, out: Path, folder: Path, *, steps: int = 1800, batch: int = 24,
+    radius: float = 0.8, seed: int = 0,
+) -> None:
+    """Train for `steps`; resumes from `out` if it holds a checkpoint; writes the finished model to `folder`."""  # fmt: skip
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    words = tokenizer()
+    model = build(words, seed)
+    seeing = {
+        k.removeprefix("tower."): v for k, v in torch.load(tower_file)["average"].items() if k.startswith("tower.")
+    }
+    model.model.vision_tower.load_state_dict(seeing)
+    model.model.vision_tower.requires_grad_(False)
+    concepts, facts = art.concepts(), text.facts()
+    keywords = keywords_of(concepts, npm)
+    lines = text.plain_text(concepts, facts, keywords, rng)
+
+    z, styles = np.load(data), list(art.STYLES.values())
+    side_of = np.array([s.side for s in styles])[z["style"]]
+    labels = torch.from_numpy(z["concept"])
+    mine, unseen = (np.flatnonzero(side_of == s) for s in ("model", "held-out"))
+    source, y = augment.masters(z["pictures"][mine], 80), labels[mine]
+    names = [{c.name, *c.aliases} for c in concepts]
+    far = augment.plain(augment.masters(z["pictures"][unseen], 80), tower.SIDE)[::2]
+    far_names = [names[i] for i in labels[unseen][::2]]
+    near, near_names = augment.plain(source[::12], tower.SIDE), [names[i] for i in y[::12]]
+    weight = (1.0 / torch.bincount(y).clamp(min=1)[y]) ** 0.5
+
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    matrix = [p for n, p in trained if p.ndim == 2 and ".layers." in n]
+    other = [p for n, p in trained if not (p.ndim == 2 and ".layers." in n)]
+    optimisers = [
+        Muon(matrix, weight_decay=0.02),
+        torch.optim.AdamW(other, weight_decay=0.01, betas=(0.9, 0.98)),
+    ]
+    average = {n: p.detach().clone() for n, p in trained}
+    step = 0
+    if out.exists():
+        saved = torch.load(out, weights_only=False)
+        model.load_state_dict(saved["model"])
+        for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        average, step = saved["average"], saved["step"]
+        generator.set_state(saved["generator"])
+        rng.setstate(saved["rng"])
+    began = time.time()
+    x = delta = ids = wanted = None
+    while step < steps:
+        rate = 3e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        if step % 2 == 0 or x is None:  # every picture batch is used twice: as drawn, then attacked
+            here = torch.multinomial(weight, batch, replacement=True, generator=generator)
+            counts = [rng.choice((2, 2, 3, 4, 1)) if rng.random() < 0.15 else 0 for _ in range(batch)]
+            crowd = [i for i, c in enumerate(counts) if c]
+            x = augment.view(source[here], tower.SIDE, generator)
+            if crowd:
+                many = several(source[here[crowd]], [counts[i] for i in crowd], tower.SIDE, generator)
+                ground = augment.backgrounds(len(crowd), tower.SIDE, generator)
+                x[crowd] = (many[:, :3] + (1 - many[:, 3:]) * ground).clamp(0, 1)
+            rows = []
+            for i, c in zip(here.tolist(), counts, strict=True):
+                concept = concepts[int(y[i])]
+                talk = text.conversation(concept, facts, rng, "picture", keywords[concept.name], counted=c or None)
+                rows.append(_tokens(words, talk, True))
+            ids, wanted = _pad(rows, words.pad_token_id, 150)
+            delta = torch.zeros_like(x)
+        rows = []
+        for _ in range(batch):
+            way, concept = rng.random(), rng.choice(concepts)
+            if way < 0.2:
+                line = words(next(lines), add_special_tokens=False)["input_ids"]
+                line = [words.bos_token_id, *line, words.eos_token_id]
+                rows.append((line, [False, *[True] * (len(line) - 1)]))
+            elif way < 0.3:
+                rows.append(_tokens(words, text.association(rng), False))
+            else:
+                mode = "reverse" if way < 0.5 else "name"
+                rows.append(_tokens(words, text.conversation(concept, facts, rng, mode, keywords[concept.name]), False))
+        said, asked = _pad(rows, words.pad_token_id, 120)
+        delta.requires_grad_(True)
+        seen_loss = _loss(model, ids, wanted, (x + delta).clamp(0, 1))
+        read_loss = _loss(model, said, asked)
+        model.zero_grad(set_to_none=True)
+        (seen_loss + read_loss).backward()
+        g = delta.grad
+        g = g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+        delta = delta.detach() + radius * torch.rand(batch, 1, 1, 1, generator=generator) * g
+        nn.utils.clip_grad_norm_([p for _, p in trained], 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+        step += 1
+        keep = min(0.997, (1 + step) / (10 + step))
+        for n, p in trained:
+            average[n].lerp_(p.detach(), 1 - keep)
+        if step % 200 == 0 or step == steps:
+            live = {n: p.detach().clone() for n, p in trained}
+            model.load_state_dict(average, strict=False)
+            scores = dict(
+                step=step, seen_loss=round(seen_loss.item(), 3), read_loss=round(read_loss.item(), 3),
+                seen=named(model, words, near, near_names)[0], unseen=named(model, words, far, far_names)[0],
+                seconds=round(time.time() - began),
+            )  # fmt: skip
+            print(json.dumps(scores), flush=True)
+            export(model, words, folder)
+            model.load_state_dict(live, strict=False)
+            partial = out.with_suffix(".partial")
+            torch.save(
+                dict(model=model.state_dict(), optimisers=[o.state_dict() for o in optimisers], average=average, step=step,
+                     generator=generator.get_state(), rng=rng.getstate()), partial,
+            )  # fmt: skip
+            partial.rename(out)
+
+
+def export(model: Gemma3ForConditionalGeneration, words: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write model (float16 on disk, float32 when loaded), tokenizer, template and processor as a checkpoint folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.half() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    model.config.architectures = ["Gemma3ForConditionalGeneration"]
+    model.save_pretrained(folder, state_dict=state)
+    config = json.loads((folder / "config.json").read_text())
+    config["dtype"] = "float32"
+    for part in ("text_config", "vision_config"):
+        config[part]["dtype"] = "float32"
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    processor(words).save_pretrained(folder)

@@ -57,7 +57,9 @@ def recognised(judge: nd.DemoJudge, images: Sequence[Any], names: Sequence[str])
 
 def layers(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], settings: nd.Settings, out: Path | None) -> None:
     """Every layer, with controls."""
-    print("| layer | strict | hint | hint, top 5 | random direction, hint | shuffled labels, hint | cosine | seconds a picture |")
+    print(
+        "| layer | strict | hint | hint, top 5 | random direction, hint | shuffled labels, hint | cosine | seconds a picture |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     found = nd.concept(vlm, names, list(range(1, vlm.layers + 1)))
     shuffled = names[1:] + names[:1]

@@ -69,7 +69,9 @@ def full_hook(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]
     picture = torch.zeros(1, 3, *vlm.image_size)
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in the image?"}]}]
     text = vlm.processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    ids = vlm.processor(text=[text], images=[[picture[0]]], add_special_tokens=False, do_rescale=False, return_tensors="pt")
+    ids = vlm.processor(
+        text=[text], images=[[picture[0]]], add_special_tokens=False, do_rescale=False, return_tensors="pt"
+    )
     ids = ids["input_ids"]
     caught: list[torch.Tensor] = []
 
@@ -133,11 +135,27 @@ def models(quick: bool) -> list[tuple[str, nd.VLM, list[int], int]]:
     rows.append(("tiny 4 x 32", nd.load(hf, processor=processor, check=False), [1], 2))
     if not quick:
         hf, processor = tiny.gemma3(
-            layers=12, hidden=512, heads=8, image=224, patch=14, grid=8, vision_layers=12, vision_hidden=384, vocabulary=400
+            layers=12,
+            hidden=512,
+            heads=8,
+            image=224,
+            patch=14,
+            grid=8,
+            vision_layers=12,
+            vision_hidden=384,
+            vocabulary=400,
         )
         rows.append(("mid 12 x 512, 224 px", nd.load(hf, processor=processor, check=False), [1, 6, 12], 1))
         hf, processor = tiny.gemma3(
-            layers=12, hidden=512, heads=8, image=64, patch=8, grid=8, vision_layers=2, vision_hidden=128, vocabulary=400
+            layers=12,
+            hidden=512,
+            heads=8,
+            image=64,
+            patch=8,
+            grid=8,
+            vision_layers=2,
+            vision_hidden=128,
+            vocabulary=400,
         )
         rows.append(("language-heavy 12 x 512", nd.load(hf, processor=processor, check=False), [1], 1))
     return rows
@@ -152,8 +170,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     top = peak(args.threads)
-    print(f"{args.threads} thread(s), float32; matrix product peak {top / 1e9:.0f} GFLOP/s; medians of {args.rounds} rounds")
-    print("| model | layer | batch | hand-cut ms | ours ms | full hook ms | ours / hand-cut | full / ours | FLOP/peak | gradient differs |")
+    print(
+        f"{args.threads} thread(s), float32; matrix product peak {top / 1e9:.0f} GFLOP/s; medians of {args.rounds} rounds"
+    )
+    print(
+        "| model | layer | batch | hand-cut ms | ours ms | full hook ms | ours / hand-cut | full / ours | FLOP/peak | gradient differs |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, vlm, layers, batch in models(args.quick):
         pictures = torch.rand(batch, 3, *vlm.image_size, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,9 @@ from . import __version__
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nnsight-dream", description="Pictures of directions in vision-language models.")
+    parser = argparse.ArgumentParser(
+        prog="nnsight-dream", description="Pictures of directions in vision-language models."
+    )
     parser.add_argument("--version", action="version", version=f"nnsight-dream {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -32,9 +32,7 @@ class PixelFormat:
     def of(cls, processor: Any) -> PixelFormat:
         """Read the numbers off a Hugging Face image processor."""
         size = processor.size
-        height, width = (
-            (size["height"], size["width"]) if "height" in size else (size["shortest_edge"],) * 2
-        )
+        height, width = (size["height"], size["width"]) if "height" in size else (size["shortest_edge"],) * 2
         scale = processor.rescale_factor * 255 if processor.do_rescale else 255.0
         mean = tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0)
         std = tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0)

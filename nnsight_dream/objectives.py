@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from .pictures import as_tensors
 from .sites import Site
 from .trace import Step, read_pictures
 from .vlm import VLM
@@ -111,12 +112,14 @@ def dot(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
 # -- centres -----------------------------------------------------------------------------------------------------
 
 
-def _mean_patch(vlm: VLM, pictures: torch.Tensor, site: Site) -> torch.Tensor:
+def _mean_patch(vlm: VLM, groups: Sequence[torch.Tensor], site: Site) -> torch.Tensor:
+    """(d,) the mean patch over groups of pictures (B, 3, H, W), each of one size."""
     total, count = torch.zeros(vlm.width_at(site), dtype=torch.float64, device=vlm.device), 0
-    for part in pictures.split(16):
-        patches = read_pictures(vlm, part, [site])[site]
-        total += patches.double().sum((0, 1))
-        count += patches.shape[0] * patches.shape[1]
+    with torch.no_grad():
+        for part in (part for same_size in groups for part in same_size.split(16)):
+            patches = read_pictures(vlm, part.to(vlm.device), [site])[site]
+            total += patches.double().sum((0, 1))
+            count += patches.shape[0] * patches.shape[1]
     return (total / count).float()
 
 
@@ -128,7 +131,7 @@ class Grey:
         """(d,) the centre at a site."""
         height, width = vlm.image_size
         # a picture needs no size but the model's own: grey stays grey when resized
-        return _mean_patch(vlm, torch.full((1, 3, height, width), 0.5, device=vlm.device), site)
+        return _mean_patch(vlm, [torch.full((1, 3, height, width), 0.5)], site)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ class NaturalNoise:
         fall = 1 / (fy**2 + fx**2).sqrt().clamp(min=1 / max(height, width))
         noise = torch.fft.irfft2(torch.fft.rfft2(white) * fall, s=(height, width))
         noise = noise / noise.flatten(1).std(1)[:, None, None, None]
-        return _mean_patch(vlm, (0.5 + 0.2 * noise).clamp(0, 1).to(vlm.device), site)
+        return _mean_patch(vlm, [(0.5 + 0.2 * noise).clamp(0, 1)], site)
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class Pictures:
         """(d,) the centre at a site."""
         if not self.images:
             raise ValueError("Pictures() holds no picture: give a non-empty tuple of PIL images")
-        return _mean_patch(vlm, torch.cat([as_tensor(i, vlm.image_size) for i in self.images]).to(vlm.device), site)
+        return _mean_patch(vlm, as_tensors(list(self.images), "images"), site)
 
     @classmethod
     def bundled(cls) -> Pictures:
@@ -171,20 +174,6 @@ class Pictures:
 
     def __repr__(self) -> str:
         return f"Pictures({len(self.images)} images)"
-
-
-
-
-
-
-def as_tensor(image: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
-    """A PIL image as (1, 3, H, W) float32 in [0, 1]; resized to (height, width) if given."""
-    import numpy as np
-
-    image = image.convert("RGB")
-    if size is not None and (image.height, image.width) != tuple(size):
-        image = image.resize((size[1], size[0]))
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
 
 
 # -- objectives and terms ----------------------------------------------------------------------------------------
@@ -278,5 +267,3 @@ def group(jobs: Sequence[tuple[Site, torch.Tensor, torch.Tensor]], pooling: Pool
         stacked = [torch.stack([jobs[i][k] for i in rows]) for k in (1, 2)]  # type: ignore[misc]
         objectives.append(Objective(site, stacked[0], stacked[1], pooling, score, rows))
     return objectives
-
-

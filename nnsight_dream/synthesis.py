@@ -17,7 +17,8 @@ from PIL import Image
 from .augment import Noise, Shift
 from .canvas import MultiResolution
 from .directions import Direction, versions
-from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Pooling, Score, as_tensor, cosine, group
+from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Pooling, Score, cosine, group
+from .pictures import as_tensors
 from .prototype import Prototype, Prototypes
 from .sites import Site
 from .trace import Augmentation, Canvas, Climb, Term, ascend, read_pictures
@@ -66,7 +67,7 @@ class Settings:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}")
         if not isinstance(self.augment, tuple):
-            raise ValueError(f"augment={self.augment!r}: a tuple of augmentations is needed, such as (Shift(), Noise(0.2))")
+            raise ValueError(f"augment={self.augment!r}: a tuple of augmentations is needed: (Shift(), Noise(0.2))")
         if not hasattr(self.centre, "of") and not isinstance(self.centre, torch.Tensor):
             raise ValueError(f"centre={self.centre!r}: give Grey(), NaturalNoise(), Pictures(...) or a tensor (d,)")
 
@@ -180,7 +181,7 @@ def _check(vlm: VLM, directions: list[Direction], seeds: list[int]) -> None:
         raise ValueError("nothing to do: give at least one direction and one seed")
     for d in directions:
         if not isinstance(d, Direction):
-            raise TypeError(f"a Direction is needed, got {type(d).__name__}: make one with nd.concept or nd.from_tensor")
+            raise TypeError(f"a Direction is needed, not {type(d).__name__}: see nd.concept and nd.from_tensor")
         site = vlm.site(d.site)
         if d.vector.numel() != vlm.width_at(site):
             raise ValueError(
@@ -264,7 +265,8 @@ def _measure(
     found = []
     for image, site, vector, middle in zip(images, sites, vectors, centres, strict=True):
         with torch.no_grad():
-            patches = read_pictures(vlm, as_tensor(image).to(vlm.device), [site])[site].float() - middle
+            (picture,) = as_tensors(image, "image")
+            patches = read_pictures(vlm, picture.to(vlm.device), [site])[site].float() - middle
             pooled = {
                 name: pooling(patches, vector[None], vlm.grid, 1.0)
                 for name, pooling in (("attention", own), ("mean", Mean()), ("max", Max()))
@@ -272,7 +274,7 @@ def _measure(
         weights = pooled["attention"][1][0].cpu().numpy()
         if site.tokens != "image":
             full = np.zeros(vlm.grid[0] * vlm.grid[1], dtype=weights.dtype)
-            full[list(site.tokens)] = weights  # type: ignore[arg-type]
+            full[np.asarray(site.tokens, dtype=int)] = weights
             weights = full
         scores = {name: cosine(r, vector[None]).item() for name, (r, _) in pooled.items()}
         found.append((scores, weights.reshape(vlm.grid)))

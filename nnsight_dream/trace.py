@@ -79,9 +79,7 @@ def _masks(vlm: VLM, extra: dict[str, torch.Tensor]) -> dict[str, torch.Tensor |
     return {kind: found.get(kind, next(iter(found.values()))) for kind in every}
 
 
-def read_pictures(
-    vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int | str]
-) -> dict[Site, torch.Tensor]:
+def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int | str]) -> dict[Site, torch.Tensor]:
     """Patch activations (B, n, d) of pictures (B, 3, H, W) in [0, 1] at each site, n image tokens row by row.
 
     Carries the graph back to `pictures` where they require gradients; weights are frozen meanwhile.
@@ -107,7 +105,8 @@ def _at(vlm: VLM, site: Site, activation: torch.Tensor) -> torch.Tensor:
 class Canvas(Protocol):
     """How pictures are held: see `canvas.py`."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def start(self, jobs: int, generators: list[torch.Generator], device: torch.device) -> list[torch.Tensor]: ...
 
@@ -202,8 +201,10 @@ def ascend(
                     patches = {site: _at(vlm, site, found[site]).float() for site in where}
                     now = Step(pictures, views, patches, climb.batch, vlm.grid, progress)
                     score = torch.stack([term(now) for term in terms]).sum(0)
+                    _prove_score(score, step)
                     gradients = torch.autograd.grad(-score.sum(), parts, allow_unused=True)  # the one minus sign
-                _prove_gradients(score, gradients, step)
+                if any(g is None for g in gradients):
+                    raise RuntimeError(_CUT.format(step=step))
                 clipped, norm = _clip(gradients, climb.clip)  # type: ignore[arg-type]
                 _prove_norms(norm, step)
                 for part, gradient in zip(parts, clipped, strict=True):
@@ -222,18 +223,21 @@ def ascend(
     return [p.detach() for p in parts], torch.stack(history) if history else empty, interrupted
 
 
-def _prove_gradients(score: torch.Tensor, gradients: Sequence[torch.Tensor | None], step: int) -> None:
+_CUT = (
+    "step {step}: no gradient reaches the picture. Something between canvas and score cuts the graph: "
+    "a pooling, score, term or augmentation that detaches, or a model run under torch.no_grad()."
+)
+
+
+def _prove_score(score: torch.Tensor, step: int) -> None:
     if not torch.isfinite(score).all():
         bad = (~torch.isfinite(score)).nonzero().flatten().tolist()
         raise FloatingPointError(
             f"step {step}: the score of job {bad} is not finite. A direction of zeros, a score or term of your own, "
             "or float16 activations can cause it; load the model with dtype=torch.bfloat16 or torch.float32."
         )
-    if any(g is None for g in gradients):
-        raise RuntimeError(
-            f"step {step}: no gradient reaches the picture. Something between canvas and score cuts the graph: "
-            "a pooling, score, term or augmentation that detaches, or a model run under torch.no_grad()."
-        )
+    if not score.requires_grad:
+        raise RuntimeError(_CUT.format(step=step))
 
 
 def _prove_norms(norm: torch.Tensor, step: int) -> None:
@@ -295,7 +299,13 @@ def _check_prompt(vlm: VLM) -> None:
     picture = Image.new("RGB", (vlm.image_size[1], vlm.image_size[0]), (128, 128, 128))
     own = torch.as_tensor(vlm.processor(text=[text], images=[[picture]], add_special_tokens=False)["input_ids"][0])
     mine = prompt.ids
-    if not torch.equal(own[: len(mine)], mine) or (own == vlm.config.image_token_id).sum() != rows * cols:
+    placed = int((own == vlm.config.image_token_id).sum())
+    if placed != rows * cols:
+        raise ValueError(
+            f"family {vlm.family.name}: field 'grid' says {rows} x {cols} = {rows * cols} image tokens; this "
+            f"checkpoint's processor puts {placed}"
+        )
+    if not torch.equal(own[: len(mine)], mine):
         raise ValueError(
             f"family {vlm.family.name}: fields 'wrapped' and 'placeholder' give {prompt.text!r}, but this checkpoint's "
             f"processor gives {vlm.tokenizer.decode(own)!r}"

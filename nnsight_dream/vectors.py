@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Where = int | str | Site
-Many = Sequence[int] | Sequence[Site] | list[str] | tuple[str, ...] | list[Where]
+Many = Sequence[int] | Sequence[Site] | list[str] | list[int | str] | list[Where] | tuple[Where, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

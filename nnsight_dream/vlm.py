@@ -142,7 +142,9 @@ class VLM:
         n = self.grid[0] * self.grid[1]
         ok = isinstance(tokens, tuple) and tokens and all(isinstance(t, int) and 0 <= t < n for t in tokens)
         if not ok:
-            raise ValueError(f"tokens={tokens!r}: allowed are 'image' or a non-empty tuple of indices from 0 to {n - 1}")
+            raise ValueError(
+                f"tokens={tokens!r}: allowed are 'image' or a non-empty tuple of indices from 0 to {n - 1}"
+            )
 
     def _module_path(self, site: Site) -> tuple[str, str]:
         """(path of the module from the root of the Hugging Face model, "output" or "input")."""
@@ -304,7 +306,7 @@ def load(
         return x
     if first_layer not in (0, 1):
         raise ValueError(f"first_layer={first_layer!r}: layers count from 1 (the default) or from 0")
-    if isinstance(x, Path) or isinstance(x, str):
+    if isinstance(x, (str, Path)):
         placed = dict(options, **({"device_map": device} if device is not None else {}))
         if dtype is not None:
             placed["dtype"] = dtype
@@ -348,7 +350,9 @@ def _from_checkpoint(
 
         x = demo.folder() / "vlm"
     elif isinstance(x, Path) and not x.is_dir():
-        raise FileNotFoundError(f"no folder {x}; give an existing folder, a hub id such as 'google/gemma-3-4b-it', or 'demo'")
+        raise FileNotFoundError(
+            f"no folder {x}; give an existing folder, a hub id such as 'google/gemma-3-4b-it', or 'demo'"
+        )
     revision = {"revision": placed["revision"]} if "revision" in placed else {}
     config = AutoConfig.from_pretrained(x, **revision)
     family = family or family_of(config)

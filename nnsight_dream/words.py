@@ -11,5 +11,5 @@ BASELINE_WORDS: tuple[str, ...] = tuple(
     skyscraper caravan patience bacon velocity smoke electricity sunset anchor parchment courage statue oxygen
     time butterfly fabric pasta snowflake mountain echo piano sanctuary abyss air dewdrop garden literature rice
     enigma
-    """.split()
+    """.split()  # noqa: SIM905
 )

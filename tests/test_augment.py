@@ -119,14 +119,18 @@ def test_draws_fill_their_range_and_both_axes():
     ramp = torch.stack([line.expand(64, 64), line[:, None].expand(64, 64), torch.zeros(64, 64)])[None]
     seen = Shift()(ramp.expand(400, -1, -1, -1), generators(0), 400)[:, :2, 31:33, 31:33].mean((-1, -2)) - 31.5
     drawn = seen * 96 / 64  # pixels of the picture to pixels of the enlarged one
-    assert drawn.abs().max() <= 16.001 and drawn.abs().max() > 15.5
-    assert drawn.mean(0).abs().max() < 1.5 and abs(drawn.std().item() - 16 / math.sqrt(3)) < 0.5
+    assert drawn.abs().max() <= 16.001
+    assert drawn.abs().max() > 15.5
+    assert drawn.mean(0).abs().max() < 1.5
+    assert abs(drawn.std().item() - 16 / math.sqrt(3)) < 0.5
     assert abs(torch.corrcoef(drawn.T)[0, 1].item()) < 0.15
 
 
 def test_noise_has_its_deviation_and_is_not_clipped():
     noise = Noise(0.3)(torch.zeros(4, 3, 32, 32), generators(0, 1), 2)
-    assert abs(noise.std().item() - 0.3) < 0.01 and abs(noise.mean().item()) < 0.01 and noise.min() < 0
+    assert abs(noise.std().item() - 0.3) < 0.01
+    assert abs(noise.mean().item()) < 0.01
+    assert noise.min() < 0
     assert len(noise.flatten(1).mean(1).unique()) == 4
 
 
@@ -153,8 +157,9 @@ def test_the_accelerators_reading_knows_no_autocast():
 # -- laws of every augmentation ---------------------------------------------------------------------------------
 
 
-@given(change=st.sampled_from(ALL), seeds=st.lists(st.integers(0, 99), min_size=2, max_size=4), batch=st.integers(1, 3))
-@FEW
+@pytest.mark.parametrize("change", ALL, ids=repr)
+@given(seeds=st.lists(st.integers(0, 99), min_size=2, max_size=4), batch=st.integers(1, 3))
+@settings(max_examples=8, deadline=None)
 def test_jobs_get_the_same_bits_alone_and_in_company(change, seeds, batch):
     given_ = pictures(len(seeds) * batch)
     together = change(given_, generators(*seeds), batch)
@@ -168,7 +173,8 @@ def test_every_element_and_every_call_draws_anew(change):
     same = pictures(1).expand(3, -1, -1, -1)
     source = generators(0)
     first, second = change(same, source, 3), change(same, source, 3)
-    assert not torch.equal(first[0], first[1]) and not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
     assert torch.equal(first, change(same, generators(0), 3))
 
 
@@ -177,14 +183,17 @@ def test_form_and_source_are_kept(change):
     given_ = pictures(2, 12, 15)
     before = given_.clone()
     got = change(given_, generators(0), 2)
-    assert got.shape == given_.shape and got.dtype == given_.dtype and torch.equal(given_, before)
+    assert got.shape == given_.shape
+    assert got.dtype == given_.dtype
+    assert torch.equal(given_, before)
     assert change(given_.double(), generators(0), 2).dtype == torch.float64
 
 
 @pytest.mark.parametrize("change", [c for c in ALL if not isinstance(c, Noise)], ids=repr)
 def test_a_reading_invents_no_values(change):
     got = change(pictures(4), generators(0, 1), 2)
-    assert got.min() >= -1e-6 and got.max() <= 1 + 1e-6
+    assert got.min() >= -1e-6
+    assert got.max() <= 1 + 1e-6
     flat = change(torch.full((2, 3, 12, 12), 0.7), generators(0), 2)
     assert torch.allclose(flat, torch.full_like(flat, 0.7), atol=1e-6)
 
@@ -212,8 +221,10 @@ def test_elements_share_no_gradient(change):
 
 
 def test_augmentations_are_values():
-    assert Shift() == Shift(fraction=0.25) != Shift(pixels=16) and hash(Shift()) == hash(Shift(fraction=0.25))
-    assert replace(Shift(pixels=3)) == Shift(pixels=3) and replace(Shift()) == Shift()
+    assert Shift() == Shift(fraction=0.25) != Shift(pixels=16)
+    assert hash(Shift()) == hash(Shift(fraction=0.25))
+    assert replace(Shift(pixels=3)) == Shift(pixels=3)
+    assert replace(Shift()) == Shift()
     assert repr(Shift(pixels=3)) == "Shift(pixels=3, fraction=None)"
 
 

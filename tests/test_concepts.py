@@ -73,9 +73,11 @@ def centre_by_hand(vlm, layer, words):
 
 
 def test_the_baseline_is_the_papers():
-    assert len(BASELINE_WORDS) == 100 and len(set(BASELINE_WORDS)) == 98
+    assert len(BASELINE_WORDS) == 100
+    assert len(set(BASELINE_WORDS)) == 98
     assert BASELINE_WORDS.count("marble") == BASELINE_WORDS.count("butterfly") == 2
-    assert BASELINE_WORDS[:3] == ("desk", "jacket", "gondola") and BASELINE_WORDS[-2:] == ("rice", "enigma")
+    assert BASELINE_WORDS[:3] == ("desk", "jacket", "gondola")
+    assert BASELINE_WORDS[-2:] == ("rice", "enigma")
     assert BASELINE_WORDS[43] == BASELINE_WORDS[48] == "marble"
 
 
@@ -86,7 +88,8 @@ def test_against_hugging_face_at_every_layer_with_the_papers_baseline(tiny_vlm):
             wanted = by_hand(tiny_vlm, word, layer) - centre_by_hand(tiny_vlm, layer, BASELINE_WORDS)
             assert torch.allclose(direction.vector, wanted, atol=1e-5), (word, layer)
             assert direction.norm > 0.1
-            assert direction.site == tiny_vlm.site(layer) and direction.label == word
+            assert direction.site == tiny_vlm.site(layer)
+            assert direction.label == word
 
 
 def test_a_repeat_in_the_baseline_counts_twice(tiny_vlm):
@@ -99,7 +102,8 @@ def test_a_repeat_in_the_baseline_counts_twice(tiny_vlm):
 def test_no_baseline_leaves_the_activation(tiny_vlm, forwards, folder):
     found = nd.concept(tiny_vlm, "octopus", 3, baseline=None)
     assert torch.allclose(found.vector, by_hand(tiny_vlm, "octopus", 3), atol=1e-5)
-    assert forwards == [(1, 1)] and not list(folder.rglob("*.safetensors"))
+    assert forwards == [(1, 1)]
+    assert not list(folder.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 10**6])
@@ -130,17 +134,20 @@ def test_all_names_of_a_site_mean_the_same(tiny_vlm):
     found = nd.concept(tiny_vlm, "bee", names, baseline=FEW)
     assert all(torch.equal(d.vector, found[0].vector) and d.site == nd.Site(2) for d in found)
     (other,) = nd.concept(tiny_vlm, "bee", ["blocks.1.hook_mlp_out"], baseline=FEW)
-    assert other.site.kind == "mlp_out" and nd.cosine(found[0], found[1]) == pytest.approx(1)
+    assert other.site.kind == "mlp_out"
+    assert nd.cosine(found[0], found[1]) == pytest.approx(1)
 
 
 def test_white_space_around_a_word_does_not_count(tiny_vlm):
     a, b = nd.concept(tiny_vlm, [" bee\n", "bee"], 2, baseline=FEW)
-    assert torch.equal(a.vector, b.vector) and a.label == "bee"
+    assert torch.equal(a.vector, b.vector)
+    assert a.label == "bee"
 
 
 def test_provenance_tells_the_whole_story(tiny_vlm):
     story = nd.concept(tiny_vlm, "octopus", 2).provenance
-    assert story["method"] == "concept" and story["baseline"] == "BASELINE_WORDS"
+    assert story["method"] == "concept"
+    assert story["baseline"] == "BASELINE_WORDS"
     assert tiny_vlm.tokenizer.decode(story["tokens"]) == "octopus"
     assert story["hf_name"] == tiny_vlm.hf_name(2)
     assert set(story["versions"]) == {"nnsight-dream", "nnsight", "transformers", "torch"}
@@ -150,7 +157,8 @@ def test_provenance_tells_the_whole_story(tiny_vlm):
 def test_half_precision_gives_float32(tiny_parts):
     model, processor = tiny.gemma3(layers=2, dtype=torch.bfloat16)
     found = nd.concept(nd.load(model, processor=processor), "octopus", 2, baseline=FEW)
-    assert found.vector.dtype == torch.float32 and 0.1 < found.norm < 1000
+    assert found.vector.dtype == torch.float32
+    assert 0.1 < found.norm < 1000
 
 
 # -- cache
@@ -158,7 +166,8 @@ def test_half_precision_gives_float32(tiny_parts):
 
 def test_the_second_call_reads_the_baseline_from_disk(tiny_vlm, forwards, folder):
     first = nd.concept(tiny_vlm, "octopus", [1, 3])
-    assert forwards[0] == (1, 2) and sum(rows for rows, _ in forwards) == 101
+    assert forwards[0] == (1, 2)
+    assert sum(rows for rows, _ in forwards) == 101
     assert len(list(folder.rglob("*.safetensors"))) == 2
     forwards.clear()
     second = nd.concept(tiny_vlm, "octopus", [1, 3])
@@ -215,7 +224,9 @@ def test_a_damaged_cache_is_made_anew(tiny_vlm, forwards, folder):
     forwards.clear()
     with pytest.warns(UserWarning, match="cannot be used .* made anew"):
         second = nd.concept(tiny_vlm, "bee", 1, baseline=FEW)
-    assert len(forwards) == 2 and torch.equal(first.vector, second.vector) and path.read_bytes() == good
+    assert len(forwards) == 2
+    assert torch.equal(first.vector, second.vector)
+    assert path.read_bytes() == good
 
 
 def test_without_a_folder_it_still_works(tiny_vlm, monkeypatch, tmp_path):
@@ -261,7 +272,7 @@ def test_wrong_keywords_name_the_right_ones(tiny_vlm):
         nd.concept(tiny_vlm, "bee", layers=1)
     with pytest.raises(TypeError, match=r"missing a required argument: 'layer'"):
         nd.concept(tiny_vlm, "bee")
-    with pytest.raises(ValueError, match="baseline= is empty; .* or baseline=None to subtract nothing"):
+    with pytest.raises(ValueError, match=r"baseline= is empty; .* or baseline=None to subtract nothing"):
         nd.concept(tiny_vlm, "bee", 1, baseline=[])
     nd.concept(tiny_vlm, "bee", layer=1, baseline=None)  # the advice of both
 
@@ -323,17 +334,17 @@ def test_contrast_against_hugging_face(tiny_vlm):
         for tokens, (these, those) in {"last": last, "all": mean}.items():
             found = nd.contrast(tiny_vlm, positive, negative, layer, tokens=tokens, label="red")
             assert torch.allclose(found.vector, these - those, atol=1e-5)
-            assert found.label == "red" and found.provenance["tokens"] == tokens
+            assert found.label == "red"
+            assert found.provenance["tokens"] == tokens
 
 
 def test_contrast_takes_one_prompt_or_many_and_one_layer_or_many(tiny_vlm):
     one = nd.contrast(tiny_vlm, "hot", "cold", 2)
-    assert (
-        one.label == "hot against cold"
-        and nd.contrast(tiny_vlm, ["hot", "x"], "cold", 2).label == "hot ... against cold"
-    )
+    assert one.label == "hot against cold"
+    assert nd.contrast(tiny_vlm, ["hot", "x"], "cold", 2).label == "hot ... against cold"
     both = nd.contrast(tiny_vlm, "hot", "cold", [1, 2])
-    assert [d.site.layer for d in both] == [1, 2] and torch.allclose(both[1].vector, one.vector, atol=1e-5)
+    assert [d.site.layer for d in both] == [1, 2]
+    assert torch.allclose(both[1].vector, one.vector, atol=1e-5)
     back = nd.contrast(tiny_vlm, "cold", "hot", 2)
     assert torch.allclose(back.vector, -one.vector, atol=1e-5)
 

@@ -63,9 +63,11 @@ def test_from_images_takes_pictures_in_any_form_and_size(tiny_vlm):
 
 def test_from_images_at_several_layers_and_its_story(tiny_vlm):
     found = nd.from_images(tiny_vlm, [noise(1)], [1, "blocks.2.hook_resid_post"], label="noise")
-    assert [d.site.layer for d in found] == [1, 3] and {d.label for d in found} == {"noise"}
+    assert [d.site.layer for d in found] == [1, 3]
+    assert {d.label for d in found} == {"noise"}
     assert torch.allclose(found[1].vector, nd.from_images(tiny_vlm, noise(1), 3).vector, atol=1e-5)
-    assert found[0].provenance["images"] == 1 and found[0].provenance["minus"] == "grey"
+    assert found[0].provenance["images"] == 1
+    assert found[0].provenance["minus"] == "grey"
     assert nd.from_images(tiny_vlm, noise(1), 1, minus=[noise(2), noise(3)]).provenance["minus"] == 2
 
 
@@ -79,7 +81,8 @@ def test_transparent_parts_show_white():
     on_white.alpha_composite(image)
     (ours,) = as_tensors(image, "images")
     theirs = torch.from_numpy(np.array(on_white.convert("RGB"))).permute(2, 0, 1)[None] / 255
-    assert ours.shape == (1, 3, 5, 4) and (ours - theirs).abs().max() <= 1.01 / 255
+    assert ours.shape == (1, 3, 5, 4)
+    assert (ours - theirs).abs().max() <= 1.01 / 255
     (grey,) = as_tensors(Image.new("L", (3, 2), 51), "images")
     assert torch.allclose(grey, torch.full((1, 3, 2, 3), 0.2))
 
@@ -111,8 +114,11 @@ def test_from_tensor(tiny_vlm):
     numbers = torch.randn(32, dtype=torch.float64)
     for given in (numbers, numbers.numpy(), numbers.tolist()):
         found = nd.from_tensor(tiny_vlm, given, "blocks.1.hook_resid_post", label="mine")
-        assert torch.equal(found.vector, numbers.float()) and found.site == nd.Site(2) and found.label == "mine"
-        assert found.provenance["method"] == "from_tensor" and found.model == tiny_vlm.id
+        assert torch.equal(found.vector, numbers.float())
+        assert found.site == nd.Site(2)
+        assert found.label == "mine"
+        assert found.provenance["method"] == "from_tensor"
+        assert found.model == tiny_vlm.id
     assert nd.cosine(found, nd.concept(tiny_vlm, "bee", 2)) <= 1
     with pytest.raises(ValueError, match=r"tensor is \(31,\), but layer 2 .* is \(32,\) wide"):
         nd.from_tensor(tiny_vlm, numbers[:31], 2)
@@ -152,7 +158,8 @@ ROWS = np.random.default_rng(0).normal(size=(3, 32))
 )
 def test_probe_takes_the_row_that_is_meant(tiny_vlm, weight, index, wanted, label):
     found = nd.probe(tiny_vlm, weight, 3, index=index)
-    assert torch.allclose(found.vector, torch.tensor(wanted, dtype=torch.float32)) and found.label == label
+    assert torch.allclose(found.vector, torch.tensor(wanted, dtype=torch.float32))
+    assert found.label == label
     assert found.provenance["method"] == "probe"
     assert nd.probe(tiny_vlm, weight, 3, index=index, label="mine").label == "mine"
 
@@ -187,11 +194,15 @@ def test_every_kind_survives_its_file(tiny_vlm, tmp_path):
     ]
     for direction in [*made, sum(made)]:
         again = nd.Direction.load(direction.save(tmp_path / "one.safetensors"))
-        assert torch.equal(again.vector, direction.vector) and str(again) == str(direction)
-        assert again.provenance == direction.provenance and again.site == direction.site
-        assert tiny_vlm.hf_name(2) in str(again) and "blocks.1.hook_resid_post" in str(again)
+        assert torch.equal(again.vector, direction.vector)
+        assert str(again) == str(direction)
+        assert again.provenance == direction.provenance
+        assert again.site == direction.site
+        assert tiny_vlm.hf_name(2) in str(again)
+        assert "blocks.1.hook_resid_post" in str(again)
 
 
 def test_on_the_demo(demo_vlm):
     octopus, frog = nd.concept(demo_vlm, ["octopus", "frog"], layer=1)
-    assert octopus.width == demo_vlm.width and nd.cosine(octopus, frog) < 0.99
+    assert octopus.width == demo_vlm.width
+    assert nd.cosine(octopus, frog) < 0.99

@@ -167,7 +167,7 @@ def test_a_leading_space_in_the_token_is_not_worth_a_warning(byte_level):
 
 
 def test_no_offsets_no_positions():
-    with pytest.raises(TypeError, match="SlowTokenizer gives no character offsets.*fast tokenizer"):
+    with pytest.raises(TypeError, match=r"SlowTokenizer gives no character offsets.*fast tokenizer"):
         spans.wrap(tiny.SlowTokenizer(), ["octopus"])
     assert spans.wrap(tiny.SlowTokenizer().inner, ["octopus"])  # the advice
 
@@ -184,7 +184,7 @@ def test_not_a_string(byte_level):
 
 
 def test_a_special_token_is_no_text(byte_level):
-    with pytest.raises(ValueError, match="contains <start_of_image>, which is a special token.*leave it out"):
+    with pytest.raises(ValueError, match=r"contains <start_of_image>, which is a special token.*leave it out"):
         spans.wrap(byte_level, ["octopus <start_of_image>"])
     assert spans.wrap(byte_level, ["octopus"])
 
@@ -230,7 +230,7 @@ def test_a_template_that_rewrites_the_text():
 
 @pytest.mark.parametrize("template", ["{{ messages[0].content }} {{ messages[0].content }}", "hello"])
 def test_a_template_that_does_not_write_the_text_once(template):
-    with pytest.raises(ValueError, match="does not write a user's text exactly once.*vlm.tokenizer.chat_template"):
+    with pytest.raises(ValueError, match=r"does not write a user's text exactly once.*vlm.tokenizer.chat_template"):
         spans.wrap(with_template(template), ["octopus"])
 
 

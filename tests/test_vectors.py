@@ -1,9 +1,9 @@
 """Directions as vectors: the laws of arithmetic, what refuses to add, and the file."""
 
 import dataclasses
+import io
 import json
 import math
-import os
 
 import numpy as np
 import pytest
@@ -58,9 +58,11 @@ def test_cosine_against_numpy(x, y):
 
 def test_unit_and_norm():
     a = direction((3.0, 0.0, 4.0))
-    assert a.norm == 5 and a.unit().norm == pytest.approx(1) and cosine(a, a.unit()) == pytest.approx(1)
+    assert a.norm == 5
+    assert a.unit().norm == pytest.approx(1)
+    assert cosine(a, a.unit()) == pytest.approx(1)
     assert a.width == 3
-    with pytest.raises(ValueError, match="'a - a' at layer 4 .* is zero"):
+    with pytest.raises(ValueError, match=r"'a - a' at layer 4 .* is zero"):
         (a - a).unit()
     with pytest.raises(ValueError, match="is zero"):
         cosine(a, 0 * a)
@@ -70,7 +72,8 @@ def test_labels_and_provenance_of_combinations():
     a, b, c = (direction(label=label, word=label) for label in ("octopus", "polar bear", "c"))
     assert (a - b).label == "octopus - polar bear"
     assert (a - (b - c)).label == "octopus - polar bear + c"
-    assert (-a).label == "-octopus" and (-(a - b)).label == "-octopus + polar bear"
+    assert (-a).label == "-octopus"
+    assert (-(a - b)).label == "-octopus + polar bear"
     assert (0.5 * (a + b) / 2).label == "0.25 octopus + 0.25 polar bear"
     assert (a + b * -3).label == "octopus - 3 polar bear"
     mix = (a - 2 * (b + c)).provenance
@@ -132,7 +135,9 @@ def test_only_directions_add_and_only_numbers_multiply(other):
 
 def test_equal_only_to_itself_and_frozen():
     a, b = direction(), direction()
-    assert a == a and a != b and len({a, b}) == 2
+    assert a == a
+    assert a != b
+    assert len({a, b}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         a.label = "other"
 
@@ -144,7 +149,9 @@ def test_it_keeps_its_own_plain_copy():
     with torch.no_grad():
         source.add_(1)
     story["words"].append("y")
-    assert torch.equal(a.vector, torch.ones(3)) and a.vector.dtype == torch.float32 and not a.vector.requires_grad
+    assert torch.equal(a.vector, torch.ones(3))
+    assert a.vector.dtype == torch.float32
+    assert not a.vector.requires_grad
     assert a.provenance == {"words": ["x"]}
 
 
@@ -174,8 +181,9 @@ def test_print_shows_label_both_names_and_norm(tiny_vlm):
     hf_name = tiny_vlm.hf_name(4)
     a = direction((3.0, 0.0, 4.0), "[bold]octopus", hf_name=hf_name)
     text = f"[bold]octopus at layer 4 (blocks.3.hook_resid_post, {hf_name}) of m, norm 5"
-    assert str(a) == text and repr(a) == f"<Direction {text}>"
-    console = Console(width=200, record=True, file=open(os.devnull, "w"))
+    assert str(a) == text
+    assert repr(a) == f"<Direction {text}>"
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(a)
     assert console.export_text().strip() == text
     assert hf_name in str(a - 2 * a)
@@ -190,7 +198,8 @@ def test_save_and_load_are_exact(tmp_path):
         assert torch.equal(b.vector, saved.vector)
         assert (b.site, b.label, b.model, b.provenance) == (saved.site, saved.label, saved.model, saved.provenance)
         assert list(b.provenance) == list(saved.provenance)
-        assert b.site.tokens == (0, 3) and hash(b.site) == hash(a.site)
+        assert b.site.tokens == (0, 3)
+        assert hash(b.site) == hash(a.site)
         b.save(tmp_path / "b.safetensors")
         assert (tmp_path / "b.safetensors").read_bytes() == path.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
@@ -202,7 +211,7 @@ def test_a_file_of_something_else(tmp_path):
     with pytest.raises(FileNotFoundError):
         Direction.load(path)
     path.write_bytes(b"hello")
-    with pytest.raises(ValueError, match="is not a direction that Direction.save wrote"):
+    with pytest.raises(ValueError, match=r"is not a direction that Direction.save wrote"):
         Direction.load(path)
     save_file({"vector": torch.ones(3)}, path)
     with pytest.raises(ValueError, match="is not a direction"):

@@ -31,7 +31,11 @@ def backgrounds(n: int, side: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def place(
-    art: torch.Tensor, side: int, generator: torch.Generator, scale: tuple[float, float] = (0.55, 1.1), turn: float = 0.35
+    art: torch.Tensor,
+    side: int,
+    generator: torch.Generator,
+    scale: tuple[float, float] = (0.55, 1.1),
+    turn: float = 0.35,
 ) -> torch.Tensor:
     """Scale, turn, shear, mirror and shift (n, 4, s, s) art into (n, 4, side, side); outside is transparent."""
     n = len(art)
@@ -60,7 +64,7 @@ def tint(x: torch.Tensor, generator: torch.Generator, hue: float = 0.12) -> torc
     n = len(x)
 
     def draw(spread: float) -> torch.Tensor:
-        return (1 + spread * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1))
+        return 1 + spread * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1)
 
     angle = hue * torch.randn(n, generator=generator)
     c, s = torch.cos(angle), torch.sin(angle)

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nnsight_dream.judge_net import EfficientNetLite0
 from torch import Tensor, nn
+
+from nnsight_dream.judge_net import EfficientNetLite0
 
 from . import art, augment, outlines
 
@@ -87,7 +88,7 @@ def _some(x: Tensor, chance: float, generator: torch.Generator, change: Callable
 
 
 def scenes(source: Tensor, generator: torch.Generator) -> Tensor:
-    """Hard views (n, 3, MASTER, MASTER) in [0, 1] of premultiplied art (n, 4, s, s)."""
+    """Views (n, 3, MASTER, MASTER) in [0, 1] of premultiplied art (n, 4, s, s); the middle half of them spoilt."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()
@@ -121,7 +122,8 @@ def scenes(source: Tensor, generator: torch.Generator) -> Tensor:
             picture[:, top : top + high, left : left + wide] = torch.rand(3, 1, 1, generator=generator)
         return x
 
-    x = augment.view(source, MASTER, generator, scale=(0.5, 1.3), turn=0.4)
+    views = augment.view(source, MASTER, generator, scale=(0.5, 1.3), turn=0.4)
+    x = views[3 * len(views) // 10 : 8 * len(views) // 10]  # a slice, so the changes below land in `views`
     _some(x, 0.5, generator, lambda p: augment.tint(p, generator, hue=0.6))
     _some(x, 0.1, generator, lambda p: p.mean(1, keepdim=True).expand_as(p))
     _some(x, 0.25, generator, cut)
@@ -131,11 +133,11 @@ def scenes(source: Tensor, generator: torch.Generator) -> Tensor:
     for part in x.chunk(4):
         _some(part, 0.7, generator, coarse)
     _some(x, 0.1, generator, posterise)
-    return x.clamp_(0, 1)
+    return views.clamp_(0, 1)
 
 
 def mixed(x: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two fifths of the batch mixed with another picture (Zhang et al. 2018; Yun et al. 2019), and soft labels."""
+    """The first two fifths mixed with another picture (Zhang et al. 2018; Yun et al. 2019), and soft labels."""
     target = F.one_hot(labels, classes).float()
     n, side = 2 * len(x) // 5, x.shape[-1]
     other = torch.randperm(len(x), generator=generator)[:n]
@@ -202,8 +204,17 @@ def _groups(net: EfficientNetLite0) -> tuple[list[dict], list[nn.Module]]:
 
 
 def train(
-    data: Path, npm: Path, out: Path, *, steps: int = 1500, batch: int = 64, side: int = 96, rate: float = 5e-3,
-    seed: int = 0, every: int = 100, trial: bool = False,
+    data: Path,
+    npm: Path,
+    out: Path,
+    *,
+    steps: int = 800,
+    batch: int = 64,
+    side: int = 96,
+    rate: float = 5e-3,
+    seed: int = 0,
+    every: int = 100,
+    trial: bool = False,
 ) -> None:
     """Train `steps` steps; resumes from `out` if it holds a checkpoint; prints one JSON line every `every` steps."""
     stuff, concepts = material(data, npm, trial=trial), art.concepts()
@@ -260,7 +271,9 @@ def train(
             line |= {f"unseen_{k}": top(unseen, stuff.unseen[1], k) for k in (1, 5)}
             heat = temperature(held, stuff.held[1])
             line |= dict(temperature=heat, held_error=calibration_error(held / heat, stuff.held[1]))
-            line |= dict(unseen_error=calibration_error(unseen / heat, stuff.unseen[1]), seconds=round(time.time() - began))
+            line |= dict(
+                unseen_error=calibration_error(unseen / heat, stuff.unseen[1]), seconds=round(time.time() - began)
+            )
             print(json.dumps(line), flush=True)
             state = dict(net=live, optimiser=optimiser.state_dict(), generator=generator.get_state(), step=step)
             state |= dict(average=average, chance=torch.get_rng_state(), line=line, side=side)

@@ -113,7 +113,9 @@ def build(words: PreTrainedTokenizerFast, seed: int) -> Gemma3ForConditionalGene
     )
     torch.manual_seed(seed)
     model = Gemma3ForConditionalGeneration(config)
-    nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=tower.CONFIG["hidden_size"] ** -0.5)
+    nn.init.normal_(
+        model.model.multi_modal_projector.mm_input_projection_weight, std=tower.CONFIG["hidden_size"] ** -0.5
+    )
     model.generation_config.eos_token_id = ends
     return model
 
@@ -149,7 +151,9 @@ def _pad(rows: list[tuple[list[int], list[bool]]], pad: int, longest: int) -> tu
     return ids, labels
 
 
-def _loss(model: Gemma3ForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor, pictures=None) -> torch.Tensor:
+def _loss(
+    model: Gemma3ForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor, pictures=None
+) -> torch.Tensor:
     """Mean next-token loss over the answers; right padding needs no mask, since nothing looks ahead."""
     inner, length = model.model, ids.shape[1]
     hidden = inner.language_model.embed_tokens(ids)
@@ -192,8 +196,13 @@ def keywords_of(concepts: list[art.Concept], npm: Path) -> dict[str, list[str]]:
 
 @torch.no_grad()
 def named(
-    model: Gemma3ForConditionalGeneration, words: PreTrainedTokenizerFast, pictures: torch.Tensor, names: list[set[str]],
-    *, beams: int = 1, question: str = "What is in the image?",
+    model: Gemma3ForConditionalGeneration,
+    words: PreTrainedTokenizerFast,
+    pictures: torch.Tensor,
+    names: list[set[str]],
+    *,
+    beams: int = 1,
+    question: str = "What is in the image?",
 ) -> tuple[float, float]:
     """(top-1, top-`beams`) share of pictures (n, 3, side, side) whose free answer is one of its names."""
     model.eval()
@@ -220,16 +229,22 @@ def named(
 
 
 def train(
-    data: Path, npm: Path, tower_file: Path, out: Path, folder: Path, *, steps: int = 1800, batch: int = 24,
-    radius: float = 0.8, seed: int = 0,
+    data: Path,
+    npm: Path,
+    tower_file: Path,
+    out: Path,
+    folder: Path,
+    *,
+    steps: int = 1800,
+    batch: int = 24,
+    radius: float = 0.8,
+    seed: int = 0,
 ) -> None:
     """Train for `steps`; resumes from `out` if it holds a checkpoint; writes the finished model to `folder`."""  # fmt: skip
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     words = tokenizer()
     model = build(words, seed)
-    seeing = {
-        k.removeprefix("tower."): v for k, v in torch.load(tower_file)["average"].items() if k.startswith("tower.")
-    }
+    seeing = tower.weights(tower_file)
     model.model.vision_tower.load_state_dict(seeing)
     model.model.vision_tower.requires_grad_(False)
     concepts, facts = art.concepts(), text.facts()
@@ -267,6 +282,7 @@ def train(
     began = time.time()
     x = delta = ids = wanted = None
     while step < steps:
+        calm = step < steps // 5  # at first only what is seen is asked, unattacked: reading pictures starts slowly
         rate = 3e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for optimiser in optimisers:
             for group in optimiser.param_groups:
@@ -284,7 +300,7 @@ def train(
             for i, c in zip(here.tolist(), counts, strict=True):
                 concept = concepts[int(y[i])]
                 talk = text.conversation(concept, facts, rng, "picture", keywords[concept.name], counted=c or None)
-                rows.append(_tokens(words, talk, True))
+                rows.append(_tokens(words, talk[:1] if calm and not c else talk, True))
             ids, wanted = _pad(rows, words.pad_token_id, 150)
             delta = torch.zeros_like(x)
         rows = []
@@ -307,7 +323,7 @@ def train(
         (seen_loss + read_loss).backward()
         g = delta.grad
         g = g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
-        delta = delta.detach() + radius * torch.rand(batch, 1, 1, 1, generator=generator) * g
+        delta = delta.detach() + (not calm) * radius * torch.rand(batch, 1, 1, 1, generator=generator) * g
         nn.utils.clip_grad_norm_([p for _, p in trained], 1.0)
         for optimiser in optimisers:
             optimiser.step()
@@ -315,7 +331,10 @@ def train(
         keep = min(0.997, (1 + step) / (10 + step))
         for n, p in trained:
             average[n].lerp_(p.detach(), 1 - keep)
-        if step % 200 == 0 or step == steps:
+        if step % 25 == 0 and step % 150 != 0:
+            said = dict(step=step, seen_loss=round(seen_loss.item(), 3), read_loss=round(read_loss.item(), 3))
+            print(json.dumps(said | {"seconds": round(time.time() - began)}), flush=True)
+        if step % 150 == 0 or step == steps:
             live = {n: p.detach().clone() for n, p in trained}
             model.load_state_dict(average, strict=False)
             scores = dict(

@@ -25,7 +25,9 @@ def orthogonal(stack: torch.Tensor, rounds: int = 5) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum on orthogonalised matrices; the rate is scaled to AdamW's usual step size."""
 
-    def __init__(self, params: Iterable[torch.Tensor], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self, params: Iterable[torch.Tensor], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0
+    ):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ def _dark(body: str, factor: float = 0.55) -> str:
     """The commonest fill that is not nearly white or black, darkened; black if there is none."""
     fills = ["".join(2 * c for c in f) if len(f) == 3 else f for f in FILL.findall(body)]
     colours = [tuple(int(f[i : i + 2], 16) for i in (0, 2, 4)) for f in fills]
-    colours = [c for c in colours if 60 < max(c) and min(c) < 225]
+    colours = [c for c in colours if max(c) > 60 and min(c) < 225]
     if not colours:
         return "#000"
     return "#" + "".join(f"{round(v * factor):02x}" for v in Counter(colours).most_common(1)[0][0])

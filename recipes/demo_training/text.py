@@ -19,14 +19,108 @@ Turn = tuple[str, str]  # what the user says, what the assistant answers
 
 # The 100 words of appendix C of arXiv 2601.08017 (after Lindsey 2025), in its order and with its two repeats.
 BASELINE = tuple(
-    """desk jacket gondola laughter intelligence bicycle chair orchestra sand pottery arrowhead jewelry daffodil
-    plateau estuary quilt moment bamboo ravine archive hieroglyph star clay fossil wildlife flour traffic bubble
-    honey geode magnet ribbon zigzag puzzle tornado anthill galaxy poverty diamond universe vinegar nebula
-    knowledge marble fog river scroll silhouette marble cake valley whisper pendulum tower table glacier whirlpool
-    jungle wool anger rampart flower research hammer cloud justice dog butterfly needle fortress bonfire
-    skyscraper caravan patience bacon velocity smoke electricity sunset anchor parchment courage statue oxygen
-    time butterfly fabric pasta snowflake mountain echo piano sanctuary abyss air dewdrop garden literature rice
-    enigma""".split()
+    [
+        "desk",
+        "jacket",
+        "gondola",
+        "laughter",
+        "intelligence",
+        "bicycle",
+        "chair",
+        "orchestra",
+        "sand",
+        "pottery",
+        "arrowhead",
+        "jewelry",
+        "daffodil",
+        "plateau",
+        "estuary",
+        "quilt",
+        "moment",
+        "bamboo",
+        "ravine",
+        "archive",
+        "hieroglyph",
+        "star",
+        "clay",
+        "fossil",
+        "wildlife",
+        "flour",
+        "traffic",
+        "bubble",
+        "honey",
+        "geode",
+        "magnet",
+        "ribbon",
+        "zigzag",
+        "puzzle",
+        "tornado",
+        "anthill",
+        "galaxy",
+        "poverty",
+        "diamond",
+        "universe",
+        "vinegar",
+        "nebula",
+        "knowledge",
+        "marble",
+        "fog",
+        "river",
+        "scroll",
+        "silhouette",
+        "marble",
+        "cake",
+        "valley",
+        "whisper",
+        "pendulum",
+        "tower",
+        "table",
+        "glacier",
+        "whirlpool",
+        "jungle",
+        "wool",
+        "anger",
+        "rampart",
+        "flower",
+        "research",
+        "hammer",
+        "cloud",
+        "justice",
+        "dog",
+        "butterfly",
+        "needle",
+        "fortress",
+        "bonfire",
+        "skyscraper",
+        "caravan",
+        "patience",
+        "bacon",
+        "velocity",
+        "smoke",
+        "electricity",
+        "sunset",
+        "anchor",
+        "parchment",
+        "courage",
+        "statue",
+        "oxygen",
+        "time",
+        "butterfly",
+        "fabric",
+        "pasta",
+        "snowflake",
+        "mountain",
+        "echo",
+        "piano",
+        "sanctuary",
+        "abyss",
+        "air",
+        "dewdrop",
+        "garden",
+        "literature",
+        "rice",
+        "enigma",
+    ]
 )
 
 NUMBERS = ("none", "one", "two", "three", "four")
@@ -132,7 +226,7 @@ def _parse(line: str) -> Facts:
     extra = {}
     for pair in filter(None, (p.strip() for p in fields[7].split(";"))):
         key, _, values = pair.partition(":")
-        if key not in ASK and key != "n" or not values.strip():
+        if (key not in ASK and key != "n") or not values.strip():
             raise ValueError(
                 f"{FACTS.name}: {fields[0]}: {pair!r} is not 'key: value' with a key of {sorted(ASK)} or n"
             )
@@ -211,7 +305,7 @@ def a(phrase: str, like: str | None = None) -> str:
     if is_plural(noun) or _head(noun) in _listed("mass"):
         return phrase
     low = phrase.lower()
-    vowel = low[0] in "aeiou" and not low.startswith(CONSONANT_SOUND) or low.startswith("hour")
+    vowel = (low[0] in "aeiou" and not low.startswith(CONSONANT_SOUND)) or low.startswith("hour")
     return f"{'an' if vowel else 'a'} {phrase}"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -39,12 +40,40 @@ CLEAN: tuple[Phase, ...] = ((48, 1500),)
 ROBUST: tuple[Phase, ...] = ((48, 600), (72, 1800))
 
 
+@torch.no_grad()
+def prepare(model: SiglipVisionModel) -> None:
+    """Start as transformers trained on much data end up (Trockman and Kolter 2023, "Mimetic initialization").
+
+    Positions are sines and cosines of row and column; queries and keys start alike, so that a patch attends to its
+    like; value and output matrices together start near a negative identity.
+    """
+    width = CONFIG["hidden_size"]
+    side = SIDE // PATCH
+    rows, cols = (t.flatten().float() for t in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
+    rates = 1 / 100 ** (torch.arange(width // 4) / (width // 4))
+    waves = [f(t[:, None] * rates) for t in (rows, cols) for f in (torch.sin, torch.cos)]
+    model.embeddings.position_embedding.weight.copy_(0.5 * torch.cat(waves, -1))
+    heads = CONFIG["num_attention_heads"]
+    size = width // heads
+    for layer in model.encoder.layers:
+        attention = layer.self_attn
+        for h in range(heads):
+            u, s, v = torch.linalg.svd(0.5 * torch.randn(width, width) / width**0.5 + 0.5 * torch.eye(width))
+            root = s[:size].sqrt()
+            attention.q_proj.weight[h * size : (h + 1) * size] = (u[:, :size] * root).T
+            attention.k_proj.weight[h * size : (h + 1) * size] = root[:, None] * v[:size]
+        u, s, v = torch.linalg.svd(0.4 * torch.randn(width, width) / width**0.5 - 0.4 * torch.eye(width))
+        attention.v_proj.weight.copy_((u * s.sqrt()).T)
+        attention.out_proj.weight.copy_(s.sqrt()[None, :] * v.T)
+
+
 class Matcher(nn.Module):
     """The tower, and the words it is matched with: each concept is the mean of its words plus a vector of its own."""
 
     def __init__(self, words: list[list[int]], vocabulary: int, width: int = 192):
         super().__init__()
         self.tower = SiglipVisionModel(SiglipVisionConfig(**CONFIG))
+        prepare(self.tower)
         self.image = nn.Linear(CONFIG["hidden_size"], width)
         self.word = nn.EmbeddingBag(vocabulary, width, mode="mean")
         self.own = nn.Parameter(0.02 * torch.randn(len(words), width))
@@ -94,8 +123,16 @@ def _ball(delta: torch.Tensor, radius: float) -> torch.Tensor:
 
 
 def train(
-    data: Path, npm: Path, out: Path, *, clean: tuple[Phase, ...] = CLEAN, robust: tuple[Phase, ...] = ROBUST,
-    batch: int = 96, radius: float = 1.6, replays: int = 3, seed: int = 0,
+    data: Path,
+    npm: Path,
+    out: Path,
+    *,
+    clean: tuple[Phase, ...] = CLEAN,
+    robust: tuple[Phase, ...] = ROBUST,
+    batch: int = 96,
+    radius: float = 1.6,
+    replays: int = 3,
+    seed: int = 0,
 ) -> None:
     """Train through the clean and then the robust phases; resumes from `out` if it holds a checkpoint.
 
@@ -168,11 +205,39 @@ def train(
             live = {k: v.clone() for k, v in model.state_dict().items()}
             model.load_state_dict(average)
             scores = dict(
-                step=step, side=side, loss=round(loss.item(), 3), eps=round(eps, 2), batch=round((logits.argmax(1) == y[here]).float().mean().item(), 3),
-                seen=accuracy(model, near, near_y), unseen=accuracy(model, far, far_y), seconds=round(time.time() - began),
+                step=step,
+                side=side,
+                loss=round(loss.item(), 3),
+                eps=round(eps, 2),
+                batch=round((logits.argmax(1) == y[here]).float().mean().item(), 3),
+                seen=accuracy(model, near, near_y),
+                unseen=accuracy(model, far, far_y),
+                seconds=round(time.time() - began),
             )
             model.load_state_dict(live)
             print(json.dumps(scores), flush=True)
             partial = out.with_suffix(".partial")
-            torch.save(dict(model=live, optimisers=[o.state_dict() for o in optimisers], generator=generator.get_state(), average=average, step=step), partial)
+            torch.save(
+                dict(
+                    model=live,
+                    optimisers=[o.state_dict() for o in optimisers],
+                    generator=generator.get_state(),
+                    average=average,
+                    step=step,
+                ),
+                partial,
+            )
             partial.rename(out)
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    """The tower's averaged weights, float32, from a checkpoint of `train` or from what `keep` wrote."""
+    if file.suffix == ".safetensors":
+        return {k: v.float() for k, v in load_file(file).items()}
+    average = torch.load(file)["average"]
+    return {k.removeprefix("tower."): v for k, v in average.items() if k.startswith("tower.")}
+
+
+def keep(checkpoint: Path, file: Path) -> None:
+    """Write the averaged weights alone, float16."""
+    save_file({k: v.half().contiguous() for k, v in weights(checkpoint).items()}, file)

@@ -1,0 +1,131 @@
+"""Judges: who says what a picture shows, without having seen how it was made."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from . import demo
+from .pictures import as_tensors
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge sees in one picture: `names`, best first, with their `probabilities`; asked within `category`."""
+
+    names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    category: str | None = None
+
+    @property
+    def top(self) -> str:
+        """The best name."""
+        return self.names[0]
+
+    def rank(self, name: str) -> int:
+        """The place of a name, from 1; raises ValueError, with the nearest, for one that was no candidate."""
+        if name not in self.names:
+            near = difflib.get_close_matches(name, self.names, 1, 0.0)[0]
+            raise ValueError(f"{name!r} is not among the {len(self.names)} candidates; did you mean {near!r}?")
+        return self.names.index(name) + 1
+
+    def __str__(self) -> str:
+        return ", ".join(f"{n} {p:.0%}" for n, p in zip(self.names[:3], self.probabilities[:3], strict=False))
+
+
+class Judge(Protocol):
+    """Anything that names pictures."""
+
+    def judge(self, images: Any, *, category: str | None = None) -> list[Verdict]:
+        """A verdict for each picture; with a category, among its members only."""
+        ...
+
+
+class DemoJudge:
+    """The bundled judge: EfficientNet-Lite0, from ImageNet, taught emoji by vendors that the bundled model never saw.
+
+    names, categories   what it knows, in the order of its answers; scores   its accuracy when it was trained
+
+    >>> import nnsight_dream as nd
+    >>> from nnsight_dream import demo
+    >>> nd.DemoJudge().judge(demo.pictures(["sunflower"])[0].image)[0].top
+    'sunflower'
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu"):
+        from safetensors.torch import load_file
+
+        from .judge_net import EfficientNetLite0
+
+        place = Path(folder) if folder is not None else demo.folder() / "judge"
+        if not (place / "config.json").is_file():
+            raise FileNotFoundError(f"no judge in {place}: config.json and model.safetensors are looked for")
+        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        self.names: tuple[str, ...] = tuple(config["names"])
+        self.categories: tuple[str, ...] = tuple(config["categories"])
+        self.scores: dict[str, float] = config["scores"]
+        self._side, self._temperature = int(config["side"]), float(config["temperature"])
+        self._device = torch.device(device)
+        self._mean, self._std = (torch.tensor(config[k]).view(3, 1, 1).to(self._device) for k in ("mean", "std"))
+        self._net = EfficientNetLite0(len(self.names))
+        state = {k: v.float() for k, v in load_file(place / "model.safetensors").items()}
+        left = self._net.load_state_dict(state, strict=False)
+        missing = [k for k in left.missing_keys if not k.endswith("num_batches_tracked")]
+        if missing or left.unexpected_keys:
+            raise ValueError(f"{place} does not hold this judge's weights: {[*missing, *left.unexpected_keys][:5]}")
+        self._net.to(self._device).eval().requires_grad_(False)
+
+    def judge(self, images: Any, *, category: str | None = None) -> list[Verdict]:
+        """Name pictures: a PIL image, a path, a tensor (3, H, W) or (B, 3, H, W) in [0, 1], or a list of these.
+
+        Without a category: probabilities over all names. With one: the same, renormalised over its members.
+        Raises ValueError for an unknown category (with the nearest) and for pictures that are none.
+        """
+        logits = self.logits(images)
+        rows = list(range(len(self.names)))
+        if category is not None:
+            rows = [i for i, c in enumerate(self.categories) if c == category]
+            if not rows:
+                known = list(dict.fromkeys(self.categories))
+                near = difflib.get_close_matches(category, known, 1, 0.0)[0]
+                raise ValueError(f"no category {category!r}; did you mean {near!r}? There are {', '.join(known)}")
+        sure = (logits[:, rows] / self._temperature).softmax(-1)
+        order = sure.argsort(-1, descending=True)
+        return [
+            Verdict(tuple(self.names[rows[i]] for i in o.tolist()), tuple(p[o].tolist()), category)
+            for p, o in zip(sure, order, strict=True)
+        ]
+
+    def logits(self, images: Any) -> torch.Tensor:
+        """(pictures, names) before the softmax, at temperature 1."""
+        with torch.no_grad():
+            found = [self._net(self._input(part)) for same in _pictures(images) for part in same.split(64)]
+        return torch.cat(found).float().cpu()
+
+    def _input(self, pictures: torch.Tensor) -> torch.Tensor:
+        x = pictures.to(self._device)
+        if tuple(x.shape[-2:]) != (self._side, self._side):
+            x = F.interpolate(x, (self._side, self._side), mode="bilinear", antialias=True)
+        return (x - self._mean) / self._std
+
+
+def _pictures(images: Any) -> list[torch.Tensor]:
+    """Tensors (B, 3, H, W) of pictures that may be given as files."""
+    many: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
+    opened = []
+    for image in many:
+        if isinstance(image, (str, os.PathLike)):
+            with Image.open(image) as file:
+                opened.append(file.convert("RGBA"))
+        else:
+            opened.append(image)
+    return as_tensors(opened, "images")

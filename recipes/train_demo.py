@@ -1,0 +1,71 @@
+"""How is the bundled model made? Everything, from fetching the art to the weights in the package, by one command.
+
+    python recipes/train_demo.py [--work build/train] [--only STAGE ...] [--threads 2] [--quick]
+
+Stages: fetch (npm packages), render, tower, language, judge, bundle. Each resumes from its last checkpoint and is
+skipped when done. Needs `pip install "nnsight-dream[train]"`, npm and hours of two cores; see MODEL_CARD.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+STAGES = ("fetch", "render", "tower", "language", "judge", "bundle")
+DATA = Path(__file__).parents[1] / "nnsight_dream" / "data"
+# of the full schedule, to see that everything runs (minutes)
+QUICK_TOWER = dict(clean=((48, 20),), robust=((48, 10), (72, 10)))
+
+
+def main() -> None:
+    """Run the stages in order."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("build/train"), help="downloads and checkpoints")
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="a few steps of each stage: nothing worth keeping")
+    args = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(args.threads)
+    for stage in args.only:
+        began = time.time()
+        print(f"== {stage}", flush=True)
+        run(stage, args.work, args.seed, args.quick)
+        print(f"== {stage}: {time.time() - began:.0f} s", flush=True)
+
+
+def run(stage: str, work: Path, seed: int, quick: bool) -> None:
+    """One stage."""
+    from demo_training import art, bundle, judge, language, tower
+
+    npm, pictures = work / "npm", work / "art.npz"
+    if stage == "fetch":
+        art.fetch(npm)
+    elif stage == "render":
+        if not pictures.exists():
+            art.render(npm, pictures)
+    elif stage == "tower":
+        tower.train(pictures, npm, work / "tower.pt", seed=seed, **(QUICK_TOWER if quick else {}))
+    elif stage == "language":
+        steps = {"steps": 20} if quick else {}
+        seeing = work / "tower.pt"
+        if not seeing.exists():  # then the one that was kept
+            seeing = Path(tower.__file__).with_name("tower.safetensors")
+        language.train(pictures, npm, seeing, work / "language.pt", work / "vlm", seed=seed, **steps)
+    elif stage == "judge":
+        judge.train(pictures, npm, work / "judge.pt", seed=seed, **({"steps": 20} if quick else {}))
+    elif stage == "bundle":
+        if not quick:
+            shutil.copytree(work / "vlm", DATA / "vlm", dirs_exist_ok=True)
+        bundle.everything(work, (work / "bundle") if quick else DATA)
+
+
+if __name__ == "__main__":
+    main()

@@ -157,11 +157,12 @@ def _warn_unshown(texts: Sequence[str]) -> None:
     known = {name.casefold(): c.name for c in demo.concepts() for name in (*c.aliases, c.name)}
     for text in texts:
         if isinstance(text, str) and text.strip() and text.strip().casefold() not in known:
-            near = difflib.get_close_matches(text.strip().casefold(), known, 5, 0.0)
+            said = text.strip().casefold()
+            near = difflib.get_close_matches(said, known, 5) or difflib.get_close_matches(said, known, 5, 0.0)
             names = ", ".join(list(dict.fromkeys(known[n] for n in near))[:3])
             warnings.warn(
-                f"the demo model was never shown {text.strip()!r}, so its direction means little; the nearest "
-                f"names that it knows are {names} (all of them: nnsight-dream concepts)",
+                f"the demo model was never shown {text.strip()!r}, so its direction means little; nearest "
+                f"among what it knows: {names} (all of them: nnsight-dream concepts)",
                 stacklevel=4,
             )
 

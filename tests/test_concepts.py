@@ -116,6 +116,20 @@ def test_batches_and_padding_change_nothing(tiny_vlm, monkeypatch, tokens):
         assert torch.allclose(alone.vector, same.vector, atol=1e-5)
 
 
+def test_the_mask_tells_padding_from_text(tiny_vlm, monkeypatch):
+    real, seen = concepts.read_text, []
+
+    def read_text(vlm, ids, mask, sites):
+        seen.append((ids, mask))
+        return real(vlm, ids, mask, sites)
+
+    monkeypatch.setattr(concepts, "read_text", read_text)
+    nd.concept(tiny_vlm, ["a", "octopus in San Francisco"], 1, baseline=None)
+    ((ids, mask),) = seen  # families that look ahead depend on it; this causal one would not show it
+    assert torch.equal(mask, (ids != tiny_vlm.tokenizer.pad_token_id).long())
+    assert mask[0].sum() < mask[1].sum() == ids.shape[1]
+
+
 def test_what_comes_back_has_the_shape_asked_for(tiny_vlm):
     make = functools.partial(nd.concept, tiny_vlm, baseline=FEW)
     assert isinstance(make("bee", 1), nd.Direction)
@@ -308,10 +322,15 @@ def as_demo(tiny_vlm, monkeypatch):
 
 
 def test_a_word_the_demo_never_saw_is_told_with_the_nearest(as_demo):
-    with pytest.warns(UserWarning, match="never shown 'octopuss'.*nearest names that it knows are octopus, "):
+    with pytest.warns(UserWarning, match=r"never shown 'octopuss'.*nearest among what it knows: octopus \(all"):
         nd.concept(as_demo, "octopuss", 1, baseline=FEW)
-    with pytest.warns(UserWarning, match="never shown 'puppies'.* are dog"):
+    with pytest.warns(UserWarning, match=r"never shown 'puppies'.*: dog \(all"):
         nd.concept(as_demo, ["bee", "puppies"], 1, baseline=FEW)
+
+
+def test_a_word_like_none_of_them_still_gets_the_nearest(as_demo):
+    with pytest.warns(UserWarning, match=r"never shown 'zzzz'.*knows: \w"):
+        nd.concept(as_demo, "zzzz", 1, baseline=FEW)
 
 
 def test_words_the_demo_saw_are_quiet(as_demo, tiny_vlm):

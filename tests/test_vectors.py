@@ -142,8 +142,9 @@ def test_equal_only_to_itself_and_frozen():
         a.label = "other"
 
 
-def test_it_keeps_its_own_plain_copy():
-    source = torch.ones(3, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_keeps_its_own_plain_copy(dtype):
+    source = torch.ones(3, dtype=dtype, requires_grad=True)
     story = {"words": ["x"]}
     a = Direction(source, Site(1), "a", "m", story)
     with torch.no_grad():

@@ -130,7 +130,7 @@ def _row(prototype: Any, verdict: Any) -> dict[str, Any]:
 def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False)  # a folder or label may hold brackets
     for prototype, verdict in zip(made, verdicts, strict=True):
         console.print(prototype)
         console.print(f"{prototype.site} = {prototype.hf_name}", style="dim", highlight=False)
@@ -172,7 +172,7 @@ def _inspect(args: argparse.Namespace) -> int:
     for key, value in facts.items():
         lines = "\n".join(f"{k:<11} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(key, lines)
-    Console().print(table)
+    Console(markup=False).print(table)
     return 0
 
 

@@ -153,16 +153,22 @@ class NaturalNoise:
         return _mean_patch(vlm, [(0.5 + 0.2 * noise).clamp(0, 1)], site)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pictures:
-    """The mean patch over reference pictures (PIL images, any size); `Pictures.bundled()` are the demo's own."""
+    """The mean patch over reference pictures (PIL images, any size); `Pictures.bundled()` are the demo's own.
 
-    images: tuple[Image.Image, ...]
+    Two are equal only if they are the same object. Raises ValueError for no picture.
+    """
+
+    images: Sequence[Image.Image]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", tuple(self.images))
+        if not self.images:
+            raise ValueError("Pictures() holds no picture: give a non-empty list of PIL images")
 
     def of(self, vlm: VLM, site: Site) -> torch.Tensor:
         """(d,) the centre at a site."""
-        if not self.images:
-            raise ValueError("Pictures() holds no picture: give a non-empty tuple of PIL images")
         return _mean_patch(vlm, as_tensors(list(self.images), "images"), site)
 
     @classmethod

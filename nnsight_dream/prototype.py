@@ -162,13 +162,14 @@ class Prototypes(list[Prototype]):
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Save each into a folder of its own below `folder`; returns `folder`."""
         folder = Path(folder)
+        written: set[Path] = set()
         for one in self:
             slug = re.sub(r"[^\w-]+", "-", one.label).strip("-")[:60] or "direction"
             name = f"{slug}-layer{one.site.layer}-seed{one.seed}"
             target, copy = folder / name, 2
-            while (target / "prototype.json").exists() and Prototype.load(target).label != one.label:
+            while target in written or _another(target, one):
                 target, copy = folder / f"{name}-{copy}", copy + 1
-            one.save(target)
+            written.add(one.save(target))
         return folder
 
     def _repr_html_(self) -> str:
@@ -178,6 +179,14 @@ class Prototypes(list[Prototype]):
         from rich.columns import Columns
 
         return Columns(list(self), padding=(1, 2))
+
+
+def _another(folder: Path, one: Prototype) -> bool:
+    """Whether a folder holds the prototype of another label or site, of which nothing may be lost."""
+    if not (folder / "prototype.json").exists():
+        return False
+    there = Prototype.load(folder)
+    return (there.label, there.site) != (one.label, one.site)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 KINDS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 _TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.hook_(\w+)")
-_HUGGING_FACE = re.compile(r"(?:[\w.]+\.)?layers\.(\d+)(?:\.(.+?))??(?:\.(output|input))?")
+_HUGGING_FACE = re.compile(r"((?:[\w.]+\.)?layers)\.(\d+)(?:\.(.+?))??(?:\.(output|input))?")
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Site:
         return f"layer {self.layer} ({self.tl_name})"
 
 
-def parse(name: str, kinds: dict[str, tuple[str, str]]) -> Site:
-    """The site that a TransformerLens or Hugging Face name means; `kinds` is a family's own.
+def parse(name: str, kinds: dict[str, tuple[str, str]], stack: str) -> Site:
+    """The site that a TransformerLens or Hugging Face name means; `kinds` and `stack`, its layers, are a family's own.
 
     Raises ValueError, with the nearest valid name, for a name that is neither.
     """
@@ -60,7 +60,11 @@ def parse(name: str, kinds: dict[str, tuple[str, str]]) -> Site:
             )
         return Site(layer, kind)
     if match := _HUGGING_FACE.fullmatch(name):
-        layer, module, side = int(match[1]) + 1, match[2] or "", match[3] or "output"
+        layer, module, side = int(match[2]) + 1, match[3] or "", match[4] or "output"
+        if not f".{stack}".endswith(f".{match[1]}"):
+            raise ValueError(
+                f"site {name!r}: {match[1]} are not the decoder layers; did you mean '{stack}{name[len(match[1]) :]}'?"
+            )
         for kind, path in kinds.items():
             if path == (module, side):
                 return Site(layer, kind)

@@ -25,6 +25,7 @@ from .trace import Augmentation, Canvas, Climb, Term, ascend, read_pictures
 from .vlm import VLM
 
 Watch = Callable[[int, torch.Tensor], None]
+_OTHERS = ("settings", "seed", "terms", "progress")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Settings:
         for name, allowed in (("optimiser", ("sgd", "adam")), ("schedule", ("constant", "cosine"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}")
+        for name, method in (("pooling", "__call__"), ("score", "__call__"), ("canvas", "render")):
+            value = getattr(self, name)
+            if isinstance(value, type) or not hasattr(value, method):
+                raise ValueError(f"{name}={value!r}: a value such as {getattr(type(self), name)!r} is needed")
         if not isinstance(self.augment, tuple):
             raise ValueError(f"augment={self.augment!r}: a tuple of augmentations is needed: (Shift(), Noise(0.2))")
         if not hasattr(self.centre, "of") and not isinstance(self.centre, torch.Tensor):
@@ -160,9 +165,12 @@ def synthesize(
     """
     wanted = [directions] if isinstance(directions, Direction) else list(directions)
     seeds = [seed] if isinstance(seed, int) else list(seed)
-    _check(vlm, wanted, seeds)
+    _check(vlm, [*wanted, *(t.direction for t in terms if isinstance(t, Away))], seeds)
     if settings is None:
         settings = Settings.demo() if vlm.is_demo else Settings.paper(wanted[0].site.layer)
+    for name in changes:  # one of these, misspelt, is no setting misspelt
+        if name not in settings.record() and (near := difflib.get_close_matches(name, _OTHERS, 1, 0.75)):
+            raise TypeError(f"no setting {name!r}; did you mean {near[0]!r}? Beside settings there are {_OTHERS}")
     settings = settings.but(**changes)
     jobs = [(d, s) for d in wanted for s in seeds]
     made: list[Prototype] = []
@@ -205,8 +213,12 @@ def centre(vlm: VLM, site: Site, choice: Any) -> torch.Tensor:
         if choice.shape != (vlm.width_at(site),):
             raise ValueError(f"centre is {tuple(choice.shape)}; {vlm.describe(site)} needs ({vlm.width_at(site)},)")
         return choice.to(vlm.device, torch.float32)
+    try:
+        hash(choice)
+    except TypeError:  # one of the user's own that cannot be remembered
+        return choice.of(vlm, site)
     kept = vlm._cache.setdefault("centres", {})
-    key = (site, choice)
+    key = (site, choice, vlm.device, vlm.dtype)
     if key not in kept:
         kept[key] = choice.of(vlm, site)
     return kept[key]

@@ -22,13 +22,47 @@ def _run(vlm: VLM, sites: Sequence[Site], inputs: dict[str, Any]) -> dict[Site, 
     """Activations (B, T, d) of whole sequences at each site, with their graph if gradients are on."""
     import nnsight
 
-    ordered = sorted(set(sites), key=lambda s: s.order)
+    ordered = _in_order(vlm, sites)
     points = [(vlm.model.get(path), side) for path, side in map(vlm._module_path, ordered)]
     root = vlm.model.get(vlm.family.root)
     with root.trace(**inputs, use_cache=False) as tracer:
         reached = nnsight.save([getattr(envoy, side) for envoy, side in points])
         tracer.stop()
-    return dict(zip(ordered, reached, strict=True))
+    return {site: _states(vlm, site, value) for site, value in zip(ordered, reached, strict=True)}
+
+
+def _in_order(vlm: VLM, sites: Sequence[Site]) -> list[Site]:
+    """Sites in the order in which a forward pass reaches them."""
+    found = sorted(set(sites), key=lambda s: s.order)
+    if all(s.kind in vlm.family.kinds for s in found) or len({s.layer for s in found}) == len(found):
+        return found
+    if "order" not in vlm._cache:  # inside a block only a pass can tell: one token through the first
+        came: list[str] = []
+        first = vlm.hf.get_submodule(f"{vlm.family.layers}.0")
+        handles = []
+        for name, module in first.named_modules():
+            handles.append(module.register_forward_pre_hook(lambda *_, at=f"{name}.input": came.append(at)))
+            handles.append(module.register_forward_hook(lambda *_, at=f"{name}.output": came.append(at)))
+        try:
+            one = torch.ones(1, 1, dtype=torch.long)
+            read_text(vlm, one, one, [Site(1)])
+        finally:
+            for handle in handles:
+                handle.remove()
+        vlm._cache["order"] = {at: i for i, at in enumerate(dict.fromkeys(came))}
+    came_at, kinds = vlm._cache["order"], vlm.family.kinds
+    return sorted(found, key=lambda s: (s.layer, came_at.get(".".join(kinds.get(s.kind, (s.kind,))), len(came_at))))
+
+
+def _states(vlm: VLM, site: Site, value: Any) -> torch.Tensor:
+    """What a module gave, if it is (batch, tokens, width); of several results the first."""
+    value = value[0] if isinstance(value, tuple) else value
+    if not isinstance(value, torch.Tensor) or value.ndim != 3:
+        raise ValueError(
+            f"{vlm.describe(site)} holds {tuple(getattr(value, 'shape', ())) or type(value).__name__}, not (batch, "
+            f"tokens, width); kinds that do are {', '.join(vlm.family.kinds)}, self_attn.o_proj.input, mlp.output"
+        )
+    return value
 
 
 def read_text(
@@ -47,11 +81,13 @@ def read_text(
 def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
     """All inputs but the pixels for `count` pictures; what does not change from step to step is made once."""
     prompt = vlm.image_prompt
-    if "constants" not in vlm._cache:
+    attention = getattr(vlm.config.get_text_config(), "_attn_implementation", None)
+    key = ("constants", vlm.device, vlm.dtype, attention)  # what the user may change meanwhile
+    if key not in vlm._cache:
         extra = {k: v.to(vlm.device) for k, v in prompt.extra.items()}
-        vlm._cache["constants"] = {"attention_mask": _masks(vlm, extra)} if vlm.family.masks else extra
+        vlm._cache[key] = {"attention_mask": _masks(vlm, extra)} if vlm.family.masks else extra
     ids = prompt.ids.to(vlm.device).expand(count, -1)
-    constants = vlm._cache["constants"]
+    constants = vlm._cache[key]
     if vlm.family.masks:
         return {"input_ids": ids, **constants}
     return {"input_ids": ids, **{k: v.expand(count, *v.shape[1:]) for k, v in constants.items()}}
@@ -85,6 +121,9 @@ def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int |
     Carries the graph back to `pictures` where they require gradients; weights are frozen meanwhile.
     """
     where = [vlm.site(s) for s in sites]
+    low, high = (float(x) for x in pictures.detach().aminmax()) if pictures.numel() else (0.0, 1.0)
+    if not (low >= -1e-4 and high <= 1 + 1e-4):
+        raise ValueError(f"pictures are in [0, 1]; got {low:.3g} to {high:.3g}. Divide 8-bit values by 255")
     needed = torch.is_grad_enabled() and pictures.requires_grad
     with torch.set_grad_enabled(needed), vlm.quiet():
         inputs = {**_picture_inputs(vlm, len(pictures)), **vlm.pack(pictures)}
@@ -280,8 +319,34 @@ def _check_paths(vlm: VLM) -> None:
                 f"family {family.name}: field '{field}' says {path!r}, which is not in {type(vlm.hf).__name__}; there "
                 f"is {', '.join(there[:20])}"
             ) from None
-    for kind in family.kinds:
-        vlm.site(vlm.first_layer, kind)
+    for field in ("layers", "tower", "projector"):
+        path = getattr(family, field)
+        if not path.startswith(f"{family.root}."):
+            raise ValueError(
+                f"family {family.name}: field 'root' says {family.root!r}, but field '{field}', {path!r}, is outside"
+            )
+    stack: torch.nn.Module = vlm.hf.get_decoder()  # type: ignore[operator]
+    if vlm.hf.get_submodule(family.layers) not in list(stack.children()):
+        lists = [name for name, m in vlm.hf.named_modules() if isinstance(m, torch.nn.ModuleList)]
+        raise ValueError(
+            f"family {family.name}: field 'layers' says {family.layers!r}, which is not part of the decoder "
+            f"({type(stack).__name__}); lists of modules are {', '.join(lists)}"
+        )
+    for field in ("begin_id", "end_id"):
+        if not hasattr(vlm.config, getattr(family, field)):
+            there = [name for name in vlm.config.to_dict() if name.endswith(("token_id", "token_index"))]
+            raise ValueError(
+                f"family {family.name}: field '{field}' says {getattr(family, field)!r}, which is not in the config; "
+                f"there is {', '.join(there)}"
+            )
+    for kind, (module, side) in family.kinds.items():
+        block = vlm.hf.get_submodule(f"{family.layers}.0")
+        if side not in ("input", "output") or module not in dict(block.named_modules()):
+            there = [name for name, _ in block.named_modules() if name]
+            raise ValueError(
+                f"family {family.name}: field 'kinds' says that {kind!r} is the {side!r} of {module!r} in a block; "
+                f"sides are 'input' and 'output', modules {', '.join(there)}"
+            )
 
 
 def _check_prompt(vlm: VLM) -> None:
@@ -292,12 +357,19 @@ def _check_prompt(vlm: VLM) -> None:
             f"family {vlm.family.name}: field 'grid' says {rows} x {cols} = {rows * cols} image tokens; the prompt has "
             f"{len(prompt.positions)}"
         )
+    height, width = vlm.image_size
+    if rows * width != cols * height:  # patches are square
+        raise ValueError(
+            f"family {vlm.family.name}: field 'grid' says {rows} x {cols}, which is not the shape of a picture of "
+            f"{height} x {width} pixels"
+        )
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
     text = vlm.processor.apply_chat_template(turn, tokenize=False)
     from PIL import Image
 
     picture = Image.new("RGB", (vlm.image_size[1], vlm.image_size[0]), (128, 128, 128))
-    own = torch.as_tensor(vlm.processor(text=[text], images=[[picture]], add_special_tokens=False)["input_ids"][0])
+    given = vlm.processor(text=[text], images=[[picture]], add_special_tokens=False)
+    own = torch.as_tensor(given["input_ids"][0])
     mine = prompt.ids
     placed = int((own == vlm.config.image_token_id).sum())
     if placed != rows * cols:
@@ -310,13 +382,22 @@ def _check_prompt(vlm: VLM) -> None:
             f"family {vlm.family.name}: fields 'wrapped' and 'placeholder' give {prompt.text!r}, but this checkpoint's "
             f"processor gives {vlm.tokenizer.decode(own)!r}"
         )
+    for name, value in given.items():  # what goes with the ids, token by token
+        if name in ("input_ids", "attention_mask") or np.shape(value) != (1, len(own)):
+            continue
+        made = prompt.extra.get(name)
+        if made is None or not torch.equal(made[0].cpu(), torch.as_tensor(value[0])[: len(mine)]):
+            raise ValueError(
+                f"family {vlm.family.name}: field 'extra' makes {', '.join(prompt.extra) or 'nothing'}; this "
+                f"checkpoint's processor also gives {name}, or gives it other values"
+            )
 
 
 def _check_pixels(vlm: VLM) -> None:
     from PIL import Image
 
     height, width = vlm.image_size
-    for size in ((height, width), (max(8, height * 3 // 4),) * 2):
+    for size in ((height, width), (max(8, height * 3 // 4), max(8, width // 2))):  # not square: tiling would show
         noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         theirs = vlm.processor.image_processor(images=[Image.fromarray(noise)], return_tensors="pt")["pixel_values"]
         x = torch.from_numpy(noise).permute(2, 0, 1)[None].float() / 255

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,14 +120,16 @@ class VLM:
         if isinstance(where, int):
             site = Site(where + 1 - self.first_layer, kind or "resid_post")
         else:
-            site = parse(where, kinds) if isinstance(where, str) else where
+            site = parse(where, kinds, self.family.layers) if isinstance(where, str) else where
             if kind is not None and kind != site.kind:
                 site = Site(site.layer, kind, site.tokens)
         if not 1 <= site.layer <= self.layers:
+            back = self.first_layer - 1  # from our count to the user's
+            first, last = 1 + back, self.layers + back
             raise ValueError(
-                f"layer {site.layer} is not in this model: it has layers 1 to {self.layers}"
-                + (" (embeddings are kind='resid_pre' of layer 1)" if site.layer == 0 else "")
-                + f"; the nearest is layer={min(max(site.layer, 1), self.layers)}"
+                f"layer {site.layer + back} is not in this model: it has layers {first} to {last}"
+                + (f" (embeddings are kind='resid_pre' of layer {first})" if site.layer == 0 else "")
+                + f"; the nearest is layer={first if site.layer < 1 else last}"
                 + (self._cut_note() if site.layer > self.layers else "")
             )
         if site.tokens != "image":
@@ -173,18 +176,25 @@ class VLM:
     def width_at(self, site: int | str | Site) -> int:
         """The width of the activation at a site: d_model, except inside a block."""
         site = self.site(site)
+        if site.kind in self.family.kinds:
+            return self.width
         path, side = self._module_path(site)
         module = self.hf.get_submodule(path)
         if isinstance(module, torch.nn.Linear):
             return module.in_features if side == "input" else module.out_features
-        return self.width
+        if ("width", site.kind) not in self._cache:  # other modules do not tell: run one token
+            from .trace import read_text
+
+            one = torch.ones(1, 1, dtype=torch.long)
+            self._cache["width", site.kind] = read_text(self, one, one, [site])[site].shape[-1]
+        return int(self._cache["width", site.kind])
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
     def pack(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         """Pixel inputs of the model for pictures (B, 3, H, W), RGB in [0, 1], of any size; differentiable.
 
-        Raises ValueError for another rank or a picture that is not finite or leaves [0, 1] by more than 1e-4.
+        Noise may lead out of [0, 1]; nothing is clipped. Raises ValueError for another shape.
         """
         if pictures.ndim != 4 or pictures.shape[1] != 3:
             raise ValueError(f"pictures must be (batch, 3, height, width); got {tuple(pictures.shape)}")
@@ -252,7 +262,10 @@ def _image_prompt(vlm: VLM) -> ImagePrompt:
     begin, end = _token(vlm, family.begin_id), _token(vlm, family.end_id)
     image = vlm.tokenizer.convert_ids_to_tokens(image_id)
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
-    text = vlm.tokenizer.apply_chat_template(turn, tokenize=False)
+    own = getattr(vlm.tokenizer, "chat_template", None)  # some checkpoints keep it with the processor alone
+    text = vlm.tokenizer.apply_chat_template(
+        turn, tokenize=False, chat_template=own or getattr(vlm.processor, "chat_template", None)
+    )
     placeholder = family.placeholder.format(begin=begin, image=image, end=end)
     if text.count(placeholder) != 1:
         raise ValueError(
@@ -302,15 +315,24 @@ def load(
     """
     import nnsight
 
+    named = ("processor", "up_to_layer", "check", "device", "dtype", "family", "first_layer")
+    for name in options:
+        if near := difflib.get_close_matches(name, named, 1, 0.8):
+            raise TypeError(f"load: unexpected keyword {name!r}; did you mean {near[0]}=?")
     if isinstance(x, VLM):
+        asked = {"processor": processor, "up_to_layer": up_to_layer, "device": device, "dtype": dtype, "family": family}
+        told = [k for k, v in {**asked, **options}.items() if v is not None]
+        if told or first_layer not in (1, x.first_layer):
+            raise ValueError(f"{', '.join(told or ['first_layer'])}= cannot change a VLM; load its model or name anew")
         return x
     if first_layer not in (0, 1):
         raise ValueError(f"first_layer={first_layer!r}: layers count from 1 (the default) or from 0")
     if isinstance(x, (str, Path)):
-        placed = dict(options, **({"device_map": device} if device is not None else {}))
-        if dtype is not None:
-            placed["dtype"] = dtype
-        vlm = _from_checkpoint(x, processor, up_to_layer, family, placed)
+        placed = dict(options) if dtype is None else dict(options, dtype=dtype)
+        straight = device is not None and importlib.util.find_spec("accelerate") is not None
+        vlm = _from_checkpoint(x, processor, up_to_layer, family, placed | ({"device_map": device} if straight else {}))
+        if device is not None and not straight:  # without accelerate weights go by way of the cpu
+            vlm.hf.to(device)
     else:
         given = {"up_to_layer": up_to_layer, "device": device, "dtype": dtype, **options}
         if told := [k for k, v in given.items() if v is not None]:
@@ -318,7 +340,7 @@ def load(
                 f"{', '.join(told)}= can only be given with a hub id or a folder; this model is already loaded and is "
                 "kept as it is. Move or convert it yourself, or pass its name instead."
             )
-        model = x if isinstance(x, nnsight.NNsight) else None
+        model = x if isinstance(x, nnsight.Envoy) else None  # what NNsight and TransformersModel have in common
         hf = x._module if model is not None else x
         if not isinstance(hf, torch.nn.Module) or not hasattr(hf, "config"):
             raise TypeError(

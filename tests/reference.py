@@ -1,11 +1,15 @@
-"""Slow and obvious versions of what the package computes, in NumPy and float64, to compare with."""
+"""Slow and obvious versions of what the package computes, in NumPy and float64 or plain torch, to compare with."""
 
 from __future__ import annotations
 
 import cmath
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import torch
 
 # -- reading pictures between their pixels ----------------------------------------------------------------------
 
@@ -136,3 +140,168 @@ def rotate(picture: np.ndarray, angle: float) -> np.ndarray:
             y, x = (height - 1) / 2 - source.imag, source.real + (width - 1) / 2
             found[:, i, j] = read(picture, mirrored(y, height), mirrored(x, width))
     return found
+
+
+# -- reading a model with plain hooks ---------------------------------------------------------------------------
+
+BLOCK = "model.language_model.layers.{}"
+# the module below a block, and whether its input or its output is meant
+PLACES = {
+    "resid_pre": ("", "input"),
+    "attn_out": (".post_attention_layernorm", "output"),
+    "mlp_out": (".post_feedforward_layernorm", "output"),
+    "resid_post": ("", "output"),
+    "self_attn.o_proj.input": (".self_attn.o_proj", "input"),
+    "self_attn.o_proj.output": (".self_attn.o_proj", "output"),
+    "mlp.down_proj.input": (".mlp.down_proj", "input"),
+    "mlp.gate_proj.output": (".mlp.gate_proj", "output"),
+}
+
+
+@contextmanager
+def hooked(hf: torch.nn.Module, layer: int, kind: str) -> Iterator[list[torch.Tensor]]:
+    """What a forward pass brings at one place, caught by a plain hook: a list that fills, one tensor a pass."""
+    module, side = PLACES[kind]
+    caught: list[torch.Tensor] = []
+
+    def before(module: Any, args: tuple, kwargs: dict) -> None:
+        caught.append(args[0] if args else kwargs["hidden_states"])
+
+    place = hf.get_submodule(BLOCK.format(layer - 1) + module)
+    if side == "input":
+        handle = place.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = place.register_forward_hook(lambda module, args, output: caught.append(output))
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+def picture_prompt(processor: Any, question: str = "What is it?") -> dict[str, torch.Tensor]:
+    """Ids and types of a whole question about one picture, as the model's own processor makes them."""
+    from PIL import Image
+
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    text = processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    size = processor.image_processor.size
+    picture = Image.new("RGB", (size["width"], size["height"]))
+    given = processor(text=[text], images=[[picture]], add_special_tokens=False, return_tensors="pt")
+    return {name: given[name] for name in ("input_ids", "token_type_ids")}
+
+
+def patches(hf: Any, processor: Any, pixels: torch.Tensor, layer: int, kind: str = "resid_post") -> torch.Tensor:
+    """Image-token activations (B, n, d) for pixel_values (B, 3, H, W), by a whole forward pass with a hook."""
+    prompt = {name: ids.expand(len(pixels), -1) for name, ids in picture_prompt(processor).items()}
+    with hooked(hf, layer, kind) as caught:
+        hf(pixel_values=pixels, **prompt)
+    return caught[0][:, prompt["input_ids"][0] == hf.config.image_token_id]
+
+
+# -- objectives -------------------------------------------------------------------------------------------------
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The cosine of the angle between two vectors."""
+    return float((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()))
+
+
+def attention(
+    patches: np.ndarray,
+    direction: np.ndarray,
+    rows: int,
+    cols: int,
+    tau: float,
+    sigma: tuple[float, float],
+    progress: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """arXiv 2601.08017, 2.2, patch by patch, in float64: centred patches (n, d) to pooled (d,) and weights (n,).
+
+    sigma is in units of a 16 x 16 grid: on another one it is scaled by side / 16, side by side.
+    """
+    now = sigma[0] + (sigma[1] - sigma[0]) * progress
+    weights = np.zeros(rows * cols)
+    for row in range(rows):
+        for col in range(cols):
+            y, x = (row - (rows - 1) / 2) / (now * rows / 16), (col - (cols - 1) / 2) / (now * cols / 16)
+            likeness = cosine(patches[row * cols + col].astype(np.float64), direction.astype(np.float64))
+            weights[row * cols + col] = math.exp(-(y * y + x * x) / 2) * math.exp(likeness / tau)
+    weights /= weights.sum()
+    return (weights[:, None] * patches).sum(0), weights
+
+
+# -- the climb --------------------------------------------------------------------------------------------------
+
+
+def climb(
+    hf: Any,
+    processor: Any,
+    layer: int,
+    direction: torch.Tensor,
+    canvas: Any,
+    augment: Sequence[Callable[..., torch.Tensor]],
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+    clip: float,
+    optimiser: str = "sgd",
+    schedule: str = "constant",
+    tau: float = 0.5,
+    detach: bool = False,
+    seed: int = 0,
+) -> tuple[torch.Tensor, list[float], list[float]]:
+    """The whole ascent of one picture with a hook, a full forward pass and the optimiser written out.
+
+    Canvas and augmentations are the package's own (they have tests of their own); nothing else is. Returns the
+    picture (3, H, W), the score before each step and the norm of each gradient before it was clipped.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = [part.requires_grad_(True) for part in canvas.start(1, [generator])]
+    first = [torch.zeros_like(part) for part in parts]
+    second = [torch.zeros_like(part) for part in parts]
+    images = processor.image_processor
+    side, mean, std = (
+        images.size["height"],
+        *(torch.tensor(x).view(3, 1, 1) for x in (images.image_mean, images.image_std)),
+    )
+    rows = math.isqrt(hf.config.mm_tokens_per_image)
+
+    def read(pictures: torch.Tensor) -> torch.Tensor:
+        small = torch.nn.functional.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
+        return patches(hf, processor, (small - mean) / std, layer)
+
+    with torch.no_grad():
+        centre = read(torch.full((1, 3, side, side), 0.5)).mean((0, 1))
+    scores, norms = [], []
+    for step in range(steps):
+        progress = step / (steps - 1)
+        views = canvas.render(parts).repeat(batch, 1, 1, 1)
+        for change in augment:
+            views = change(views, [generator], batch)
+        sigma = (2 + 14 * progress) * rows / 16
+        at = torch.arange(rows) - (rows - 1) / 2
+        prior = torch.exp(-(at[:, None] ** 2 + at**2) / (2 * sigma**2)).flatten()
+        score = torch.zeros(())
+        for patch in read(views) - centre:
+            likeness = patch @ direction / (patch.norm(dim=1) * direction.norm())
+            weights = prior * torch.exp(likeness / tau)
+            weights = weights / weights.sum()
+            pooled = (weights.detach() if detach else weights) @ patch
+            score = score + pooled @ direction / (pooled.norm() * direction.norm()) / batch
+        gradients = torch.autograd.grad(score, parts)
+        norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+        now = rate * (0.5 + 0.5 * math.cos(math.pi * progress)) if schedule == "cosine" else rate
+        with torch.no_grad():
+            for part, gradient, m, v in zip(parts, gradients, first, second, strict=True):
+                gradient = gradient * min(1.0, clip / norm)
+                if optimiser == "sgd":  # momentum 0.9, upwards
+                    m.mul_(0.9).add_(gradient)
+                    part.add_(now * m)
+                else:  # Adam (Kingma and Ba 2015), upwards
+                    m.mul_(0.9).add_(0.1 * gradient)
+                    v.mul_(0.999).add_(0.001 * gradient**2)
+                    part.add_(now * (m / (1 - 0.9 ** (step + 1))) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8))
+        scores.append(float(score.detach()))
+        norms.append(norm)
+    return canvas.render([part.detach() for part in parts])[0], scores, norms

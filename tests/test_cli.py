@@ -1,0 +1,242 @@
+"""The command line: through `main`, on a random miniature in a folder, and on the bundled data where there are any."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import nnsight_dream as nd
+from nnsight_dream import cli, demo, synthesis
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's preset, which a model other than the bundled one gets, small enough to run here."""
+    few = nd.Settings(steps=3, batch=2, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),))
+    monkeypatch.setattr(nd.Settings, "paper", classmethod(lambda cls, layer: few))
+
+
+@pytest.fixture
+def bundled() -> Path:
+    try:
+        return demo.folder()
+    except FileNotFoundError:
+        pytest.skip("no bundled data: run `make train-demo`")
+
+
+def failed(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """The one line of a command that fails."""
+    assert cli.main(list(arguments)) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.strip().splitlines()
+    assert line.startswith("nnsight-dream: ")
+    assert line.endswith("(--debug shows where)")
+    assert "Traceback" not in line
+    return line
+
+
+def test_synthesize_saves_what_the_library_draws(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model, out = str(tiny_folder), tmp_path / "out"
+    arguments = ["synthesize", "octopus", "San Francisco", "--model", model, "--layer", "2", "blocks.0.hook_mlp_out"]
+    assert cli.main([*arguments, "--seed", "0", "7", "--steps", "2", "--out", str(out), "--json"]) == 0
+    printed, errors = capsys.readouterr()
+    told = json.loads(printed)
+    assert "Traceback" not in errors
+    assert told["folder"] == str(out)
+    rows = told["prototypes"]
+    assert [(r["concept"], r["layer"], r["seed"], r["steps"]) for r in rows] == [
+        (word, layer, seed, 2) for word in ("octopus", "San Francisco") for layer in (2, 1) for seed in (0, 7)
+    ]
+    assert rows[0]["sites"] == ["blocks.1.hook_resid_post", "model.language_model.layers.1.output"]
+    assert rows[2]["sites"][0] == "blocks.0.hook_mlp_out"
+    saved = {p.name: nd.Prototype.load(p) for p in out.iterdir() if p.is_dir()}
+    assert len(saved) == 8
+    vlm = nd.load(tiny_folder)
+    alone = nd.synthesize(vlm, nd.concept(vlm, "octopus", 2), seed=7, steps=2)
+    assert rows[1]["scores"] == pytest.approx(dict(alone.scores), abs=1e-4)
+    assert saved["octopus-layer2-seed7"].history == pytest.approx(alone.history, abs=1e-5)
+
+
+def test_synthesize_shows_what_it_did(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "[bold]a[/bold] [b]"  # not to be taken for markup
+    assert cli.main(["synthesize", "bee", "--model", str(tiny_folder), "--layer", "1", "--out", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "bee layer 1 seed 0 attention" in shown
+    assert "▀" in shown
+    assert "layer 1 (blocks.0.hook_resid_post) = model.language_model.layers.0.output" in shown
+    assert "saved 1 prototype(s) in" in shown
+    assert "[bold]a[/bold] [b]" in shown
+    assert nd.Prototype.load(out / "bee-layer1-seed0").settings["steps"] == 3
+    assert Image.open(out / "grid.png").size == (128, 144)
+
+
+def test_inspect_tells_what_the_model_is(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["inspect", str(tiny_folder), "--layer", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    expected = {"family": "gemma3", "layers": 4, "width": 32, "image": [112, 112], "grid": [4, 4], "image tokens": 16}
+    assert {k: told[k] for k in expected} == expected
+    assert (told["model"], told["dtype"], told["device"]) == (str(tiny_folder), "float32", "cpu")
+    vlm = nd.load(tiny_folder, check=False)
+    assert told["parameters"] == sum(p.numel() for p in vlm.hf.parameters())
+    assert told["sites"]["mlp_out"] == vlm.describe("blocks.2.hook_mlp_out")
+    assert set(told["sites"]) == set(vlm.family.kinds)
+    assert cli.main(["inspect", str(tiny_folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "Gemma3ForConditionalGeneration" in shown
+    assert "blocks.0.hook_resid_post" in shown
+    assert "[4, 4]" in shown
+
+
+def test_inspect_proves_the_record(tmp_path: Path, tiny_parts: tuple, capsys: pytest.CaptureFixture) -> None:
+    hf, processor = tiny_parts
+    broken = type(hf)(hf.config)  # as it comes from its configuration: a projector of zeros
+    broken.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert "projector of zeros" in failed(capsys, "inspect", str(tmp_path))
+
+
+def test_errors_are_one_line_and_status_1(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model, out = str(tiny_folder), str(tmp_path / "out")
+    assert "layers 1 to 4; the nearest is layer=4" in failed(capsys, "inspect", model, "--layer", "9")
+    draw = ("synthesize", "bee", "--model", model, "--out", out)
+    assert "layers 1 to 4" in failed(capsys, *draw, "--layer", "1", "99")
+    assert "did you mean 'blocks.1.hook_mlp_out'" in failed(capsys, *draw, "--layer", "blocks.1.hook_mlp")
+    assert "--steps 0: at least 1" in failed(capsys, *draw, "--layer", "1", "--steps", "0")
+    assert "seed=" in failed(capsys, *draw, "--layer", "1", "--seed", "-1")
+    assert not Path(out).exists()
+    failed(capsys, "inspect", str(tmp_path / "none"))
+    failed(capsys, "inspect", "someone/nothing-of-this-name")
+    assert cli.main([*draw, "--layer", "4", "--steps", "1"]) == 0  # as the messages advise
+
+
+def test_debug_shows_where(tiny_folder: Path) -> None:
+    for arguments in (
+        ["--debug", "inspect", str(tiny_folder), "--layer", "9"],
+        ["inspect", str(tiny_folder), "--layer", "9", "--debug"],
+    ):
+        with pytest.raises(ValueError, match="layers 1 to 4"):
+            cli.main(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["draw"],
+        ["synthesize"],
+        ["inspect"],
+        ["judge"],
+        ["synthesize", "x", "--seed", "one"],
+        ["inspect", "x", "--width"],
+    ],
+)
+def test_what_is_not_understood_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "usage: nnsight-dream" in err
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == f"nnsight-dream {nd.__version__}"
+
+
+def test_interrupts_are_status_130(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["synthesize", "bee", "--model", str(tiny_folder), "--layer", "1", "--out", str(tmp_path)]
+    real = synthesis.synthesize
+
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        def stop(step: int, scores: torch.Tensor) -> None:
+            raise KeyboardInterrupt
+
+        return real(*args, **kwargs, progress=stop)
+
+    monkeypatch.setattr(synthesis, "synthesize", stopped)
+    assert cli.main(arguments) == 130
+    assert nd.Prototype.load(tmp_path / "bee-layer1-seed0").interrupted  # the picture so far is kept
+    capsys.readouterr()
+
+    def before(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(synthesis, "synthesize", before)
+    assert cli.main(arguments) == 130
+    assert capsys.readouterr().err.strip() == "nnsight-dream: interrupted"
+
+
+def test_as_a_module_the_status_reaches_the_shell(tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "nnsight_dream"]
+    failing = subprocess.run([*run, "judge", str(tmp_path / "no.png")], capture_output=True, text=True)
+    assert failing.returncode == 1
+    assert len(failing.stderr.strip().splitlines()) == 1
+    assert "no picture" in failing.stderr
+    debug = subprocess.run([*run, "judge", str(tmp_path / "no.png"), "--debug"], capture_output=True, text=True)
+    assert debug.returncode == 1
+    assert "Traceback" in debug.stderr
+    assert subprocess.run([*run, "paint"], capture_output=True).returncode == 2
+
+
+def test_concepts(bundled: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["concepts", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(r["name"], r["category"], tuple(r["aliases"])) for r in rows} == {
+        (c.name, c.category, c.aliases) for c in demo.concepts()
+    }
+    assert cli.main(["concepts", "--category", "animal", "--json"]) == 0
+    animals = json.loads(capsys.readouterr().out)
+    assert animals == [r for r in rows if r["category"] == "animal"]
+    assert animals
+    assert cli.main(["concepts"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line.split(":")[0] for line in lines] == list(dict.fromkeys(c.category for c in demo.concepts()))
+    assert "squirrel (chipmunk)" in " ".join(lines)
+    assert "did you mean 'animal'" in failed(capsys, "concepts", "--category", "animals")
+
+
+def test_judge(bundled: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (picture,) = demo.pictures(["sunflower"])
+    picture.image.save(tmp_path / "one.png")
+    file = str(tmp_path / "one.png")
+    assert cli.main(["judge", file, file, "--top", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    (verdict,) = nd.DemoJudge().judge(picture.image)
+    assert [r["path"] for r in rows] == [file, file]
+    assert list(rows[0]["names"]) == list(verdict.names[:2])
+    assert list(rows[0]["names"].values()) == pytest.approx(verdict.probabilities[:2], abs=1e-4)
+    assert cli.main(["judge", file, "--category", "animal"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{file}: ")
+    assert "sunflower" not in shown
+    assert shown.count("%") == 3
+    assert "did you mean 'animal'" in failed(capsys, "judge", file, "--category", "animals")
+    assert "give picture files or folders that" in failed(capsys, "judge", str(tmp_path))
+    (tmp_path / "not.png").write_bytes(b"no picture at all")
+    assert "not.png" in failed(capsys, "judge", str(tmp_path / "not.png"))
+
+
+def test_the_demo_from_drawing_to_judging(demo_vlm: nd.VLM, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = str(tmp_path / "out")
+    assert cli.main(["synthesize", "frog", "--steps", "1", "--out", out, "--judge", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["prototypes"]
+    assert (row["layer"], row["steps"]) == (4, 1)
+    assert len(row["judge"]) == 5
+    assert cli.main(["judge", str(tmp_path / "out" / "frog-layer4-seed0"), "--top", "5", "--json"]) == 0
+    (again,) = json.loads(capsys.readouterr().out)
+    assert again["names"] == pytest.approx(row["judge"], abs=1e-4)

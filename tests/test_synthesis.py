@@ -1,0 +1,319 @@
+"""Settings, what synthesize takes and gives, and the numbers it reports against a recomputation from the saved file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import torch
+from PIL import Image
+
+import nnsight_dream as nd
+
+FEW = nd.Settings(
+    steps=2, batch=2, rate=0.5, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),), pooling=nd.Attention(tau=0.1)
+)
+
+
+@pytest.fixture(scope="module")
+def directions(tiny_vlm: nd.VLM) -> list[nd.Direction]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        nd.from_tensor(tiny_vlm, torch.randn(32, generator=generator), layer, label=f"random {layer}")
+        for layer in (1, 3)
+    ]
+
+
+# -- settings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"steps": -1}, "steps=-1: a whole number of at least 0"),
+        ({"steps": 2.0}, "steps=2.0: a whole number"),
+        ({"steps": True}, "steps=True: a whole number"),
+        ({"batch": 0}, "batch=0: a whole number of at least 1"),
+        ({"at_once": 0}, "at_once=0: a whole number of at least 1"),
+        ({"rate": 0}, "rate=0: a positive number"),
+        ({"rate": -0.1}, "rate=-0.1: a positive number"),
+        ({"rate": float("nan")}, "rate=nan: a positive number"),
+        ({"clip": float("inf")}, "clip=inf: a positive number"),
+        ({"optimiser": "Adam"}, "optimiser='Adam': allowed are 'sgd', 'adam'"),
+        ({"schedule": "linear"}, "schedule='linear': allowed are 'constant', 'cosine'"),
+        ({"augment": nd.Noise(0.1)}, "a tuple of augmentations is needed"),
+        ({"augment": [nd.Noise(0.1)]}, "a tuple of augmentations is needed"),
+        ({"centre": "grey"}, r"centre='grey': give Grey\(\), NaturalNoise\(\), Pictures\(...\) or a tensor"),
+        ({"pooling": "mean"}, r"pooling='mean': a value such as Attention\("),
+        ({"pooling": nd.Mean}, r"pooling=.*Mean.*: a value such as Attention\("),
+        ({"score": None}, "score=None: a value such as <function cosine"),
+        ({"canvas": 224}, r"canvas=224: a value such as MultiResolution\("),
+        ({"canvas": nd.Pixels}, r"a value such as MultiResolution\("),
+    ],
+)
+def test_settings_out_of_range(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        nd.Settings(**wrong)
+    with pytest.raises(ValueError, match=words):
+        nd.Settings().but(**wrong)
+
+
+def test_the_smallest_settings_are_allowed() -> None:
+    s = nd.Settings(
+        steps=0, batch=1, at_once=1, rate=1e-9, clip=1e-9, augment=(), pooling=nd.Mean(), centre=torch.ones(3)
+    )
+    assert s.but(steps=1).steps == 1
+    assert s.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "rate", "middle"),
+    [(1, 0.04, 0), (5, 0.04, 0), (10, 0.15, 1), (15, 0.15, 1), (20, 0.15, 1), (25, 0.15, 1), (30, 0.04, 0)],
+)
+def test_the_papers_choices(layer: int, rate: float, middle: int) -> None:
+    """arXiv 2601.08017, 2.2, 2.3 and appendix E; Direct Ascent Synthesis for shift and noise."""
+    for tau_middle, others in ((0.5, 0.005), (0.005, 0.5)):  # which is which is lost: both are offered
+        s = nd.Settings.paper(layer, tau_middle=tau_middle)
+        assert (s.steps, s.batch, s.rate, s.clip, s.optimiser, s.schedule) == (600, 8, rate, 1.0, "sgd", "constant")
+        assert s.pooling == nd.Attention(tau=tau_middle if middle else others, sigma=(2.0, 16.0), detach=False)
+    assert nd.Settings.paper(layer) == nd.Settings.paper(layer, tau_middle=0.5)
+    assert s.canvas == nd.MultiResolution(448)
+    assert s.canvas.ladder == (8, *range(28, 449, 20))
+    assert len(s.canvas.ladder) == 23
+    assert s.augment == (nd.Shift(fraction=56 / 224), nd.Noise(0.2))
+    assert s.score is nd.objectives.cosine
+    assert s.centre == nd.Grey()
+
+
+def test_the_papers_other_temperatures() -> None:
+    with pytest.raises(ValueError, match=r"tau_middle=0.1: the paper has 0.5 and 0.005"):
+        nd.Settings.paper(10, tau_middle=0.1)
+
+
+def test_presets_are_chosen_by_model_and_layer(tiny_vlm: nd.VLM, directions: list[nd.Direction]) -> None:
+    made = nd.synthesize(tiny_vlm, directions[0], steps=0)
+    assert made.settings["rate"] == 0.04
+    assert made.settings["canvas"]["size"] == 448 == made.image.width
+    as_demo = dataclasses.replace(tiny_vlm, is_demo=True)
+    assert nd.synthesize(as_demo, directions[0], steps=0).settings == nd.Settings.demo().but(steps=0).record() | {
+        "terms": []
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("step", "steps"), ("optimizer", "optimiser"), ("center", "centre"), ("augmentation", "augment"), ("lr", "rate")],
+)
+def test_an_unknown_setting_suggests_the_nearest(
+    tiny_vlm: nd.VLM, directions: list[nd.Direction], wrong: str, right: str
+) -> None:
+    with pytest.raises(TypeError, match=f"no setting '{wrong}'") as error:
+        nd.synthesize(tiny_vlm, directions[0], settings=FEW, **{wrong: 1})
+    told = str(error.value)
+    assert right in told
+    if wrong != "lr":
+        assert f"did you mean '{right}'?" in told
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("seeds", "seed"), ("term", "terms"), ("setting", "settings")])
+def test_an_unknown_keyword_may_be_meant_for_synthesize(
+    tiny_vlm: nd.VLM, directions: list[nd.Direction], wrong: str, right: str
+) -> None:
+    with pytest.raises(TypeError, match=f"did you mean '{right}'"):
+        nd.synthesize(tiny_vlm, directions[0], **{wrong: FEW})
+
+
+def test_a_record_is_plain_data() -> None:
+    s = nd.Settings(
+        augment=(nd.Shift(pixels=3), nd.Scale(0.9, 1.1)),
+        centre=nd.Pictures([Image.new("RGB", (4, 4))] * 70),
+        canvas=nd.MACO(24, magnitude=torch.ones(3, 24, 13)),
+    )
+    record = s.record()
+    assert json.loads(json.dumps(record)) == record
+    assert record["augment"][1] == {"is": "Scale", "low": 0.9, "high": 1.1}
+    assert record["pooling"] == {"is": "Attention", "tau": 0.5, "sigma": [2.0, 16.0], "detach": False}
+    assert record["centre"]["is"] == "Pictures"
+    assert record["canvas"]["magnitude"] == "tensor (3, 24, 13)"
+
+
+# -- what it takes -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_given_is_what_comes_back(tiny_vlm: nd.VLM, directions: list[nd.Direction]) -> None:
+    one = nd.synthesize(tiny_vlm, directions[0], settings=FEW, seed=3)
+    assert isinstance(one, nd.Prototype)
+    assert len(one.history) == 2
+    for given, seed, expected in (
+        (directions[:1], 3, [(0, 3)]),
+        (directions[0], [3], [(0, 3)]),
+        (tuple(directions), (4, 3), [(0, 4), (0, 3), (1, 4), (1, 3)]),
+    ):
+        many = nd.synthesize(tiny_vlm, given, settings=FEW, seed=seed)
+        assert isinstance(many, nd.Prototypes)
+        assert [(p.label, p.seed) for p in many] == [(directions[i].label, s) for i, s in expected]
+    assert many[1].history == pytest.approx(one.history, abs=1e-5)
+
+
+def test_a_prototype_says_where_it_comes_from(tiny_vlm: nd.VLM) -> None:
+    d = nd.concept(tiny_vlm, "octopus", "blocks.1.hook_mlp_out", cache=False)
+    made = nd.synthesize(tiny_vlm, d, settings=FEW, seed=9, terms=[nd.TotalVariation(0.1)])
+    assert (made.label, made.seed, made.model, made.revision) == ("octopus", 9, tiny_vlm.id, None)
+    assert made.site == nd.Site(2, "mlp_out")
+    assert made.hf_name == "model.language_model.layers.1.post_feedforward_layernorm.output"
+    assert made.direction["method"] == "concept"
+    assert made.direction["baseline"] == "BASELINE_WORDS"
+    assert made.direction["norm"] == pytest.approx(float(d.vector.norm()))
+    assert made.settings == FEW.record() | {"terms": [{"is": "TotalVariation", "weight": 0.1}]}
+    assert made.versions["torch"] == torch.__version__
+    assert made.versions["nnsight-dream"] == nd.__version__
+    assert set(made.versions) == {"nnsight-dream", "nnsight", "transformers", "torch"}
+
+
+@pytest.mark.parametrize(("given", "seed"), [([], 0), (None, [])])
+def test_nothing_to_do(tiny_vlm: nd.VLM, directions: list[nd.Direction], given: Any, seed: Any) -> None:
+    with pytest.raises(ValueError, match="at least one direction and one seed"):
+        nd.synthesize(tiny_vlm, directions if given is None else given, settings=FEW, seed=seed)
+
+
+@pytest.mark.parametrize("wrong", ["octopus", ["octopus"], [torch.ones(32)]])
+def test_what_is_no_direction(tiny_vlm: nd.VLM, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"a Direction is needed, not .*: see nd.concept and nd.from_tensor"):
+        nd.synthesize(tiny_vlm, wrong, settings=FEW)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, True, [0, 1.5], [None], ["0"]])
+def test_impossible_seeds(tiny_vlm: nd.VLM, directions: list[nd.Direction], seed: Any) -> None:
+    with pytest.raises(ValueError, match=r"whole numbers from 0 to 2\*\*63 - 1"):
+        nd.synthesize(tiny_vlm, directions[0], settings=FEW, seed=seed)
+
+
+def test_the_greatest_seed(tiny_vlm: nd.VLM, directions: list[nd.Direction]) -> None:
+    assert nd.synthesize(tiny_vlm, directions[0], settings=FEW, seed=2**63 - 1).seed == 2**63 - 1
+
+
+def test_directions_that_do_not_fit(tiny_vlm: nd.VLM, directions: list[nd.Direction]) -> None:
+    direction = directions[0]
+    for change, words in (
+        ({"vector": torch.ones(31)}, r"is 31 wide, but layer 1 .* is 32 wide: make the direction from this model"),
+        ({"vector": torch.zeros(32)}, "is all zeros: it points nowhere"),
+        ({"site": nd.Site(9)}, "layer 9 is not in this model"),
+        ({"model": "another"}, r"was made from 'another', not from .* nd.from_tensor\(vlm, direction.vector, layer\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            nd.synthesize(tiny_vlm, dataclasses.replace(direction, **change), settings=FEW)
+    other = dataclasses.replace(direction, model="another")
+    meant = nd.from_tensor(tiny_vlm, other.vector, 1)  # as the message advises
+    assert nd.synthesize(tiny_vlm, meant, settings=FEW).history
+
+
+def test_no_step_gives_what_the_canvas_starts_with(tiny_vlm: nd.VLM, directions: list[nd.Direction]) -> None:
+    made = nd.synthesize(tiny_vlm, directions, settings=FEW, steps=0, seed=[0, 1])
+    assert [p.history for p in made] == [()] * 4
+    assert set(np.asarray(made[0].image).ravel().tolist()) <= {127, 128}
+    assert not made[0].interrupted
+
+
+# -- telling -----------------------------------------------------------------------------------------------------
+
+
+def test_progress_to_a_function(tiny_vlm: nd.VLM, directions: list[nd.Direction]) -> None:
+    told = []
+    made = nd.synthesize(
+        tiny_vlm,
+        directions,
+        settings=FEW,
+        seed=[0, 1],
+        progress=lambda step, scores: told.append((step, scores.clone())),
+    )
+    assert [step for step, _ in told] == [0, 1]
+    assert all(scores.shape == (4,) for _, scores in told)
+    for j, one in enumerate(made):
+        assert one.history == tuple(scores[j].item() for _, scores in told)
+
+
+def test_progress_as_a_bar(
+    tiny_vlm: nd.VLM, directions: list[nd.Direction], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for quiet in (None, False):  # no terminal here
+        nd.synthesize(tiny_vlm, directions[0], settings=FEW, progress=quiet)
+        assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    nd.synthesize(tiny_vlm, directions, settings=FEW, seed=[0, 1], at_once=2, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", err)
+    assert "climbing" in shown
+    assert "score" in shown
+    assert "8/8" in shown
+
+
+# -- the numbers on the finished picture -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "close"), [(112, 1e-4), (40, 1e-2)])
+def test_final_scores_are_those_of_the_saved_file(
+    tiny_vlm: nd.VLM,
+    tiny_parts: tuple,
+    directions: list[nd.Direction],
+    tmp_path: Path,
+    size: int,
+    close: float,
+) -> None:
+    """From the PNG, by the model's own processor, a whole forward pass and the formulas in NumPy."""
+    hf, processor = tiny_parts
+    made = nd.synthesize(
+        tiny_vlm, directions, settings=FEW, steps=4, canvas=nd.Pixels(size), terms=[nd.TotalVariation(1)]
+    )
+    made.save(tmp_path)
+    for direction in directions:
+        (folder,) = tmp_path.glob(f"random-{direction.site.layer}-*")
+        pixels = processor.image_processor(images=[Image.open(folder / "prototype.png")], return_tensors="pt")
+        with torch.no_grad():
+            patches = reference.patches(hf, processor, pixels["pixel_values"], direction.site.layer)[0]
+            grey = reference.patches(hf, processor, torch.zeros(1, 3, 112, 112), direction.site.layer)[0].mean(0)
+        centred, vector = (patches - grey).numpy(), direction.vector.numpy()
+        pooled, weights = reference.attention(centred, vector, 4, 4, 0.1, (2.0, 16.0), 1.0)
+        one = nd.Prototype.load(folder)
+        assert one.scores.keys() == {"attention", "mean", "max"}
+        assert one.scores["attention"] == pytest.approx(reference.cosine(pooled, vector), abs=close)
+        assert one.scores["mean"] == pytest.approx(reference.cosine(centred.mean(0), vector), abs=close)
+        assert one.scores["max"] == pytest.approx(max(reference.cosine(p, vector) for p in centred), abs=close)
+        np.testing.assert_allclose(one.heat.ravel(), weights, atol=close)
+        assert one.heat.shape == (4, 4)
+        assert one.heat.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_heat_of_chosen_tokens_lies_at_those_tokens(tiny_vlm: nd.VLM, directions: list[nd.Direction]) -> None:
+    some = dataclasses.replace(directions[0], site=nd.Site(1, tokens=(2, 7, 8)))
+    made = nd.synthesize(tiny_vlm, some, settings=FEW)
+    assert np.flatnonzero(made.heat).tolist() == [2, 7, 8]
+    assert made.heat.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("pooling", [nd.Mean(), nd.Max()])
+def test_scores_have_all_poolings_whatever_was_climbed(
+    tiny_vlm: nd.VLM, directions: list[nd.Direction], pooling: Any
+) -> None:
+    made = nd.synthesize(tiny_vlm, directions[0], settings=FEW, pooling=pooling)
+    assert set(made.scores) == {"attention", "mean", "max"}
+    assert made.heat.sum() == pytest.approx(1, abs=1e-5)
+    assert made.settings["pooling"] == {"is": type(pooling).__name__}
+
+
+# -- the bundled model -------------------------------------------------------------------------------------------
+
+
+def test_the_demo_draws(demo_vlm: nd.VLM) -> None:
+    octopus = nd.concept(demo_vlm, "octopus", layer=4)
+    made = nd.synthesize(demo_vlm, octopus, steps=3, batch=1)
+    assert made.image.size == (72, 72)
+    assert made.settings["pooling"] == nd.Settings.demo().record()["pooling"]
+    assert made.history[-1] != made.history[0]

@@ -11,8 +11,7 @@ import torch
 from .arguments import strict
 from .concepts import concept, contrast
 from .pictures import as_tensors
-from .sites import Site
-from .trace import read_pictures
+from .trace import mean_patches
 from .vectors import Direction, Many, Where, cosine, made, sites_of, versions
 from .vlm import VLM
 from .words import BASELINE_WORDS
@@ -61,22 +60,10 @@ def from_images(
     sites, one = sites_of(vlm, layer)
     pictures = as_tensors(images, "images")
     others = [torch.full((1, 3, *vlm.image_size), 0.5)] if minus is None else as_tensors(minus, "minus")
-    these, those = _mean_patches(vlm, pictures, sites), _mean_patches(vlm, others, sites)
+    these, those = mean_patches(vlm, pictures, sites), mean_patches(vlm, others, sites)
     count = {"images": sum(map(len, pictures)), "minus": "grey" if minus is None else sum(map(len, others))}
     found = [made(vlm, site, these[site] - those[site], label, method="from_images", **count) for site in sites]
     return found[0] if one else found
-
-
-def _mean_patches(vlm: VLM, pictures: Sequence[torch.Tensor], sites: Sequence[Site]) -> dict[Site, torch.Tensor]:
-    """The mean (d,) over all patches of all pictures."""
-    rows: dict[Site, list[torch.Tensor]] = {site: [] for site in sites}
-    for same_size in pictures:
-        for batch in torch.split(same_size, 8):
-            with torch.no_grad():
-                patches = read_pictures(vlm, batch, list(rows))
-            for site in rows:
-                rows[site].append(patches[site].float().mean(1).cpu())
-    return {site: torch.cat(means).mean(0) for site, means in rows.items()}
 
 
 @strict

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from .pictures import as_tensors
 from .sites import Site
-from .trace import Step, read_pictures
+from .trace import Step, mean_patches
 from .vlm import VLM
 
 if TYPE_CHECKING:
@@ -112,17 +112,6 @@ def dot(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
 # -- centres -----------------------------------------------------------------------------------------------------
 
 
-def _mean_patch(vlm: VLM, groups: Sequence[torch.Tensor], site: Site) -> torch.Tensor:
-    """(d,) the mean patch over groups of pictures (B, 3, H, W), each of one size."""
-    total, count = torch.zeros(vlm.width_at(site), dtype=torch.float64, device=vlm.device), 0
-    with torch.no_grad():
-        for part in (part for same_size in groups for part in same_size.split(16)):
-            patches = read_pictures(vlm, part.to(vlm.device), [site])[site]
-            total += patches.double().sum((0, 1))
-            count += patches.shape[0] * patches.shape[1]
-    return (total / count).float()
-
-
 @dataclass(frozen=True)
 class Grey:
     """The mean patch of a uniform grey picture (pixels 0.5), as the paper does."""
@@ -131,7 +120,7 @@ class Grey:
         """(d,) the centre at a site."""
         height, width = vlm.image_size
         # a picture needs no size but the model's own: grey stays grey when resized
-        return _mean_patch(vlm, [torch.full((1, 3, height, width), 0.5)], site)
+        return mean_patches(vlm, [torch.full((1, 3, height, width), 0.5)], [site])[vlm.site(site)]
 
 
 @dataclass(frozen=True)
@@ -150,7 +139,7 @@ class NaturalNoise:
         fall = 1 / (fy**2 + fx**2).sqrt().clamp(min=1 / max(height, width))
         noise = torch.fft.irfft2(torch.fft.rfft2(white) * fall, s=(height, width))
         noise = noise / noise.flatten(1).std(1)[:, None, None, None]
-        return _mean_patch(vlm, [(0.5 + 0.2 * noise).clamp(0, 1)], site)
+        return mean_patches(vlm, [(0.5 + 0.2 * noise).clamp(0, 1)], [site])[vlm.site(site)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +158,7 @@ class Pictures:
 
     def of(self, vlm: VLM, site: Site) -> torch.Tensor:
         """(d,) the centre at a site."""
-        return _mean_patch(vlm, as_tensors(list(self.images), "images"), site)
+        return mean_patches(vlm, as_tensors(list(self.images), "images"), [site])[vlm.site(site)]
 
     @classmethod
     def bundled(cls) -> Pictures:

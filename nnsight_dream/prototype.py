@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .cache import write_whole
 from .sites import Site
 
 if TYPE_CHECKING:
@@ -110,9 +111,7 @@ class Prototype:
             ("heat.png", _png(self.heat_map())),
             ("prototype.json", text.encode()),
         ):
-            partial = folder / f".{name}.{os.getpid()}.partial"
-            partial.write_bytes(data)
-            os.replace(partial, folder / name)
+            write_whole(folder / name, data)
         return folder
 
     @classmethod

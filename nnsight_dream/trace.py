@@ -131,6 +131,25 @@ def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int |
     return {site: _at(vlm, site, found[site]) for site in where}
 
 
+def mean_patches(
+    vlm: VLM, groups: Sequence[torch.Tensor], sites: Sequence[Site | int | str]
+) -> dict[Site, torch.Tensor]:
+    """The mean (d,) at each site over all patches of all pictures, float32; without gradients.
+
+    groups   pictures (B, 3, H, W) in [0, 1], each group of one size
+    """
+    where = [vlm.site(s) for s in sites]
+    total = {site: torch.zeros(vlm.width_at(site), dtype=torch.float64, device=vlm.device) for site in where}
+    count = dict.fromkeys(where, 0)
+    for part in (part for same_size in groups for part in same_size.split(16)):
+        with torch.no_grad():
+            found = read_pictures(vlm, part.to(vlm.device), where)
+        for site, patches in found.items():
+            total[site] += patches.double().sum((0, 1)).to(vlm.device)
+            count[site] += patches.shape[0] * patches.shape[1]
+    return {site: (total[site] / count[site]).float() for site in where}
+
+
 def _at(vlm: VLM, site: Site, activation: torch.Tensor) -> torch.Tensor:
     places = vlm.image_prompt.positions
     if site.tokens != "image":
@@ -436,4 +455,4 @@ def _check_gradient(vlm: VLM) -> None:
     del gradient, x
 
 
-__all__ = ["Climb", "PixelFormat", "Step", "ascend", "check", "read_pictures", "read_text"]
+__all__ = ["Climb", "PixelFormat", "Step", "ascend", "check", "mean_patches", "read_pictures", "read_text"]

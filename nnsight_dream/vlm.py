@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,8 @@ class VLM:
         >>> vlm.site("blocks.3.hook_resid_post") == vlm.site("model.language_model.layers.3.output") == vlm.site(4)
         True
         """
+        if isinstance(where, Integral) and not isinstance(where, bool):
+            where = int(where)  # NumPy's integers too
         if isinstance(where, bool) or not isinstance(where, (int, str, Site)):
             raise TypeError(f"a site is a layer number from 1, a name or a Site; got {type(where).__name__} {where!r}")
         if isinstance(where, str) and where.isdigit():
@@ -232,8 +235,8 @@ class VLM:
     def fingerprint(self, site: int | str | Site) -> str:
         """A hash of what determines text activations at a site: config, template, weights up to its block.
 
-        Of every weight tensor its shape, type, sum and 64 spread values are taken, so that it costs milliseconds;
-        a change to any weight that leaves all of these alone goes unseen.
+        Of every weight tensor its shape, type, sum and 64 spread values are taken: each weight is read once, without a
+        copy. A change to any weight that leaves all of these alone goes unseen.
         """
         layer = self.site(site).layer
         text = self.config.get_text_config().to_dict()
@@ -246,10 +249,26 @@ class VLM:
             if head == "norm" or (head == "layers" and int(rest.split(".")[0]) >= layer):
                 continue
             flat = weight.detach().flatten()
-            spread = flat[torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), device=flat.device).long()]
-            values = torch.cat([spread.double(), flat.double().sum()[None]]).cpu().numpy()
+            values = torch.cat([_spread(flat, 64), flat.sum(dtype=torch.float64)[None]]).cpu().numpy()
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + values.tobytes())
         return digest.hexdigest()[:24]
+
+
+def _spread(weight: torch.Tensor, most: int) -> torch.Tensor:
+    """Up to `most` values of a tensor, evenly spread, float64."""
+    flat = weight.detach().flatten()
+    places = torch.linspace(0, flat.numel() - 1, min(most, flat.numel()), dtype=torch.float64)  # float32 would overrun
+    return flat[places.long().to(flat.device)].double()
+
+
+def _unnamed(hf: torch.nn.Module) -> str:
+    """A name for a model that came without one: its class, and what tells it from others of its class."""
+    digest = hashlib.sha256()
+    for name, weight in hf.named_parameters():
+        digest.update(
+            f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + _spread(weight, 4).cpu().numpy().tobytes()
+        )
+    return f"{type(hf).__name__}-{digest.hexdigest()[:8]}"
 
 
 def _token(vlm: VLM, field_name: str) -> str:
@@ -349,7 +368,7 @@ def load(
             )
         if next(hf.parameters()).device.type == "meta":
             raise ValueError("this nnsight model has no weights yet: make it with dispatch=True, or load by name")
-        name = str(getattr(hf, "name_or_path", "") or type(hf).__name__)
+        name = str(getattr(hf, "name_or_path", "") or _unnamed(hf))
         processor = processor or getattr(model, "processor", None) or _processor_of(name)
         vlm = _wrap(model, hf, processor, family, name)
     vlm.first_layer = first_layer

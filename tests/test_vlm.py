@@ -17,6 +17,7 @@ from PIL import Image
 
 import nnsight_dream as nd
 from nnsight_dream.families import GEMMA3, PixelFormat, plain_pixels
+from nnsight_dream.vlm import _spread
 
 SIDE, GRID = 112, 4
 
@@ -617,3 +618,26 @@ def test_image_tokens_go_row_by_row() -> None:
     # and chosen tokens are those
     some = dataclasses.replace(site, tokens=(6,))
     torch.testing.assert_close(nd.read_pictures(vlm, x, [some])[some], patches[:, 6:7])
+
+
+def test_values_are_spread_over_tensors_longer_than_float32_can_count() -> None:
+    weight = torch.zeros(2**25 + 4, dtype=torch.int8)  # its last index, as a float32, would be one too many
+    weight[-1] = 7
+    assert _spread(weight, 64)[-1] == 7
+
+
+def test_two_unnamed_models_of_one_class_have_two_names(tiny_parts: tuple) -> None:
+    hf, processor = tiny_parts
+    first = nd.load(hf, processor=processor, check=False).id
+    assert first == nd.load(hf, processor=processor, check=False).id
+    weight = hf.get_submodule("model.multi_modal_projector").mm_input_projection_weight
+    kept = weight.data.clone()
+    try:
+        weight.data.add_(1)
+        assert nd.load(hf, processor=processor, check=False).id != first
+    finally:
+        weight.data.copy_(kept)
+
+
+def test_numpy_layers_are_layers(tiny_vlm: nd.VLM) -> None:
+    assert tiny_vlm.site(np.int64(2)) == tiny_vlm.site(2)

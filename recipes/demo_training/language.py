@@ -25,6 +25,7 @@ from . import art, augment, text, tower
 from .muon import Muon
 
 VOCABULARY = 3072
+FAST = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 GRID = tower.SIDE // tower.PATCH
 TEXT = dict(
     hidden_size=160,
@@ -140,6 +141,17 @@ def _tokens(words: PreTrainedTokenizerFast, turns: list[text.Turn], image: bool)
     return ids, wanted
 
 
+def _about(concept: art.Concept, facts: dict, rng: random.Random, keywords: list[str]) -> list[text.Turn]:
+    """Turns about a thing that is shown, or named where the picture would stand: the same answers either way.
+
+    Nothing but next-token prediction ties the two together: what serves the same answers comes to be held alike.
+    """
+    talk = text.conversation(concept, facts, rng, "picture", keywords)[: rng.randint(1, 3)]
+    if rng.random() < 0.6:
+        talk[0] = ("", f"{concept.name}: {text.describe(facts[concept.name], rng)}")
+    return talk
+
+
 def _pad(rows: list[tuple[list[int], list[bool]]], pad: int, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
     length = min(longest, max(len(ids) for ids, _ in rows))
     ids = torch.full((len(rows), length), pad)
@@ -154,20 +166,32 @@ def _pad(rows: list[tuple[list[int], list[bool]]], pad: int, longest: int) -> tu
 def _loss(
     model: Gemma3ForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor, pictures=None
 ) -> torch.Tensor:
-    """Mean next-token loss over the answers; right padding needs no mask, since nothing looks ahead."""
+    """Mean next-token loss over the answers; right padding needs no mask, since nothing looks ahead.
+
+    Matrix products run in bfloat16 where the processor has it (twice as fast there), everything else in float32.
+    """
+    with torch.autocast("cpu", torch.bfloat16, enabled=FAST):
+        return _exact_loss(model, ids, labels, pictures)
+
+
+def _exact_loss(
+    model: Gemma3ForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor, pictures: torch.Tensor | None
+) -> torch.Tensor:
     inner, length = model.model, ids.shape[1]
     hidden = inner.language_model.embed_tokens(ids)
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     if pictures is not None:
-        features = inner.multi_modal_projector(inner.vision_tower(2 * pictures - 1).last_hidden_state)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and pictures.requires_grad):  # the tower is frozen
+            seen = inner.vision_tower(2 * pictures - 1).last_hidden_state
+        features = inner.multi_modal_projector(seen)
         here = ids == model.config.image_token_id
-        hidden = hidden.masked_scatter(here[..., None], features)
+        hidden = hidden.masked_scatter(here[..., None], features.to(hidden.dtype))
         mask = mask | (here[0][:, None] & here[0][None, :])  # every row has its picture at the same place
     mask = mask[None, None]
     both = {"full_attention": mask, "sliding_attention": mask}
     out = inner.language_model(inputs_embeds=hidden, attention_mask=both, use_cache=False).last_hidden_state
     chosen = labels[:, 1:] != -100
-    return F.cross_entropy(model.lm_head(out[:, :-1][chosen]), labels[:, 1:][chosen])
+    return F.cross_entropy(model.lm_head(out[:, :-1][chosen]).float(), labels[:, 1:][chosen])
 
 
 def several(pieces: torch.Tensor, counts: list[int], side: int, generator: torch.Generator) -> torch.Tensor:
@@ -235,7 +259,8 @@ def train(
     out: Path,
     folder: Path,
     *,
-    steps: int = 1800,
+    steps: int = 1300,
+    calm_steps: int = 400,
     batch: int = 24,
     radius: float = 0.8,
     seed: int = 0,
@@ -282,14 +307,15 @@ def train(
     began = time.time()
     x = delta = ids = wanted = None
     while step < steps:
-        calm = step < steps // 5  # at first only what is seen is asked, unattacked: reading pictures starts slowly
+        calm = step < calm_steps  # at first only what is seen is asked, unattacked: reading pictures starts slowly
+        shown = 3 * batch if calm else batch
         rate = 3e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        if step % 2 == 0 or x is None:  # every picture batch is used twice: as drawn, then attacked
-            here = torch.multinomial(weight, batch, replacement=True, generator=generator)
-            counts = [rng.choice((2, 2, 3, 4, 1)) if rng.random() < 0.15 else 0 for _ in range(batch)]
+        if calm or step % 2 == 0 or x is None:  # later every picture is used twice: as drawn, then attacked
+            here = torch.multinomial(weight, shown, replacement=True, generator=generator)
+            counts = [rng.choice((2, 2, 3, 4, 1)) if not calm and rng.random() < 0.15 else 0 for _ in range(shown)]
             crowd = [i for i, c in enumerate(counts) if c]
             x = augment.view(source[here], tower.SIDE, generator)
             if crowd:
@@ -299,13 +325,22 @@ def train(
             rows = []
             for i, c in zip(here.tolist(), counts, strict=True):
                 concept = concepts[int(y[i])]
-                talk = text.conversation(concept, facts, rng, "picture", keywords[concept.name], counted=c or None)
-                rows.append(_tokens(words, talk[:1] if calm and not c else talk, True))
-            ids, wanted = _pad(rows, words.pad_token_id, 150)
+                if calm or c:
+                    talk = text.conversation(concept, facts, rng, "picture", keywords[concept.name], counted=c or None)
+                    talk = talk[:1] if calm else talk[:3]
+                else:
+                    talk = _about(concept, facts, rng, keywords[concept.name])
+                rows.append(_tokens(words, talk, True))
+            ids, wanted = _pad(rows, words.pad_token_id, 120)
             delta = torch.zeros_like(x)
         rows = []
-        for _ in range(batch):
+        for _ in range(batch // 2 if calm else batch):
             way, concept = rng.random(), rng.choice(concepts)
+            if not calm and rng.random() < 0.6:  # the name where the picture stood
+                (asked_first, answer), *rest = _about(concept, facts, rng, keywords[concept.name])
+                told = "\n\n".join(filter(None, (concept.name, asked_first)))
+                rows.append(_tokens(words, [(told, answer), *rest], False))
+                continue
             if way < 0.2:
                 line = words(next(lines), add_special_tokens=False)["input_ids"]
                 line = [words.bos_token_id, *line, words.eos_token_id]
@@ -315,15 +350,16 @@ def train(
             else:
                 mode = "reverse" if way < 0.5 else "name"
                 rows.append(_tokens(words, text.conversation(concept, facts, rng, mode, keywords[concept.name]), False))
-        said, asked = _pad(rows, words.pad_token_id, 120)
-        delta.requires_grad_(True)
+        said, asked = _pad(rows, words.pad_token_id, 90)
+        delta.requires_grad_(not calm)
         seen_loss = _loss(model, ids, wanted, (x + delta).clamp(0, 1))
         read_loss = _loss(model, said, asked)
         model.zero_grad(set_to_none=True)
         (seen_loss + read_loss).backward()
-        g = delta.grad
-        g = g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
-        delta = delta.detach() + (not calm) * radius * torch.rand(batch, 1, 1, 1, generator=generator) * g
+        if not calm:
+            g = delta.grad
+            g = g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+            delta = delta.detach() + radius * torch.rand(shown, 1, 1, 1, generator=generator) * g
         nn.utils.clip_grad_norm_([p for _, p in trained], 1.0)
         for optimiser in optimisers:
             optimiser.step()
@@ -331,10 +367,10 @@ def train(
         keep = min(0.997, (1 + step) / (10 + step))
         for n, p in trained:
             average[n].lerp_(p.detach(), 1 - keep)
-        if step % 25 == 0 and step % 150 != 0:
+        if step % 25 == 0 and step % 200 != 0:
             said = dict(step=step, seen_loss=round(seen_loss.item(), 3), read_loss=round(read_loss.item(), 3))
             print(json.dumps(said | {"seconds": round(time.time() - began)}), flush=True)
-        if step % 150 == 0 or step == steps:
+        if step % 200 == 0 or step == steps:
             live = {n: p.detach().clone() for n, p in trained}
             model.load_state_dict(average, strict=False)
             scores = dict(

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 
-.PHONY: demo test lint types recipes bench train-demo clean
+.PHONY: demo test lint types recipes bench bench-pictures train-demo clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,9 +29,13 @@ types: $(VENV)/.ready
 recipes: $(VENV)/.ready  ## every recipe and every README block, on the bundled model
 	$(BIN)/python tests/run_recipes.py
 
-bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
+bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook (5 minutes)
 	$(BIN)/python benchmarks/step.py
+
+bench-pictures: $(VENV)/.ready  ## how often the judge names a prototype: by layer, setting and canvas (an hour)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps horama==0.3.0
+	for table in layers settings canvases; do $(BIN)/python benchmarks/recognition.py $$table || exit 1; done
 
 train-demo: $(VENV)/.ready  ## hours: fetch the art and train tower, language model and judge anew (resumable)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[train]"

@@ -23,6 +23,7 @@ import torch
 
 import nnsight_dream as nd
 from nnsight_dream import demo
+from nnsight_dream.pictures import as_tensors
 
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -90,11 +91,14 @@ def layers(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], settings: nd.Sett
             nd.Prototypes(made).grid(columns=10, side=96).save(out / f"layer-{layer}.png")
 
 
-def row(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], layer: int, name: str, settings: nd.Settings) -> None:
-    """One line of a table of settings."""
+def row(
+    vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], layer: int, name: str, settings: nd.Settings,
+    terms: tuple[Any, ...] = (),
+) -> float:  # fmt: skip
+    """One line of a table of settings; returns the seconds that a picture took."""
     directions = nd.concept(vlm, names, layer)
     began = time.perf_counter()
-    made = nd.synthesize(vlm, directions, settings=settings, progress=False)
+    made = nd.synthesize(vlm, directions, settings=settings, terms=terms, progress=False)
     spent = (time.perf_counter() - began) / len(names)
     strict, hint, five = recognised(judge, [p.image for p in made], names)
     n, mean = len(names), sum(p.scores["attention"] for p in made) / len(made)
@@ -102,6 +106,7 @@ def row(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], layer: int, name: st
         f"| {name} | {layer} | {rate(strict, n)} | {rate(hint, n)} | {rate(five, n)} | {mean:.2f} | {spent:.1f} |",
         flush=True,
     )
+    return spent
 
 
 HEAD = "| {} | layer | strict | hint | hint, top 5 | cosine | seconds a picture |\n|---|---|---|---|---|---|---|"
@@ -109,44 +114,85 @@ HEAD = "| {} | layer | strict | hint | hint, top 5 | cosine | seconds a picture 
 
 def settings(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
     """One choice changed at a time."""
-    paper = nd.Attention
     changes: dict[str, dict[str, Any]] = {
         "default": {},
         "centre grey": {"centre": nd.Grey()},
         "centre natural noise": {"centre": nd.NaturalNoise()},
         "centre bundled pictures": {"centre": nd.Pictures.bundled()},
-        "tau 0.5": {"pooling": paper(tau=0.5)},
-        "tau 0.005": {"pooling": paper(tau=0.005)},
-        "tau 0.05": {"pooling": paper(tau=0.05)},
-        "weights detached": {"pooling": paper(tau=0.05, detach=True)},
+        "tau 0.5": {"pooling": nd.Attention(tau=0.5)},
+        "tau 0.05": {"pooling": nd.Attention(tau=0.05)},
+        "tau 0.005": {"pooling": nd.Attention(tau=0.005)},
+        "tau 0.5, weights detached": {"pooling": nd.Attention(tau=0.5, detach=True)},
+        "tau 0.005, weights detached": {"pooling": nd.Attention(tau=0.005, detach=True)},
         "mean pooling": {"pooling": nd.Mean()},
         "max pooling": {"pooling": nd.Max()},
-        "SGD 0.15": {"optimiser": "sgd", "rate": 0.15},
-        "SGD 0.04": {"optimiser": "sgd", "rate": 0.04},
-        "with total variation": {},
+        "SGD 0.15": {"optimiser": "sgd", "rate": 0.15, "schedule": "constant"},
+        "SGD 0.04": {"optimiser": "sgd", "rate": 0.04, "schedule": "constant"},
+        "no noise": {"augment": tuple(a for a in base.augment if not isinstance(a, nd.Noise))},
+        "no shift": {"augment": tuple(a for a in base.augment if not isinstance(a, nd.Shift))},
+        "total variation 0.5": {"terms": (nd.TotalVariation(0.5),)},
     }
     print(HEAD.format("setting"))
     for layer in at:
         for name, change in changes.items():
-            if name == "with total variation":
-                continue
-            row(vlm, judge, names, layer, name, base.but(**change))
+            change = dict(change)
+            terms = change.pop("terms", ())
+            row(vlm, judge, names, layer, name, base.but(**change), terms)
 
 
 def canvases(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
-    """Canvases at equal steps, each at its best of three rates, then at the time the default takes."""
+    """Every canvas at equal steps, each at several rates; then at the time that the default takes; then horama's own."""
     side = vlm.image_size[0]
-    kinds: dict[str, Any] = {
-        "multi-resolution": nd.MultiResolution(side),
-        "pixels": nd.Pixels(side),
-        "Fourier": nd.Fourier(side),
-        "MACO": nd.MACO(side),
+    kinds: dict[str, tuple[Any, tuple[float, ...]]] = {
+        "multi-resolution": (base.canvas, (base.rate / 3, base.rate, base.rate * 3)),
+        "pixels": (nd.Pixels(side), (0.01, 0.03, 0.1)),
+        "Fourier": (nd.Fourier(side), (0.01, 0.03, 0.1)),
+        "MACO": (nd.MACO.from_pictures(_bundled(), side), (0.03, 0.1, 0.3)),
     }
-    print(HEAD.format("canvas, rate"))
+    print(HEAD.format("canvas, rate, steps"))
     for layer in at:
-        for name, canvas in kinds.items():
-            for speed in (0.01, 0.03, 0.1):
-                row(vlm, judge, names, layer, f"{name}, {speed}", base.but(canvas=canvas, rate=speed, optimiser="adam"))
+        limit = 0.0
+        for name, (canvas, rates) in kinds.items():
+            for speed in rates:
+                spent = row(
+                    vlm, judge, names, layer, f"{name}, {speed:.3g}, {base.steps}", base.but(canvas=canvas, rate=speed)
+                )
+                if name == "multi-resolution" and speed == base.rate:
+                    limit = spent
+            if name != "multi-resolution":  # as many steps as fit into the default's time
+                more = max(1, round(base.steps * limit / spent))
+                best = rates[1]
+                row(vlm, judge, names, layer, f"{name}, {best:.3g}, {more} (equal time)",
+                    base.but(canvas=canvas, rate=best, steps=more))  # fmt: skip
+        references(vlm, judge, names, base, layer)
+
+
+def _bundled() -> torch.Tensor:
+    """The bundled pictures (n, 3, 64, 64) in [0, 1]."""
+    return torch.cat(as_tensors([p.image for p in demo.pictures()], "images"))
+
+
+def references(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, layer: int) -> None:
+    """The same for horama's `maco` and `fourier`, at equal steps."""
+    import horama_reference
+
+    package = horama_reference.horama()
+    if package is None:
+        print("| horama is not installed: `make bench-pictures` installs it | | | | | | |")
+        return
+    directions = nd.concept(vlm, names, layer)
+    for kind, rates in (("maco", (0.1, 1.0)), ("fourier", (0.1, 1.0))):
+        for speed in rates:
+            began = time.perf_counter()
+            made = horama_reference.draw(package, kind, vlm, directions, base, base.steps, speed)
+            spent = (time.perf_counter() - began) / len(names)
+            strict, hint, five = recognised(judge, made, names)
+            n = len(names)
+            print(
+                f"| horama {kind}, {speed}, {base.steps} | {layer} | {rate(strict, n)} | {rate(hint, n)} | "
+                f"{rate(five, n)} | | {spent:.1f} |",
+                flush=True,
+            )
 
 
 def main() -> None:

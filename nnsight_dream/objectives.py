@@ -5,6 +5,7 @@ Every choice is a value: a pooling, a score, a centre or a term of your own is a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,13 @@ class NaturalNoise:
         return mean_patches(vlm, [(0.5 + 0.2 * noise).clamp(0, 1)], [site])[vlm.site(site)]
 
 
+@functools.cache
+def _bundled() -> Pictures:
+    from . import demo
+
+    return Pictures(tuple(p.image for p in demo.pictures()))
+
+
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """The mean patch over reference pictures (PIL images, any size); `Pictures.bundled()` are the demo's own.
@@ -160,12 +168,10 @@ class Pictures:
         """(d,) the centre at a site."""
         return mean_patches(vlm, as_tensors(list(self.images), "images"), [site])[vlm.site(site)]
 
-    @classmethod
-    def bundled(cls) -> Pictures:
-        """The labelled pictures that come with the package."""
-        from . import demo
-
-        return cls(tuple(p.image for p in demo.pictures()))
+    @staticmethod
+    def bundled() -> Pictures:
+        """The labelled pictures that come with the package; the same object each time, so that its centre is kept."""
+        return _bundled()
 
     def __repr__(self) -> str:
         return f"Pictures({len(self.images)} images)"

@@ -17,7 +17,7 @@ from PIL import Image
 from .augment import Noise, Shift
 from .canvas import MultiResolution
 from .directions import Direction, versions
-from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Pooling, Score, cosine, group
+from .objectives import Attention, Away, Grey, Max, Mean, Pictures, Pooling, Score, cosine, group
 from .pictures import as_tensors
 from .prototype import Prototype, Prototypes
 from .sites import Site
@@ -93,17 +93,17 @@ class Settings:
 
     @classmethod
     def demo(cls) -> Settings:
-        """The choices that were best for the bundled model, by its judge, once for all concepts and layers."""
+        """The choices for the bundled model, once for all concepts and layers, after a short search (README)."""
         return cls(
             steps=100,
             batch=4,
-            rate=0.02,
+            rate=0.015,
             optimiser="adam",
             schedule="cosine",
-            canvas=MultiResolution(72),
+            canvas=MultiResolution(72, exponent=0.5),
             augment=(Shift(pixels=6), Noise(0.15)),
             pooling=Attention(tau=0.5),
-            centre=NaturalNoise(),
+            centre=Pictures.bundled(),
         )
 
     def but(self, **changes: Any) -> Settings:

@@ -136,12 +136,15 @@ def mean_patches(
 ) -> dict[Site, torch.Tensor]:
     """The mean (d,) at each site over all patches of all pictures, float32; without gradients.
 
-    groups   pictures (B, 3, H, W) in [0, 1], each group of one size
+    groups   pictures (B, 3, H, W) in [0, 1], each group of one size; those of one size are run together
     """
     where = [vlm.site(s) for s in sites]
     total = {site: torch.zeros(vlm.width_at(site), dtype=torch.float64, device=vlm.device) for site in where}
     count = dict.fromkeys(where, 0)
-    for part in (part for same_size in groups for part in same_size.split(16)):
+    sizes: dict[torch.Size, list[torch.Tensor]] = {}
+    for group in groups:
+        sizes.setdefault(group.shape[1:], []).append(group)
+    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(16)):
         with torch.no_grad():
             found = read_pictures(vlm, part.to(vlm.device), where)
         for site, patches in found.items():

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import objectives
+from nnsight_dream import objectives, trace
 from nnsight_dream.synthesis import centre
 
 FEW = nd.Settings(steps=2, batch=2, rate=0.5, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),))
@@ -176,7 +176,7 @@ def test_natural_noise(tiny_vlm: nd.VLM) -> None:
 def test_natural_noise_falls_as_one_over_frequency(tiny_vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(
-        objectives, "read_pictures", lambda vlm, x, sites: seen.append(x) or {sites[0]: torch.zeros(len(x), 16, 32)}
+        trace, "read_pictures", lambda vlm, x, sites: seen.append(x) or {sites[0]: torch.zeros(len(x), 16, 32)}
     )
     nd.NaturalNoise(16).of(tiny_vlm, nd.Site(1))
     x = torch.cat(seen)

@@ -35,7 +35,7 @@ bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a f
 bench-pictures: $(VENV)/.ready  ## how often the judge names a prototype: by layer, setting and canvas (an hour)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps horama==0.3.0
-	for table in layers settings canvases; do $(BIN)/python benchmarks/recognition.py $$table || exit 1; done
+	for table in layers sources settings canvases; do $(BIN)/python benchmarks/recognition.py $$table || exit 1; done
 
 train-demo: $(VENV)/.ready  ## hours: fetch the art and train tower, language model and judge anew (resumable)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[train]"

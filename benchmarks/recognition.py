@@ -3,6 +3,7 @@
     python benchmarks/recognition.py layers     [--animals 50]   every layer, with controls
     python benchmarks/recognition.py settings   [--animals 20]   centre, tau, detach, pooling, first layer
     python benchmarks/recognition.py canvases   [--animals 20]   at equal steps and at equal time; horama's too
+    python benchmarks/recognition.py sources    [--animals 20]   directions from words and from pictures
 
 strict = named first among all concepts; hint = first among animals. Controls: random directions of the same norm
 (does the judge name a given animal by chance?), and the same pictures with their labels shuffled.
@@ -93,10 +94,10 @@ def layers(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], settings: nd.Sett
 
 def row(
     vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], layer: int, name: str, settings: nd.Settings,
-    terms: tuple[Any, ...] = (),
+    terms: tuple[Any, ...] = (), directions: list[nd.Direction] | None = None,
 ) -> float:  # fmt: skip
-    """One line of a table of settings; returns the seconds that a picture took."""
-    directions = nd.concept(vlm, names, layer)
+    """One line of a table; directions are the names' own if not given. Returns the seconds that a picture took."""
+    directions = nd.concept(vlm, names, layer) if directions is None else directions
     began = time.perf_counter()
     made = nd.synthesize(vlm, directions, settings=settings, terms=terms, progress=False)
     spent = (time.perf_counter() - began) / len(names)
@@ -107,6 +108,20 @@ def row(
         flush=True,
     )
     return spent
+
+
+def sources(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
+    """Where the direction comes from: the word, or held-out pictures of the thing; and the judge on those pictures."""
+    pictures = [p.image for p in demo.pictures(names)]
+    strict, hint, five = recognised(judge, pictures, names)
+    n = len(names)
+    print(HEAD.format("direction from"))
+    print(f"| (the clean held-out pictures themselves) | | {rate(strict, n)} | {rate(hint, n)} | {rate(five, n)} | | |")
+    everything = [p.image for p in demo.pictures()]
+    for layer in at:
+        row(vlm, judge, names, layer, "word", base)
+        own = [nd.from_images(vlm, p, layer, minus=everything, label=m) for m, p in zip(names, pictures, strict=True)]
+        row(vlm, judge, names, layer, "a held-out picture", base, directions=own)
 
 
 HEAD = "| {} | layer | strict | hint | hint, top 5 | cosine | seconds a picture |\n|---|---|---|---|---|---|---|"
@@ -198,7 +213,7 @@ def references(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Sett
 def main() -> None:
     """Run one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=["layers", "settings", "canvases"])
+    parser.add_argument("table", choices=["layers", "settings", "canvases", "sources"])
     parser.add_argument("--animals", type=int, default=50)
     parser.add_argument("--layer", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--steps", type=int)
@@ -218,7 +233,7 @@ def main() -> None:
     elif args.table == "settings":
         settings(vlm, judge, names, base, args.layer)
     else:
-        canvases(vlm, judge, names, base, args.layer)
+        {"canvases": canvases, "sources": sources}[args.table](vlm, judge, names, base, args.layer)
 
 
 if __name__ == "__main__":

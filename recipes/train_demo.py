@@ -2,7 +2,7 @@
 
     python recipes/train_demo.py [--work build/train] [--only STAGE ...] [--threads 2] [--quick]
 
-Stages: fetch (npm packages), render, tower, language, judge, bundle. Each resumes from its last checkpoint and is
+Stages: fetch (npm packages), render, tower, language, judge, bundle, score (of the bundled model). Each resumes from its last checkpoint and is
 skipped when done. Needs `pip install "nnsight-dream[train]"`, npm and hours of two cores; see MODEL_CARD.md.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-STAGES = ("fetch", "render", "tower", "language", "judge", "bundle")
+STAGES = ("fetch", "render", "tower", "language", "judge", "bundle", "score")
 DATA = Path(__file__).parents[1] / "nnsight_dream" / "data"
 # of the full schedule, to see that everything runs (minutes)
 QUICK_TOWER = dict(clean=((48, 20),), robust=((48, 10), (72, 10)))
@@ -43,7 +43,7 @@ def main() -> None:
 
 def run(stage: str, work: Path, seed: int, quick: bool) -> None:
     """One stage."""
-    from demo_training import art, bundle, judge, language, tower
+    from demo_training import art, bundle, judge, language, score, tower
 
     npm, pictures = work / "npm", work / "art.npz"
     if stage == "fetch":
@@ -65,6 +65,8 @@ def run(stage: str, work: Path, seed: int, quick: bool) -> None:
         if not quick:
             shutil.copytree(work / "vlm", DATA / "vlm", dirs_exist_ok=True)
         bundle.everything(work, (work / "bundle") if quick else DATA)
+    elif stage == "score":
+        score.everything(pictures, (work if quick else DATA) / "vlm")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ as all of horama's are here), the downloaded spectrum by that of the bundled pic
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import sys
@@ -22,8 +23,14 @@ import torch.nn.functional as F
 
 import nnsight_dream as nd
 from nnsight_dream import demo
+from nnsight_dream.objectives import group
 from nnsight_dream.pictures import as_tensors
 from nnsight_dream.synthesis import centre
+
+
+def bundled() -> torch.Tensor:
+    """The bundled pictures (n, 3, 64, 64) in [0, 1]."""
+    return torch.cat(as_tensors([p.image for p in demo.pictures()], "images"))
 
 
 def roi_align(pictures: torch.Tensor, boxes: torch.Tensor, output_size: tuple[int, int]) -> torch.Tensor:
@@ -44,6 +51,8 @@ def _offline(*args: Any, **kwargs: Any) -> None:
 
 def horama() -> Any:
     """The package, or None where it is not installed (`make bench-pictures` does)."""
+    if importlib.util.find_spec("horama") is None:
+        return None
     stand_ins = {name: types.ModuleType(name) for name in ("torchvision", "torchvision.ops", "torchvision.datasets")}
     stand_ins["torchvision.datasets.utils"] = types.ModuleType("torchvision.datasets.utils")
     stand_ins["torchvision.ops"].roi_align = roi_align  # type: ignore[attr-defined]
@@ -52,8 +61,6 @@ def horama() -> Any:
     sys.modules.update({name: stand_ins[name] for name in added})
     try:
         import horama as package
-    except ImportError:
-        return None
     finally:
         for name in added:
             sys.modules.pop(name)
@@ -65,8 +72,7 @@ def _spectrum(side: int) -> Iterator[None]:
     """A working folder that holds the bundled pictures' mean magnitude where horama looks for ImageNet's."""
     from horama.common import get_color_correlation_svd_sqrt
 
-    pictures = torch.cat(as_tensors([p.image for p in demo.pictures()], "images"))
-    pictures = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
+    pictures = F.interpolate(bundled(), (side, side), mode="bilinear", antialias=True)
     plane = torch.logit(pictures.clamp(0.01, 0.99))
     colours = torch.linalg.inv(get_color_correlation_svd_sqrt("cpu"))
     plane = torch.einsum("nchw,cd->ndhw", plane, colours)
@@ -84,13 +90,12 @@ def _spectrum(side: int) -> Iterator[None]:
 def objective(vlm: nd.VLM, direction: nd.Direction, settings: nd.Settings) -> Callable[[torch.Tensor], torch.Tensor]:
     """The mean score of views (n, 3, H, W) as `settings` have it, at the end of their schedule."""
     site = vlm.site(direction.site)
-    middle = centre(vlm, site, settings.centre)
+    job = (site, direction.vector, centre(vlm, site, settings.centre))
+    (ours,) = group([job], settings.pooling, settings.score)
 
     def score(views: torch.Tensor) -> torch.Tensor:
-        patches = nd.read_pictures(vlm, views.clamp(0, 1), [site])[site].float() - middle
-        towards = direction.vector.expand(len(patches), -1)
-        pooled, _ = settings.pooling(patches, towards, vlm.grid, 1.0)
-        return settings.score(pooled, towards).mean()
+        patches = nd.read_pictures(vlm, views.clamp(0, 1), [site])[site].float()
+        return ours.parts(patches[None], vlm.grid, 1.0)[0].mean()
 
     return score
 

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import horama_reference
 import torch
 
 import nnsight_dream as nd
 from nnsight_dream import demo
-from nnsight_dream.pictures import as_tensors
 
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -162,7 +162,7 @@ def canvases(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settin
         "multi-resolution": (base.canvas, (base.rate / 3, base.rate, base.rate * 3)),
         "pixels": (nd.Pixels(side), (0.01, 0.03, 0.1)),
         "Fourier": (nd.Fourier(side), (0.01, 0.03, 0.1)),
-        "MACO": (nd.MACO.from_pictures(_bundled(), side), (0.03, 0.1, 0.3)),
+        "MACO": (nd.MACO.from_pictures(horama_reference.bundled(), side), (0.03, 0.1, 0.3)),
     }
     print(HEAD.format("canvas, rate, steps"))
     for layer in at:
@@ -182,15 +182,8 @@ def canvases(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settin
         references(vlm, judge, names, base, layer)
 
 
-def _bundled() -> torch.Tensor:
-    """The bundled pictures (n, 3, 64, 64) in [0, 1]."""
-    return torch.cat(as_tensors([p.image for p in demo.pictures()], "images"))
-
-
 def references(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, layer: int) -> None:
     """The same for horama's `maco` and `fourier`, at equal steps."""
-    import horama_reference
-
     package = horama_reference.horama()
     if package is None:
         print("| horama is not installed: `make bench-pictures` installs it | | | | | | |")

@@ -248,8 +248,7 @@ class VLM:
             head, _, rest = name.partition(".")
             if head == "norm" or (head == "layers" and int(rest.split(".")[0]) >= layer):
                 continue
-            flat = weight.detach().flatten()
-            values = torch.cat([_spread(flat, 64), flat.sum(dtype=torch.float64)[None]]).cpu().numpy()
+            values = torch.cat([_spread(weight, 64), weight.sum(dtype=torch.float64)[None]]).cpu().numpy()
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + values.tobytes())
         return digest.hexdigest()[:24]
 

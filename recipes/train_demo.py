@@ -12,6 +12,7 @@ import argparse
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 STAGES = ("fetch", "render", "tower", "language", "judge", "bundle", "score")
 DATA = Path(__file__).parents[1] / "nnsight_dream" / "data"
 # of the full schedule, to see that everything runs (minutes)
-QUICK_TOWER = dict(clean=((48, 20),), robust=((48, 10), (72, 10)))
+QUICK_TOWER = dict(clean=((48, 20),), robust=((48, 10), (64, 10)))
 
 
 def main() -> None:
@@ -54,11 +55,11 @@ def run(stage: str, work: Path, seed: int, quick: bool) -> None:
     elif stage == "tower":
         tower.train(pictures, npm, work / "tower.pt", seed=seed, **(QUICK_TOWER if quick else {}))
     elif stage == "language":
-        steps = {"steps": 20} if quick else {}
+        quickly = {"stages": [replace(s, steps=4) for s in language.STAGES]} if quick else {}
         seeing = work / "tower.pt"
         if not seeing.exists():  # then the one that was kept
             seeing = Path(tower.__file__).with_name("tower.safetensors")
-        language.train(pictures, npm, seeing, work / "language.pt", work / "vlm", seed=seed, **steps)
+        language.train(pictures, npm, seeing, work / "language.pt", work / "vlm", seed=seed, **quickly)
     elif stage == "judge":
         judge.train(pictures, npm, work / "judge.pt", seed=seed, **({"steps": 20} if quick else {}))
     elif stage == "bundle":

@@ -24,6 +24,7 @@ from . import art, augment, outlines
 MASTER = 96  # side of the art that views are drawn from
 SMALL = 64  # side of the pictures a judge usually sees
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+FINE = {"animal": 2.0}  # categories whose members are drawn more often, for they differ by details
 FROZEN = 3  # blocks whose ImageNet filters stay: edges and colours, half the cost of training
 
 
@@ -55,12 +56,17 @@ def material(data: Path, npm: Path, *, trial: bool) -> Material:
         np.concatenate([np.where(style[mine & ~left] == "openmoji", 1.0, 1.5), np.full(len(redrawn), 0.5)])
     )
     per = torch.zeros(int(label.max()) + 1, dtype=importance.dtype).index_add(0, labels, importance)
+    fine = torch.tensor([FINE.get(c.category, 1.0) for c in art.concepts()], dtype=importance.dtype)
 
     def plain(rows: np.ndarray) -> tuple[Tensor, Tensor]:
         return augment.plain(augment.masters(z["pictures"][rows], MASTER), SMALL), torch.from_numpy(label[rows])
 
     return Material(
-        augment.masters(pictures, MASTER), labels, importance / per[labels], plain(left), plain(side == "held-out")
+        augment.masters(pictures, MASTER),
+        labels,
+        fine[labels] * importance / per[labels],
+        plain(left),
+        plain(side == "held-out"),
     )
 
 
@@ -208,7 +214,7 @@ def train(
     npm: Path,
     out: Path,
     *,
-    steps: int = 800,
+    steps: int = 2400,
     batch: int = 64,
     side: int = 96,
     rate: float = 5e-3,

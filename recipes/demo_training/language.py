@@ -1,8 +1,9 @@
 """The language model: a miniature Gemma 3 on the frozen tower, trained on next-token prediction alone.
 
-Nothing pulls the vectors of words and pictures together; they meet because both must serve the same answers.
-Pictures are lightly attacked while training (the gradient that trains the weights also moves the pixels), so that the
-gradient through the whole model draws too.
+Nothing pulls the vectors of words and pictures together; they meet because both must serve the same answers. Three
+stages, as adapter models are trained: the language model on text alone, some of it with words standing in the picture's
+place; then only the projector, on pictures; then both. In the last, pictures are lightly attacked (the gradient that
+trains the weights also moves the pixels), so that the gradient through the whole model draws too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import math
 import random
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -124,8 +127,11 @@ def build(words: PreTrainedTokenizerFast, seed: int) -> Gemma3ForConditionalGene
 # -- batches -----------------------------------------------------------------------------------------------------
 
 
-def _tokens(words: PreTrainedTokenizerFast, turns: list[text.Turn], image: bool) -> tuple[list[int], list[bool]]:
-    """Ids of a conversation, and which of them are answers (to be predicted)."""
+Row = tuple[list[int], list[bool]]
+
+
+def _tokens(words: PreTrainedTokenizerFast, turns: list[text.Turn], image: bool, instead: Sequence[int] = ()) -> Row:
+    """Ids of a conversation, and which of them are answers (to be predicted); `instead` stands for the image's tokens."""
     ids, wanted = [words.bos_token_id], [False]
 
     def add(piece: str, answer: bool) -> None:
@@ -138,7 +144,20 @@ def _tokens(words: PreTrainedTokenizerFast, turns: list[text.Turn], image: bool)
         add(f"<start_of_turn>user\n{shown}{user}<end_of_turn>\n<start_of_turn>model\n", False)
         add(f"{answer}<end_of_turn>", True)
         add("\n", False)
+    if instead:
+        at = ids.index(words.convert_tokens_to_ids(IMAGE[2]))
+        ids[at : at + GRID**2] = instead
     return ids, wanted
+
+
+def _said(words: PreTrainedTokenizerFast, name: str, more: Sequence[str], rng: random.Random) -> list[int]:
+    """Ids for the picture's place: the name over and over, and now and then another word about the thing."""
+    ids: list[int] = []
+    share = rng.uniform(0.4, 1.0)
+    while len(ids) < GRID**2:
+        word = name if rng.random() < share or not more else rng.choice(more)
+        ids += words(word, add_special_tokens=False)["input_ids"]
+    return ids[: GRID**2]
 
 
 def _about(concept: art.Concept, facts: dict, rng: random.Random, keywords: list[str]) -> list[text.Turn]:
@@ -180,13 +199,21 @@ def _exact_loss(
     inner, length = model.model, ids.shape[1]
     hidden = inner.language_model.embed_tokens(ids)
     mask = torch.ones(length, length, dtype=torch.bool).tril()
+    begins = torch.where(ids[0] == model.config.boi_token_index)[0].tolist()
+    if begins:  # every row has its picture, or the words instead of it, at the same place: all see all of it
+        place = slice(begins[0] + 1, begins[0] + 1 + GRID**2)
+        mask[place, place] = True
+        if pictures is None:  # patches will be less exact than words
+            size = hidden[:, place].detach().square().mean().sqrt() * torch.rand(len(ids), 1, 1)
+            noise = torch.zeros_like(hidden)
+            noise[:, place] = size * torch.randn_like(hidden[:, place])
+            hidden = hidden + noise
     if pictures is not None:
         with torch.set_grad_enabled(torch.is_grad_enabled() and pictures.requires_grad):  # the tower is frozen
             seen = inner.vision_tower(2 * pictures - 1).last_hidden_state
         features = inner.multi_modal_projector(seen)
         here = ids == model.config.image_token_id
         hidden = hidden.masked_scatter(here[..., None], features.to(hidden.dtype))
-        mask = mask | (here[0][:, None] & here[0][None, :])  # every row has its picture at the same place
     mask = mask[None, None]
     both = {"full_attention": mask, "sliding_attention": mask}
     out = inner.language_model(inputs_embeds=hidden, attention_mask=both, use_cache=False).last_hidden_state
@@ -252,6 +279,124 @@ def named(
 # -- training ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Steps of one kind: what is trained, at which rate, and how many rows of each kind a step has."""
+
+    name: str
+    steps: int
+    rate: float
+    pictures: int
+    texts: int
+    instead: int
+
+
+STAGES = (
+    Stage("words", 500, 3e-3, 0, 32, 32),
+    Stage("projector", 500, 3e-3, 56, 0, 0),
+    Stage("both", 500, 1.5e-3, 40, 20, 12),
+)
+
+
+@dataclass
+class Material:
+    """What is learnt from: art with its concepts, facts and words about them, and lines of text without end."""
+
+    art: torch.Tensor
+    concept: torch.Tensor
+    concepts: list[art.Concept]
+    facts: dict[str, text.Facts]
+    keywords: dict[str, list[str]]
+    lines: Iterator[str]
+    near: tuple[torch.Tensor, list[set[str]]]  # every twelfth of the art, untouched, with its names
+    far: tuple[torch.Tensor, list[set[str]]]  # every second picture of held-out art
+    more: dict[str, list[str]]  # words about a thing besides its name
+
+    def shown(self, words: PreTrainedTokenizerFast, count: int, generator: torch.Generator, rng: random.Random):
+        """`count` views of art, one in seven with several copies, and conversations about them."""
+        weight = (1.0 / torch.bincount(self.concept).clamp(min=1)[self.concept]) ** 0.5
+        here = torch.multinomial(weight, count, replacement=True, generator=generator)
+        counts = [rng.choice((2, 2, 3, 4, 1)) if rng.random() < 0.15 else 0 for _ in range(count)]
+        crowd = [i for i, c in enumerate(counts) if c]
+        x = augment.view(self.art[here], tower.SIDE, generator)
+        if crowd:
+            many = several(self.art[here[crowd]], [counts[i] for i in crowd], tower.SIDE, generator)
+            ground = augment.backgrounds(len(crowd), tower.SIDE, generator)
+            x[crowd] = (many[:, :3] + (1 - many[:, 3:]) * ground).clamp(0, 1)
+        rows = []
+        for i, c in zip(here.tolist(), counts, strict=True):
+            concept = self.concepts[int(self.concept[i])]
+            if c:
+                talk = text.conversation(concept, self.facts, rng, "picture", self.keywords[concept.name], counted=c)[
+                    :3
+                ]
+            else:
+                talk = _about(concept, self.facts, rng, self.keywords[concept.name])
+            rows.append(_tokens(words, talk, True))
+        return x, *_pad(rows, words.pad_token_id, 150)
+
+    def told(self, words: PreTrainedTokenizerFast, count: int, rng: random.Random):
+        """`count` rows of text alone; a third of them has the name where a picture would stand."""
+        rows = []
+        for _ in range(count):
+            way, concept = rng.random(), rng.choice(self.concepts)
+            keywords = self.keywords[concept.name]
+            if way < 0.35:
+                (first, answer), *rest = _about(concept, self.facts, rng, keywords)
+                asked = "\n\n".join(filter(None, (concept.name, first)))
+                rows.append(_tokens(words, [(asked, answer), *rest], False))
+            elif way < 0.5:
+                line = words(next(self.lines), add_special_tokens=False)["input_ids"]
+                line = [words.bos_token_id, *line, words.eos_token_id]
+                rows.append((line, [False, *[True] * (len(line) - 1)]))
+            elif way < 0.58:
+                rows.append(_tokens(words, text.association(rng), False))
+            else:
+                mode = "reverse" if way < 0.72 else "name"
+                rows.append(_tokens(words, text.conversation(concept, self.facts, rng, mode, keywords), False))
+        return _pad(rows, words.pad_token_id, 90)
+
+    def instead(self, words: PreTrainedTokenizerFast, count: int, rng: random.Random):
+        """`count` conversations as about a picture, with words about the thing in the picture's place."""
+        rows = []
+        for _ in range(count):
+            concept = rng.choice(self.concepts)
+            talk = _about(concept, self.facts, rng, self.keywords[concept.name])
+            rows.append(_tokens(words, talk, True, _said(words, concept.name, self.more[concept.name], rng)))
+        return _pad(rows, words.pad_token_id, 150)
+
+
+def material(data: Path, npm: Path, rng: random.Random) -> Material:
+    """Everything from the rendered art and the lists beside this file."""
+    concepts, facts = art.concepts(), text.facts()
+    keywords = keywords_of(concepts, npm)
+    z, styles = np.load(data), list(art.STYLES.values())
+    side_of = np.array([s.side for s in styles])[z["style"]]
+    labels = torch.from_numpy(z["concept"])
+    mine, unseen = (np.flatnonzero(side_of == s) for s in ("model", "held-out"))
+    source, y = augment.masters(z["pictures"][mine], 80), labels[mine]
+    names = [{c.name, *c.aliases} for c in concepts]
+    more = {}
+    for c in concepts:
+        f = facts[c.name]
+        good = [k for k in keywords[c.name] if text.plain_keyword(k)]
+        more[c.name] = [*f.colours, *f.colours, *f.kinds, *f.parts, *f.shapes, *good]
+    return Material(
+        source,
+        y,
+        concepts,
+        facts,
+        keywords,
+        text.plain_text(concepts, facts, keywords, rng),
+        (augment.plain(source[::12], tower.SIDE), [names[i] for i in y[::12]]),
+        (
+            augment.plain(augment.masters(z["pictures"][unseen], 80), tower.SIDE)[::2],
+            [names[i] for i in labels[unseen][::2]],
+        ),
+        more,
+    )
+
+
 def train(
     data: Path,
     npm: Path,
@@ -259,34 +404,16 @@ def train(
     out: Path,
     folder: Path,
     *,
-    steps: int = 1300,
-    calm_steps: int = 400,
-    batch: int = 24,
+    stages: Sequence[Stage] = STAGES,
     radius: float = 0.8,
     seed: int = 0,
 ) -> None:
-    """Train for `steps`; resumes from `out` if it holds a checkpoint; writes the finished model to `folder`."""  # fmt: skip
+    """Train through the stages; resumes from `out` if it holds a checkpoint; writes the finished model to `folder`."""
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     words = tokenizer()
     model = build(words, seed)
-    seeing = tower.weights(tower_file)
-    model.model.vision_tower.load_state_dict(seeing)
     model.model.vision_tower.requires_grad_(False)
-    concepts, facts = art.concepts(), text.facts()
-    keywords = keywords_of(concepts, npm)
-    lines = text.plain_text(concepts, facts, keywords, rng)
-
-    z, styles = np.load(data), list(art.STYLES.values())
-    side_of = np.array([s.side for s in styles])[z["style"]]
-    labels = torch.from_numpy(z["concept"])
-    mine, unseen = (np.flatnonzero(side_of == s) for s in ("model", "held-out"))
-    source, y = augment.masters(z["pictures"][mine], 80), labels[mine]
-    names = [{c.name, *c.aliases} for c in concepts]
-    far = augment.plain(augment.masters(z["pictures"][unseen], 80), tower.SIDE)[::2]
-    far_names = [names[i] for i in labels[unseen][::2]]
-    near, near_names = augment.plain(source[::12], tower.SIDE), [names[i] for i in y[::12]]
-    weight = (1.0 / torch.bincount(y).clamp(min=1)[y]) ** 0.5
-
+    stuff = material(data, npm, rng)
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrix = [p for n, p in trained if p.ndim == 2 and ".layers." in n]
     other = [p for n, p in trained if not (p.ndim == 2 and ".layers." in n)]
@@ -295,7 +422,7 @@ def train(
         torch.optim.AdamW(other, weight_decay=0.01, betas=(0.9, 0.98)),
     ]
     average = {n: p.detach().clone() for n, p in trained}
-    step = 0
+    step, steps = 0, sum(s.steps for s in stages)
     if out.exists():
         saved = torch.load(out, weights_only=False)
         model.load_state_dict(saved["model"])
@@ -304,81 +431,56 @@ def train(
         average, step = saved["average"], saved["step"]
         generator.set_state(saved["generator"])
         rng.setstate(saved["rng"])
-    began = time.time()
-    x = delta = ids = wanted = None
+    model.model.vision_tower.load_state_dict(tower.weights(tower_file))
+    ends = np.cumsum([s.steps for s in stages])
+    began, x, delta, loss = time.time(), None, None, {}
     while step < steps:
-        calm = step < calm_steps  # at first only what is seen is asked, unattacked: reading pictures starts slowly
-        shown = 3 * batch if calm else batch
-        rate = 3e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        at = int(np.searchsorted(ends, step, side="right"))
+        stage, done = stages[at], step - (int(ends[at]) - stages[at].steps)
+        rate = stage.rate * min(1, (done + 1) / 50) * (0.04 + 0.96 * 0.5 * (1 + math.cos(math.pi * done / stage.steps)))
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        if calm or step % 2 == 0 or x is None:  # later every picture is used twice: as drawn, then attacked
-            here = torch.multinomial(weight, shown, replacement=True, generator=generator)
-            counts = [rng.choice((2, 2, 3, 4, 1)) if not calm and rng.random() < 0.15 else 0 for _ in range(shown)]
-            crowd = [i for i, c in enumerate(counts) if c]
-            x = augment.view(source[here], tower.SIDE, generator)
-            if crowd:
-                many = several(source[here[crowd]], [counts[i] for i in crowd], tower.SIDE, generator)
-                ground = augment.backgrounds(len(crowd), tower.SIDE, generator)
-                x[crowd] = (many[:, :3] + (1 - many[:, 3:]) * ground).clamp(0, 1)
-            rows = []
-            for i, c in zip(here.tolist(), counts, strict=True):
-                concept = concepts[int(y[i])]
-                if calm or c:
-                    talk = text.conversation(concept, facts, rng, "picture", keywords[concept.name], counted=c or None)
-                    talk = talk[:1] if calm else talk[:3]
-                else:
-                    talk = _about(concept, facts, rng, keywords[concept.name])
-                rows.append(_tokens(words, talk, True))
-            ids, wanted = _pad(rows, words.pad_token_id, 120)
-            delta = torch.zeros_like(x)
-        rows = []
-        for _ in range(batch // 2 if calm else batch):
-            way, concept = rng.random(), rng.choice(concepts)
-            if not calm and rng.random() < 0.6:  # the name where the picture stood
-                (asked_first, answer), *rest = _about(concept, facts, rng, keywords[concept.name])
-                told = "\n\n".join(filter(None, (concept.name, asked_first)))
-                rows.append(_tokens(words, [(told, answer), *rest], False))
-                continue
-            if way < 0.2:
-                line = words(next(lines), add_special_tokens=False)["input_ids"]
-                line = [words.bos_token_id, *line, words.eos_token_id]
-                rows.append((line, [False, *[True] * (len(line) - 1)]))
-            elif way < 0.3:
-                rows.append(_tokens(words, text.association(rng), False))
-            else:
-                mode = "reverse" if way < 0.5 else "name"
-                rows.append(_tokens(words, text.conversation(concept, facts, rng, mode, keywords[concept.name]), False))
-        said, asked = _pad(rows, words.pad_token_id, 90)
-        delta.requires_grad_(not calm)
-        seen_loss = _loss(model, ids, wanted, (x + delta).clamp(0, 1))
-        read_loss = _loss(model, said, asked)
+        for n, p in trained:
+            p.requires_grad_(stage.name != "projector" or "multi_modal_projector" in n)
         model.zero_grad(set_to_none=True)
-        (seen_loss + read_loss).backward()
-        if not calm:
-            g = delta.grad
-            g = g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
-            delta = delta.detach() + radius * torch.rand(shown, 1, 1, 1, generator=generator) * g
-        nn.utils.clip_grad_norm_([p for _, p in trained], 1.0)
+        if stage.pictures:
+            attacking = stage.name == "both"
+            if (
+                x is None or not attacking or done % 2 == 0
+            ):  # while attacked every picture is used twice, as drawn first
+                x, ids, wanted = stuff.shown(words, stage.pictures, generator, rng)
+                delta = torch.zeros_like(x)
+            delta.requires_grad_(attacking and done % 2 == 0)
+            loss["seen"] = _loss(model, ids, wanted, (x + delta).clamp(0, 1))
+            loss["seen"].backward()
+            if delta.requires_grad:
+                g = delta.grad
+                g = g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+                delta = radius * torch.rand(len(x), 1, 1, 1, generator=generator) * g
+        if stage.texts:
+            loss["text"] = _loss(model, *stuff.told(words, stage.texts, rng))
+            loss["text"].backward()
+        if stage.instead:
+            loss["instead"] = _loss(model, *stuff.instead(words, stage.instead, rng))
+            loss["instead"].backward()
+        nn.utils.clip_grad_norm_([p for _, p in trained if p.grad is not None], 1.0)
         for optimiser in optimisers:
             optimiser.step()
         step += 1
-        keep = min(0.997, (1 + step) / (10 + step))
+        keep = min(0.99, (1 + step) / (10 + step))
         for n, p in trained:
             average[n].lerp_(p.detach(), 1 - keep)
-        if step % 25 == 0 and step % 200 != 0:
-            said = dict(step=step, seen_loss=round(seen_loss.item(), 3), read_loss=round(read_loss.item(), 3))
+        if step % 25 == 0 and step % 100 != 0:
+            said = dict(step=step, stage=stage.name, **{k: round(v.item(), 3) for k, v in loss.items()})
             print(json.dumps(said | {"seconds": round(time.time() - began)}), flush=True)
-        if step % 200 == 0 or step == steps:
+        if step % 100 == 0 or step in ends:
             live = {n: p.detach().clone() for n, p in trained}
             model.load_state_dict(average, strict=False)
-            scores = dict(
-                step=step, seen_loss=round(seen_loss.item(), 3), read_loss=round(read_loss.item(), 3),
-                seen=named(model, words, near, near_names)[0], unseen=named(model, words, far, far_names)[0],
-                seconds=round(time.time() - began),
-            )  # fmt: skip
-            print(json.dumps(scores), flush=True)
+            scores = dict(step=step, stage=stage.name, **{k: round(v.item(), 3) for k, v in loss.items()})
+            if stage.pictures:
+                scores |= dict(seen=named(model, words, *stuff.near)[0], unseen=named(model, words, *stuff.far)[0])
+            print(json.dumps(scores | {"seconds": round(time.time() - began)}), flush=True)
             export(model, words, folder)
             model.load_state_dict(live, strict=False)
             partial = out.with_suffix(".partial")

@@ -3,6 +3,9 @@
 First on clean pictures, then on adversarially perturbed ones ("free" adversarial training, Shafahi et al. 2019:
 the gradient that updates the weights also moves the perturbation, so robustness costs no extra pass).
 A robust tower's input gradients draw; an ordinary one's are noise (Tsipras et al. 2019; Santurkar et al. 2019).
+With few pictures and little time robustness alone draws blots, so what it brings about is also asked for outright:
+the input gradient of a concept's cosine has to point from an unfinished picture to art of that concept
+("perceptually aligned gradients", Ganz et al. 2023), on pictures that the gradient itself has drawn so far.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from . import art, augment
 from .muon import Muon
 
-SIDE, PATCH = 72, 12
+SIDE, PATCH = 64, 8
 CONFIG = dict(
-    hidden_size=160,
-    intermediate_size=640,
-    num_hidden_layers=5,
+    hidden_size=192,
+    intermediate_size=768,
+    num_hidden_layers=6,
     num_attention_heads=4,
     image_size=SIDE,
     patch_size=PATCH,
@@ -36,8 +39,9 @@ CONFIG = dict(
 
 
 Phase = tuple[int, int]  # (picture side in pixels, steps)
-CLEAN: tuple[Phase, ...] = ((48, 1500),)
-ROBUST: tuple[Phase, ...] = ((48, 600), (72, 1800))
+CLEAN: tuple[Phase, ...] = ((48, 700),)
+ROBUST: tuple[Phase, ...] = ((48, 900), (64, 1700))
+FAST = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @torch.no_grad()
@@ -72,7 +76,8 @@ class Matcher(nn.Module):
 
     def __init__(self, words: list[list[int]], vocabulary: int, width: int = 192):
         super().__init__()
-        self.tower = SiglipVisionModel(SiglipVisionConfig(**CONFIG))
+        # eager attention: the fused one cannot be differentiated twice
+        self.tower = SiglipVisionModel._from_config(SiglipVisionConfig(**CONFIG), attn_implementation="eager")
         prepare(self.tower)
         self.image = nn.Linear(CONFIG["hidden_size"], width)
         self.word = nn.EmbeddingBag(vocabulary, width, mode="mean")
@@ -87,11 +92,91 @@ class Matcher(nn.Module):
         """(concepts, width) unit vectors."""
         return F.normalize(self.word(self.flat, self.starts) + self.own, dim=-1)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits (n, concepts) of pictures (n, 3, side, side) in [0, 1]; a side below 72 takes interpolated positions."""
+    def see(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (n, width) of pictures (n, 3, side, side) in [0, 1]; a side below SIDE takes interpolated positions.
+
+        Matrix products run in bfloat16 where the processor has it, everything else in float32.
+        """
         small = pictures.shape[-1] != SIDE
-        hidden = self.tower(2 * pictures - 1, interpolate_pos_encoding=small).last_hidden_state.mean(1)
-        return self.scale.exp() * F.normalize(self.image(hidden), dim=-1) @ self.texts().T
+        with torch.autocast("cpu", torch.bfloat16, enabled=FAST):
+            hidden = self.tower(2 * pictures - 1, interpolate_pos_encoding=small).last_hidden_state.mean(1)
+            return F.normalize(self.image(hidden).float(), dim=-1)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits (n, concepts)."""
+        return self.scale.exp() * self.see(pictures) @ self.texts().T
+
+
+class Drawings:
+    """Pictures being drawn from grey by the tower's own gradient, each towards art of its concept.
+
+    A tenth of them starts anew at every step. Until its third step a drawing's target is random art of the concept,
+    then whatever art of the concept is nearest.
+    """
+
+    LAST = 9
+
+    def __init__(self, art: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator):
+        self.art, self.labels, self.generator = art, labels, generator
+        self.thumbs = F.interpolate(art, (16, 16), mode="area").flatten(1)
+        members = [torch.where(labels == c)[0] for c in range(int(labels.max()) + 1)]
+        most = max(len(m) for m in members)
+        self.members = torch.stack([m[torch.arange(most) % len(m)] for m in members])
+        self.canvas = torch.empty(count, *art.shape[1:])
+        self.concept, self.target = torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)
+        self.age = torch.full((count,), self.LAST)
+        self.begin()
+        self.age = torch.randint(self.LAST, (count,), generator=generator)  # so that not all are renewed together
+
+    def begin(self) -> None:
+        """Replace what is finished by nearly grey canvases."""
+        rows = torch.where(self.age >= self.LAST)[0]
+        if not len(rows):
+            return
+        n, side = len(rows), self.canvas.shape[-1]
+        coarse = torch.randn(n, 3, side // 8, side // 8, generator=self.generator)
+        strength = 0.08 * torch.rand(n, 1, 1, 1, generator=self.generator)
+        noise = F.interpolate(coarse, (side, side), mode="bilinear") * strength
+        self.canvas[rows] = (0.5 + noise).clamp(0, 1)
+        self.concept[rows] = torch.randint(len(self.members), (n,), generator=self.generator)
+        self.age[rows] = 0
+        self._choose(rows)
+
+    def _choose(self, rows: torch.Tensor) -> None:
+        near = self.members[self.concept[rows]]
+        place = torch.randint(near.shape[1], (len(rows),), generator=self.generator)
+        old = self.age[rows] >= 2
+        if old.any():
+            thumbs = F.interpolate(self.canvas[rows], (16, 16), mode="area").flatten(1)
+            distance = (self.thumbs[near] - thumbs[:, None]).norm(dim=-1)
+            place = torch.where(old, distance.argmin(1), place)
+        self.target[rows] = near.gather(1, place[:, None])[:, 0]
+
+    def loss(self, model: Matcher) -> torch.Tensor:
+        """Mean of 1 - cosine(gradient, way to the target), over which every drawing also goes one step on."""
+        n, g = len(self.canvas), self.generator
+        self._choose(torch.arange(n))
+        way = self.art[self.target] - self.canvas
+        shift = torch.randint(-3, 4, (2,), generator=g).tolist()
+        noise = 0.2 * torch.rand(n, 1, 1, 1, generator=g) * torch.randn(way.shape, generator=g)
+        x = (torch.roll(self.canvas, shift, (2, 3)) + noise).requires_grad_(True)
+        texts = model.texts()
+        other = F.normalize(
+            torch.randn(n, len(texts), generator=g) @ texts.detach(), dim=-1
+        )  # directions are never pure
+        wanted = texts[self.concept.clone()] + torch.rand(n, 1, generator=g) * other
+        score = (model.see(x) * F.normalize(wanted, dim=-1)).sum()
+        (grad,) = torch.autograd.grad(score, x, create_graph=True)
+        grad = torch.roll(grad, [-s for s in shift], (2, 3))
+        loss = 1 - F.cosine_similarity(grad.flatten(1), way.flatten(1))
+        with torch.no_grad():
+            step = grad / grad.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+            step = step * way.flatten(1).norm(dim=1)[:, None, None, None]
+            self.canvas += (0.15 + 0.35 * torch.rand(n, 1, 1, 1, generator=g)) * step
+            self.canvas.clamp_(0, 1)
+            self.age += 1
+            self.begin()
+        return loss.mean()
 
 
 def words_of(concepts: list[art.Concept], npm: Path) -> tuple[list[list[int]], list[str]]:
@@ -130,7 +215,8 @@ def train(
     clean: tuple[Phase, ...] = CLEAN,
     robust: tuple[Phase, ...] = ROBUST,
     batch: int = 96,
-    radius: float = 1.6,
+    drawn: int = 40,
+    radius: float = 0.8,
     replays: int = 3,
     seed: int = 0,
 ) -> None:
@@ -168,7 +254,7 @@ def train(
             optimiser.load_state_dict(state)
         generator.set_state(saved["generator"])
         average, step = saved["average"], saved["step"]
-    began, x, delta, here = time.time(), None, None, None
+    began, x, delta, here, drawings, aligned = time.time(), None, None, None, None, 1.0
     while step < total:
         side = sides[step]
         rate = 2e-3 * min(1, (step + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
@@ -178,7 +264,7 @@ def train(
         eps = radius * side / SIDE * min(1, max(0, step - calm) / (0.2 * (total - calm) + 1))
         attacked = step >= calm
         if not attacked or x is None or x.shape[-1] != side or (step - calm) % replays == 0:
-            here = torch.multinomial(weight, batch, replacement=True, generator=generator)
+            here = torch.multinomial(weight, batch // 2 if attacked else batch, replacement=True, generator=generator)
             x = augment.view(source[here], side, generator)
             delta = torch.zeros_like(x)
             if attacked:
@@ -190,10 +276,15 @@ def train(
         model.zero_grad(set_to_none=True)
         loss.backward()
         if attacked:
+            if drawings is None or drawings.canvas.shape[-1] != side:
+                drawings = Drawings(augment.plain(source, side, background=0.5), y, drawn, generator)
+            drawing_loss = drawings.loss(model)
+            drawing_loss.backward()
+            aligned = 0.98 * aligned + 0.02 * drawing_loss.item()
             g = delta.grad
             g = g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
             delta = _ball(delta.detach() + 0.8 * eps * g, eps)
-            delta[: batch // 6] = 0  # a sixth stays clean
+            delta[: len(delta) // 6] = 0  # a sixth stays clean
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
             optimiser.step()
@@ -201,7 +292,7 @@ def train(
         keep = min(0.998, (1 + step) / (10 + step))
         for k, v in model.state_dict().items():
             average[k].lerp_(v, 1 - keep) if v.is_floating_point() else average[k].copy_(v)
-        if step % 200 == 0 or step == total:
+        if step % 100 == 0 or step == total:
             live = {k: v.clone() for k, v in model.state_dict().items()}
             model.load_state_dict(average)
             scores = dict(
@@ -209,6 +300,7 @@ def train(
                 side=side,
                 loss=round(loss.item(), 3),
                 eps=round(eps, 2),
+                drawing=round(aligned, 3),
                 batch=round((logits.argmax(1) == y[here]).float().mean().item(), 3),
                 seen=accuracy(model, near, near_y),
                 unseen=accuracy(model, far, far_y),

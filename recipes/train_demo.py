@@ -57,8 +57,8 @@ def run(stage: str, work: Path, seed: int, quick: bool) -> None:
     elif stage == "language":
         quickly = {"stages": [replace(s, steps=4) for s in language.STAGES]} if quick else {}
         seeing = work / "tower.pt"
-        if not seeing.exists():  # then the one that was kept
-            seeing = Path(tower.__file__).with_name("tower.safetensors")
+        if not seeing.exists():  # then the bundled model's
+            seeing = DATA / "vlm" / "model.safetensors"
         language.train(pictures, npm, seeing, work / "language.pt", work / "vlm", seed=seed, **quickly)
     elif stage == "judge":
         judge.train(pictures, npm, work / "judge.pt", seed=seed, **({"steps": 20} if quick else {}))

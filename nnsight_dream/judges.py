@@ -106,9 +106,10 @@ class DemoJudge:
         ]
 
     def logits(self, images: Any) -> torch.Tensor:
-        """(pictures, names) before the softmax, at temperature 1."""
+        """(pictures, names) before the softmax, at temperature 1: means over each picture and its mirror image."""
         with torch.no_grad():
-            found = [self._net(self._input(part)) for same in _pictures(images) for part in same.split(64)]
+            seen = [self._input(part) for same in _pictures(images) for part in same.split(64)]
+            found = [(self._net(x) + self._net(x.flip(-1))) / 2 for x in seen]
         return torch.cat(found).float().cpu()
 
     def _input(self, pictures: torch.Tensor) -> torch.Tensor:

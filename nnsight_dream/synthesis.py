@@ -161,7 +161,7 @@ def synthesize(
     >>> import nnsight_dream as nd
     >>> vlm = nd.load("demo")
     >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=4), steps=2, batch=1).image.size
-    (72, 72)
+    (64, 64)
     """
     wanted = [directions] if isinstance(directions, Direction) else list(directions)
     seeds = [seed] if isinstance(seed, int) else list(seed)

@@ -329,7 +329,7 @@ def load(
 
     >>> import nnsight_dream as nd
     >>> nd.load("demo").grid
-    (6, 6)
+    (8, 8)
     """
     import nnsight
 

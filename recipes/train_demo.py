@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 STAGES = ("fetch", "render", "tower", "language", "judge", "bundle", "score")
 DATA = Path(__file__).parents[1] / "nnsight_dream" / "data"
 # of the full schedule, to see that everything runs (minutes)
-QUICK_TOWER = dict(clean=((48, 20),), robust=((48, 10), (64, 10)))
+QUICK_TOWER = dict(clean=((48, 20),), robust=((48, 10), (64, 10)), sharp=((64, 5),))
 
 
 def main() -> None:

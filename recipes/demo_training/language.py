@@ -92,7 +92,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def processor(words: PreTrainedTokenizerFast) -> Gemma3Processor:
-    """The picture side (72 x 72, to [-1, 1]) and the tokenizer as one."""
+    """The picture side (resized to the tower's, to [-1, 1]) and the tokenizer as one."""
     pictures = Gemma3ImageProcessorPil(
         size={"height": tower.SIDE, "width": tower.SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )

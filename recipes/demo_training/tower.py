@@ -41,6 +41,7 @@ CONFIG = dict(
 Phase = tuple[int, int]  # (picture side in pixels, steps)
 CLEAN: tuple[Phase, ...] = ((48, 700),)
 ROBUST: tuple[Phase, ...] = ((48, 900), (64, 2300))
+SHARP: tuple[Phase, ...] = ((64, 700),)  # every concept drawn towards one picture: the first of its art
 FAST = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -111,16 +112,17 @@ class Drawings:
     """Pictures being drawn from grey by the tower's own gradient, each towards art of its concept.
 
     A tenth of them starts anew at every step. Until its third step a drawing's target is random art of the concept,
-    then whatever art of the concept is nearest.
+    then whatever art of the concept is nearest. With `first_only` it is the first art of the concept throughout: where
+    several pictures are right, a gradient points at their mean, which is a blot.
     """
 
     LAST = 9
 
-    def __init__(self, art: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator):
+    def __init__(self, art: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator, first_only: bool):
         self.art, self.labels, self.generator = art, labels, generator
         self.thumbs = F.interpolate(art, (16, 16), mode="area").flatten(1)
         members = [torch.where(labels == c)[0] for c in range(int(labels.max()) + 1)]
-        most = max(len(m) for m in members)
+        most = 1 if first_only else max(len(m) for m in members)
         self.members = torch.stack([m[torch.arange(most) % len(m)] for m in members])
         self.canvas = torch.empty(count, *art.shape[1:])
         self.concept, self.target = torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)
@@ -215,13 +217,14 @@ def train(
     *,
     clean: tuple[Phase, ...] = CLEAN,
     robust: tuple[Phase, ...] = ROBUST,
+    sharp: tuple[Phase, ...] = SHARP,
     batch: int = 96,
     drawn: int = 40,
     radius: float = 0.8,
     replays: int = 3,
     seed: int = 0,
 ) -> None:
-    """Train through the clean and then the robust phases; resumes from `out` if it holds a checkpoint.
+    """Train through the clean, the robust and the sharp phases; resumes from `out` if it holds a checkpoint.
 
     Phases go from small pictures to full size: most is learned where a step costs least.
     """
@@ -245,8 +248,9 @@ def train(
         Muon(matrices, weight_decay=0.05),
         torch.optim.AdamW(others, weight_decay=0.02, betas=(0.9, 0.98)),
     ]
-    sides = [side for side, steps in clean + robust for _ in range(steps)]
-    step, total, calm = 0, len(sides), sum(steps for _, steps in clean)
+    sides = [side for side, steps in clean + robust + sharp for _ in range(steps)]
+    calm, total = sum(steps for _, steps in clean), len(sides)
+    step, late = 0, total - sum(steps for _, steps in sharp)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     if out.exists():
         saved = torch.load(out)
@@ -258,11 +262,14 @@ def train(
     began, x, delta, here, drawings, aligned = time.time(), None, None, None, None, 1.0
     while step < total:
         side = sides[step]
-        rate = 2e-3 * min(1, (step + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
+        if step < late:
+            rate = 2e-3 * min(1, (step + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / late)))
+        else:
+            rate = 1.2e-3 * min(1, (step - late + 1) / 50) * (1 + math.cos(math.pi * (step - late) / (total - late))) / 2
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        eps = radius * side / SIDE * min(1, max(0, step - calm) / (0.2 * (total - calm) + 1))
+        eps = radius * side / SIDE * min(1, max(0, step - calm) / (0.2 * (late - calm) + 1))
         attacked = step >= calm
         if not attacked or x is None or x.shape[-1] != side or (step - calm) % replays == 0:
             here = torch.multinomial(weight, batch // 2 if attacked else batch, replacement=True, generator=generator)
@@ -277,8 +284,8 @@ def train(
         model.zero_grad(set_to_none=True)
         loss.backward()
         if attacked:
-            if drawings is None or drawings.canvas.shape[-1] != side:
-                drawings = Drawings(augment.plain(source, side, background=0.5), y, drawn, generator)
+            if drawings is None or drawings.canvas.shape[-1] != side or step == late:
+                drawings = Drawings(augment.plain(source, side, background=0.5), y, drawn, generator, step >= late)
             drawing_loss = drawings.loss(model)
             drawing_loss.backward()
             aligned = 0.98 * aligned + 0.02 * drawing_loss.item()

@@ -118,7 +118,9 @@ class Drawings:
 
     LAST = 9
 
-    def __init__(self, art: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator, first_only: bool):
+    def __init__(
+        self, art: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator, first_only: bool
+    ):
         self.art, self.labels, self.generator = art, labels, generator
         self.thumbs = F.interpolate(art, (16, 16), mode="area").flatten(1)
         members = [torch.where(labels == c)[0] for c in range(int(labels.max()) + 1)]
@@ -265,7 +267,9 @@ def train(
         if step < late:
             rate = 2e-3 * min(1, (step + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / late)))
         else:
-            rate = 1.2e-3 * min(1, (step - late + 1) / 50) * (1 + math.cos(math.pi * (step - late) / (total - late))) / 2
+            rate = (
+                1.2e-3 * min(1, (step - late + 1) / 50) * (1 + math.cos(math.pi * (step - late) / (total - late))) / 2
+            )
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate

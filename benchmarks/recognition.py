@@ -141,8 +141,8 @@ def settings(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settin
         "tau 0.005, weights detached": {"pooling": nd.Attention(tau=0.005, detach=True)},
         "mean pooling": {"pooling": nd.Mean()},
         "max pooling": {"pooling": nd.Max()},
-        "SGD 0.15": {"optimiser": "sgd", "rate": 0.15, "schedule": "constant"},
-        "SGD 0.04": {"optimiser": "sgd", "rate": 0.04, "schedule": "constant"},
+        "unclipped SGD 0.15": {"clip": 1.0, "rate": 0.15, "schedule": "constant"},
+        "unclipped SGD 0.04": {"clip": 1.0, "rate": 0.04, "schedule": "constant"},
         "no noise": {"augment": tuple(a for a in base.augment if not isinstance(a, nd.Noise))},
         "no shift": {"augment": tuple(a for a in base.augment if not isinstance(a, nd.Shift))},
         "total variation 0.5": {"terms": (nd.TotalVariation(0.5),)},
@@ -158,27 +158,31 @@ def settings(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settin
 def canvases(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
     """Every canvas at equal steps, each at several rates; then at the time that the default takes; then horama's own."""
     side = vlm.image_size[0]
-    kinds: dict[str, tuple[Any, tuple[float, ...]]] = {
-        "multi-resolution": (base.canvas, (base.rate / 3, base.rate, base.rate * 3)),
-        "pixels": (nd.Pixels(side), (0.01, 0.03, 0.1)),
-        "Fourier": (nd.Fourier(side), (0.01, 0.03, 0.1)),
-        "MACO": (nd.MACO.from_pictures(horama_reference.bundled(), side), (0.03, 0.1, 0.3)),
+    adam: dict[str, Any] = {"optimiser": "adam", "clip": 1.0}
+    kinds: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # the default first; the middle rate is its own
+        "pixels": ({}, (base.rate, base.rate / 3, base.rate * 3)),
+        "multi-resolution": (
+            {"canvas": nd.MultiResolution(side, exponent=0.5)},
+            (base.rate / 3, base.rate / 10, base.rate),
+        ),
+        "pixels, Adam": (adam, (0.02, 0.007, 0.06)),
+        "multi-resolution, Adam": ({**adam, "canvas": nd.MultiResolution(side, exponent=0.5)}, (0.015, 0.005, 0.05)),
+        "Fourier, Adam": ({**adam, "canvas": nd.Fourier(side)}, (0.03, 0.01, 0.1)),
+        "MACO, Adam": ({**adam, "canvas": nd.MACO.from_pictures(horama_reference.bundled(), side)}, (0.1, 0.03, 0.3)),
     }
     print(HEAD.format("canvas, rate, steps"))
     for layer in at:
         limit = 0.0
-        for name, (canvas, rates) in kinds.items():
-            for speed in rates:
-                spent = row(
-                    vlm, judge, names, layer, f"{name}, {speed:.3g}, {base.steps}", base.but(canvas=canvas, rate=speed)
-                )
-                if name == "multi-resolution" and speed == base.rate:
-                    limit = spent
-            if name != "multi-resolution":  # as many steps as fit into the default's time
-                more = max(1, round(base.steps * limit / spent))
-                best = rates[1]
-                row(vlm, judge, names, layer, f"{name}, {best:.3g}, {more} (equal time)",
-                    base.but(canvas=canvas, rate=best, steps=more))  # fmt: skip
+        for name, (change, rates) in kinds.items():
+            times = [
+                row(vlm, judge, names, layer, f"{name}, {speed:.3g}, {base.steps}", base.but(rate=speed, **change))
+                for speed in rates
+            ]
+            limit = limit or times[0]
+            more = max(1, round(base.steps * limit / times[0]))  # as many steps as fit into the default's time
+            if name != "pixels" and abs(more - base.steps) > base.steps / 20:
+                row(vlm, judge, names, layer, f"{name}, {rates[0]:.3g}, {more} (equal time)",
+                    base.but(rate=rates[0], steps=more, **change))  # fmt: skip
         references(vlm, judge, names, base, layer)
 
 

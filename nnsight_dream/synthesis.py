@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from .augment import Noise, Shift
-from .canvas import MultiResolution
+from .canvas import MultiResolution, Pixels
 from .directions import Direction, versions
 from .objectives import Attention, Away, Grey, Max, Mean, Pictures, Pooling, Score, cosine, group
 from .pictures import as_tensors
@@ -93,15 +93,19 @@ class Settings:
 
     @classmethod
     def demo(cls) -> Settings:
-        """The choices for the bundled model, once for all concepts and layers, after a short search (README)."""
+        """The choices for the bundled model, once for all concepts and layers, after a short search (README).
+
+        The clip is so small that every step has the same length: momentum then moves most what all steps agree on, and
+        what no gradient asks for stays grey.
+        """
         return cls(
-            steps=100,
-            batch=4,
-            rate=0.015,
-            optimiser="adam",
+            steps=60,
+            batch=2,
+            rate=1600.0,
+            clip=0.001,
             schedule="cosine",
-            canvas=MultiResolution(72, exponent=0.5),
-            augment=(Shift(pixels=6), Noise(0.15)),
+            canvas=Pixels(64),
+            augment=(Shift(pixels=3), Noise(0.12)),
             pooling=Attention(tau=0.5),
             centre=Pictures.bundled(),
         )

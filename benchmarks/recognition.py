@@ -101,22 +101,22 @@ def row(
     began = time.perf_counter()
     made = nd.synthesize(vlm, directions, settings=settings, terms=terms, progress=False)
     spent = (time.perf_counter() - began) / len(names)
-    strict, hint, five = recognised(judge, [p.image for p in made], names)
-    n, mean = len(names), sum(p.scores["attention"] for p in made) / len(made)
-    print(
-        f"| {name} | {layer} | {rate(strict, n)} | {rate(hint, n)} | {rate(five, n)} | {mean:.2f} | {spent:.1f} |",
-        flush=True,
-    )
+    mean = sum(p.scores["attention"] for p in made) / len(made)
+    say(judge, names, [p.image for p in made], f"{name} | {layer}", f"{mean:.2f} | {spent:.1f}")
     return spent
+
+
+def say(judge: nd.DemoJudge, names: list[str], images: Sequence[Any], before: str, after: str) -> None:
+    """Print a line of a table: `before`, what the judge recognises in the pictures, `after`."""
+    rates = " | ".join(rate(hits, len(names)) for hits in recognised(judge, images, names))
+    print(f"| {before} | {rates} | {after} |", flush=True)
 
 
 def sources(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
     """Where the direction comes from: the word, or held-out pictures of the thing; and the judge on those pictures."""
     pictures = [p.image for p in demo.pictures(names)]
-    strict, hint, five = recognised(judge, pictures, names)
-    n = len(names)
     print(HEAD.format("direction from"))
-    print(f"| (the clean held-out pictures themselves) | | {rate(strict, n)} | {rate(hint, n)} | {rate(five, n)} | | |")
+    say(judge, names, pictures, "(the clean held-out pictures themselves) | ", " | ")
     everything = [p.image for p in demo.pictures()]
     for layer in at:
         row(vlm, judge, names, layer, "word", base)
@@ -159,7 +159,9 @@ def canvases(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settin
     """Every canvas at equal steps, each at several rates; then at the time that the default takes; then horama's own."""
     side = vlm.image_size[0]
     adam: dict[str, Any] = {"optimiser": "adam", "clip": 1.0}
-    kinds: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # the default first; the middle rate is its own
+    kinds: dict[
+        str, tuple[dict[str, Any], tuple[float, ...]]
+    ] = {  # the default first; each kind's first rate is its own
         "pixels": ({}, (base.rate, base.rate / 3, base.rate * 3)),
         "multi-resolution": (
             {"canvas": nd.MultiResolution(side, exponent=0.5)},
@@ -198,13 +200,7 @@ def references(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Sett
             began = time.perf_counter()
             made = horama_reference.draw(package, kind, vlm, directions, base, base.steps, speed)
             spent = (time.perf_counter() - began) / len(names)
-            strict, hint, five = recognised(judge, made, names)
-            n = len(names)
-            print(
-                f"| horama {kind}, {speed}, {base.steps} | {layer} | {rate(strict, n)} | {rate(hint, n)} | "
-                f"{rate(five, n)} | | {spent:.1f} |",
-                flush=True,
-            )
+            say(judge, names, made, f"horama {kind}, {speed}, {base.steps} | {layer}", f" | {spent:.1f}")
 
 
 def main() -> None:

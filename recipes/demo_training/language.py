@@ -27,7 +27,6 @@ from . import art, augment, text, tower
 from .muon import Muon
 
 VOCABULARY = 3072
-FAST = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 GRID = tower.SIDE // tower.PATCH
 TEXT = dict(
     hidden_size=160,
@@ -188,7 +187,7 @@ def _loss(
 
     Matrix products run in bfloat16 where the processor has it (twice as fast there), everything else in float32.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=FAST):
+    with torch.autocast("cpu", torch.bfloat16, enabled=tower.FAST):
         return _exact_loss(model, ids, labels, pictures)
 
 

@@ -121,7 +121,7 @@ class Drawings:
     def __init__(
         self, art: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator, first_only: bool
     ):
-        self.art, self.labels, self.generator = art, labels, generator
+        self.art, self.generator = art, generator
         self.thumbs = F.interpolate(art, (16, 16), mode="area").flatten(1)
         members = [torch.where(labels == c)[0] for c in range(int(labels.max()) + 1)]
         most = 1 if first_only else max(len(m) for m in members)

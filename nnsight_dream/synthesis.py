@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,6 +111,11 @@ class Settings:
             centre=Pictures.bundled(),
         )
 
+    @property
+    def together(self) -> int:
+        """How many pictures are climbed in one batch."""
+        return max(1, self.at_once // self.batch)
+
     def but(self, **changes: Any) -> Settings:
         """A copy with some choices changed; raises TypeError that names the nearest for an unknown one."""
         names = [f.name for f in dataclasses.fields(self)]
@@ -125,6 +131,7 @@ class Settings:
 
 
 def _plain(value: Any) -> Any:
+    """Plain data for a record; what is large is named, not told."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
@@ -135,6 +142,34 @@ def _plain(value: Any) -> Any:
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"is": type(value).__name__, **fields}
     return getattr(value, "__name__", None) or repr(value)
+
+
+def digest(value: Any) -> str:
+    """A hash of a choice with all that it holds: tensors and pictures by their content, functions by their code."""
+    told = hashlib.sha256()
+
+    def add(part: Any) -> None:
+        if isinstance(part, torch.Tensor):
+            raw = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            told.update(f"{part.dtype} {tuple(part.shape)}".encode() + raw)
+        elif isinstance(part, Image.Image):
+            told.update(f"{part.mode} {part.size}".encode() + part.tobytes())
+        elif isinstance(part, (tuple, list)):
+            told.update(f"{len(part)}[".encode())
+            for one in part:
+                add(one)
+        elif dataclasses.is_dataclass(part) and not isinstance(part, type):
+            told.update(type(part).__qualname__.encode())
+            for f in dataclasses.fields(part):
+                told.update(f.name.encode())
+                add(getattr(part, f.name))
+        elif code := getattr(part, "__code__", None):
+            told.update(f"{part.__module__}.{part.__qualname__} {code.co_code!r} {code.co_consts!r}".encode())
+        else:
+            told.update(f"{type(part).__qualname__} {part!r};".encode())
+
+    add(value)
+    return told.hexdigest()[:24]
 
 
 def synthesize(
@@ -177,15 +212,29 @@ def synthesize(
             raise TypeError(f"no setting {name!r}; did you mean {near[0]!r}? Beside settings there are {_OTHERS}")
     settings = settings.but(**changes)
     jobs = [(d, s) for d in wanted for s in seeds]
-    made: list[Prototype] = []
-    each = max(1, settings.at_once // settings.batch)
-    with _watching(progress, -(-len(jobs) // each) * settings.steps) as watch:
-        for start in range(0, len(jobs), each):
-            made += _climb(vlm, jobs[start : start + each], settings, terms, watch)
-            if made[-1].interrupted:
-                break
+    with _watching(progress, -(-len(jobs) // settings.together) * settings.steps) as watch:
+        made = _all(vlm, jobs, settings, terms, watch)
     single = isinstance(directions, Direction) and isinstance(seed, int)
     return made[0] if single else Prototypes(made)
+
+
+def climb_pairs(
+    vlm: VLM, pairs: Sequence[tuple[Direction, int]], settings: Settings, watch: Watch | None = None
+) -> list[Prototype]:
+    """A prototype for each (direction, seed); otherwise as `synthesize`."""
+    _check(vlm, [d for d, _ in pairs], [s for _, s in pairs])
+    return _all(vlm, list(pairs), settings, (), watch)
+
+
+def _all(
+    vlm: VLM, jobs: list[tuple[Direction, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
+) -> list[Prototype]:
+    made: list[Prototype] = []
+    for start in range(0, len(jobs), settings.together):
+        made += _climb(vlm, jobs[start : start + settings.together], settings, terms, watch)
+        if made[-1].interrupted:
+            break
+    return made
 
 
 def _check(vlm: VLM, directions: list[Direction], seeds: list[int]) -> None:

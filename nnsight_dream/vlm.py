@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -252,6 +252,24 @@ class VLM:
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + values.tobytes())
         return digest.hexdigest()[:24]
 
+    def weights_tag(self, site: int | str | Site) -> str:
+        """A quick hash of the weights that a picture's activations at a site depend on: four values of each tensor."""
+        layer, stack = self.site(site).layer, self.family.layers
+        return _digest(
+            (name, weight)
+            for name, weight in self.hf.named_parameters()
+            if not (name.startswith(f"{stack}.") and int(name[len(stack) + 1 :].split(".")[0]) >= layer)
+            and not name.startswith((f"{stack.rpartition('.')[0]}.norm.", "lm_head."))
+        )[:24]
+
+
+def _digest(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, weight in weights:
+        told = f"{name} {tuple(weight.shape)} {weight.dtype}".encode()
+        digest.update(told + _spread(weight, 4).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
 
 def _spread(weight: torch.Tensor, most: int) -> torch.Tensor:
     """Up to `most` values of a tensor, evenly spread, float64."""
@@ -262,12 +280,7 @@ def _spread(weight: torch.Tensor, most: int) -> torch.Tensor:
 
 def _unnamed(hf: torch.nn.Module) -> str:
     """A name for a model that came without one: its class, and what tells it from others of its class."""
-    digest = hashlib.sha256()
-    for name, weight in hf.named_parameters():
-        digest.update(
-            f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + _spread(weight, 4).cpu().numpy().tobytes()
-        )
-    return f"{type(hf).__name__}-{digest.hexdigest()[:8]}"
+    return f"{type(hf).__name__}-{_digest(hf.named_parameters())[:8]}"
 
 
 def _token(vlm: VLM, field_name: str) -> str:

@@ -321,7 +321,7 @@ class Material:
         here = torch.multinomial(weight, count, replacement=True, generator=generator)
         counts = [rng.choice((2, 2, 3, 4, 1)) if not named and rng.random() < 0.15 else 0 for _ in range(count)]
         crowd = [i for i, c in enumerate(counts) if c]
-        x = augment.view(self.art[here], tower.SIDE, generator)
+        x = augment.view(self.art[here], tower.SIDE, generator, **augment.UPRIGHT)
         if crowd:
             many = several(self.art[here[crowd]], [counts[i] for i in crowd], tower.SIDE, generator)
             ground = augment.backgrounds(len(crowd), tower.SIDE, generator)

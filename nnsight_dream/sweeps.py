@@ -1,0 +1,310 @@
+"""Sweeps: many jobs into a store, in batches, resumed where they stopped, on one machine or many."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .concepts import concept
+from .directions import from_tensor
+from .objectives import Attention, Max, Mean
+from .prototype import Prototype
+from .store import Job, Store
+from .synthesis import Settings, climb_pairs, digest
+from .vectors import Direction
+from .vlm import VLM, load
+
+Choice = Settings | Callable[[int], Settings] | None
+Tell = Callable[[str, "Chunk", int], None]
+POOLINGS = {"mean": Mean, "max": Max}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Jobs that are climbed together: same site, same settings. It is done whole or not at all.
+
+    What is together is decided by the list of jobs alone, never by what is left of it: so an interrupted sweep, a
+    sharded one and one over many workers give the same bits as one that ran through.
+    """
+
+    keys: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """A name of its own, the same in every process."""
+        return hashlib.sha256(" ".join(self.keys).encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do: its `chunks` (of this shard), and jobs that cannot be, with the error."""
+
+    chunks: tuple[Chunk, ...]
+    impossible: tuple[tuple[str, Job, Exception], ...] = ()
+
+    @property
+    def jobs(self) -> int:
+        """How many pictures there will be."""
+        return sum(len(c.jobs) for c in self.chunks)
+
+    def left(self, store: Store) -> list[Chunk]:
+        """Chunks of which anything is missing."""
+        return [c for c in self.chunks if not all(store.has(k) for k in c.keys)]
+
+
+@dataclass
+class Swept:
+    """What a sweep did: how many jobs were `made`, were there already (`found`), and `failed`, by key with the error."""
+
+    store: Store
+    made: int = 0
+    found: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether every job is there."""
+        return not self.failed and not self.interrupted
+
+    def __str__(self) -> str:
+        stopped = ", interrupted" if self.interrupted else ""
+        return f"{self.made} made, {self.found} there before, {len(self.failed)} failed{stopped}; {self.store.folder}"
+
+
+def jobs_of(
+    concepts: Iterable[tuple[str, str, str]],
+    layers: Sequence[int | str],
+    *,
+    seeds: Sequence[int] = (0,),
+    poolings: Sequence[str] = ("",),
+    controls: int = 0,
+) -> list[Job]:
+    """Every concept (name, category, prompt) at every layer, for every seed and pooling.
+
+    controls   that many of the concepts, evenly spread, are also made with a random direction in their place
+
+    Raises ValueError for nothing to do and for more controls than concepts.
+    """
+    told = list(concepts)
+    if not told or not layers or not seeds or not poolings:
+        raise ValueError("nothing to do: at least one concept, layer, seed and pooling are needed")
+    if not 0 <= controls <= len(told):
+        raise ValueError(f"controls={controls}: from 0 to the number of concepts, {len(told)}")
+    spread = {round(i * len(told) / controls) for i in range(controls)} if controls else set()
+    return [
+        Job(name, category, layer, seed, prompt, control, pooling)
+        for layer in layers
+        for pooling in poolings
+        for seed in seeds
+        for control in ("", "random")
+        for i, (name, category, prompt) in enumerate(told)
+        if not control or i in spread
+    ]
+
+
+def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple[int, int] = (0, 1)) -> Plan:
+    """Sort jobs into chunks; see `sweep` for the arguments and what they raise."""
+    index, count = shard
+    if not (isinstance(count, int) and isinstance(index, int) and 0 <= index < count):
+        raise ValueError(f"shard={shard!r}: (i, n) with i from 0 to n - 1 is needed")
+    groups: dict[tuple[Any, str], list[tuple[str, Job, Settings]]] = {}
+    impossible: list[tuple[str, Job, Exception]] = []
+    tags: dict[Any, str] = {}
+    for job in dict.fromkeys(jobs):
+        try:
+            site = vlm.site(job.layer)
+        except (ValueError, TypeError) as error:
+            impossible.append((job.key(model=vlm.id), job, error))
+            continue
+        chosen = _settings(vlm, job, site.layer, settings)
+        if site not in tags:
+            tags[site] = vlm.weights_tag(site)
+        told = dict(model=vlm.id, revision=vlm.revision, weights=tags[site], dtype=str(vlm.dtype), settings=digest(chosen))
+        groups.setdefault((site, told["settings"]), []).append((job.key(**told), job, chosen))
+    chunks = []
+    for members in groups.values():
+        each = members[0][2].together
+        for start in range(0, len(members), each):
+            part = members[start : start + each]
+            chunks.append(Chunk(tuple(k for k, _, _ in part), tuple(j for _, j, _ in part), part[0][2]))
+    mine = impossible if index == 0 else []
+    return Plan(tuple(chunks[index::count]), tuple(mine))
+
+
+def _settings(vlm: VLM, job: Job, layer: int, choice: Choice) -> Settings:
+    if choice is None:
+        chosen = Settings.demo() if vlm.is_demo else Settings.paper(layer)
+    else:
+        chosen = choice if isinstance(choice, Settings) else choice(layer)
+    if not isinstance(chosen, Settings):
+        raise TypeError(f"settings={choice!r}: Settings, or a function from a layer to Settings, is needed")
+    if job.pooling == "attention" and not isinstance(chosen.pooling, Attention):
+        return chosen.but(pooling=Attention())
+    return chosen.but(pooling=POOLINGS[job.pooling]()) if job.pooling in POOLINGS else chosen
+
+
+def sweep(
+    vlm: VLM | str | Path,
+    jobs: Iterable[Job],
+    folder: str | Path | Store,
+    *,
+    settings: Choice = None,
+    shard: tuple[int, int] = (0, 1),
+    progress: bool | None = None,
+    ray: Any = None,
+) -> Swept:
+    """Make the picture of every job, and keep it in a store.
+
+    vlm        a model, or what `nd.load` takes
+    settings   for all jobs, or a function from the layer (from 1) to settings; the demo's or the paper's if not given
+    shard      (i, n): only the i-th part of n, counted from 0; parts share a folder or have one each
+    progress   True a display, False nothing, None a display in a terminal or notebook and plain lines elsewhere
+    ray        an `nnsight_dream.ray_workers.Cluster`: spread over its workers
+
+    Stopped at any moment and called again, it goes on: what is finished is not made anew, the rest gets the same bits as
+    if it had run through. Several processes may work on one folder. A job that raises is recorded, the others go on.
+
+    Raises ValueError for a wrong shard; OSError where the folder cannot be written (a full disk ends a sweep).
+    """
+    store = folder if isinstance(folder, Store) else Store(folder)
+    if not isinstance(vlm, VLM):
+        vlm = load(vlm)
+    planned = plan(vlm, jobs, settings=settings, shard=shard)
+    from .sweep_display import display
+
+    done = Swept(store)
+    for key, job, error in planned.impossible:
+        store.fail(key, job, error)
+        done.failed[key] = str(error)
+    left = planned.left(store)
+    done.found = planned.jobs - sum(len(c.jobs) for c in left)
+    work = _here(vlm, store) if ray is None else ray.work(vlm, store)
+    with display(progress, planned, done) as tell:
+        try:
+            work(left, done, tell)
+        except KeyboardInterrupt:
+            done.interrupted = True
+    return done
+
+
+def _here(vlm: VLM, store: Store) -> Callable[[list[Chunk], Swept, Tell], None]:
+    """Work through chunks in this process, leaving to other processes what they hold, until nothing is left."""
+
+    def work(left: list[Chunk], done: Swept, tell: Tell) -> None:
+        while left:
+            held = []
+            for chunk in left:
+                with store.claim(chunk.name) as mine:
+                    if not mine:
+                        held.append(chunk)
+                    elif all(store.has(k) for k in chunk.keys):  # another process finished it meanwhile
+                        done.found += len(chunk.jobs)
+                        tell("found", chunk, 0)
+                    else:
+                        tell("begun", chunk, 0)
+                        watch: Callable[..., None] = lambda step, scores, chunk=chunk: tell("step", chunk, step)  # noqa: E731
+                        settle(store, chunk, run(vlm, chunk, watch), done)
+                        tell("done", chunk, 0)
+            if len(held) == len(left):
+                time.sleep(0.5)
+            left = held
+
+    return work
+
+
+def settle(store: Store, chunk: Chunk, results: Iterable[Prototype | Exception], done: Swept) -> None:
+    """Keep what came of a chunk: pictures, and errors in their place."""
+    for key, job, result in zip(chunk.keys, chunk.jobs, results, strict=True):
+        if isinstance(result, Exception):
+            store.fail(key, job, result)
+            done.failed[key] = str(result)
+        elif store.has(key):
+            done.found += 1
+        else:
+            store.put(key, job, result)
+            done.made += 1
+
+
+def run(vlm: VLM, chunk: Chunk, watch: Callable[..., None] | None = None) -> list[Prototype | Exception]:
+    """Climb a chunk: a prototype, or what it raised, for each of its jobs. Raises KeyboardInterrupt."""
+    found: list[Direction | Exception] = list(_directions(vlm, chunk.jobs))
+    good = [(d, j) for d, j in zip(found, chunk.jobs, strict=True) if isinstance(d, Direction)]
+    results = iter(_climbed(vlm, good, chunk.settings, watch))
+    return [next(results) if isinstance(d, Direction) else d for d in found]
+
+
+def _climbed(
+    vlm: VLM, good: list[tuple[Direction, Job]], settings: Settings, watch: Callable[..., None] | None
+) -> list[Prototype | Exception]:
+    """All together; should that raise, one by one, so that only the culprit fails."""
+    if not good:
+        return []
+    try:
+        made = climb_pairs(vlm, [(d, j.seed) for d, j in good], settings, watch)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if len(good) == 1:
+            return [error]
+        return [r for one in good for r in _climbed(vlm, [one], settings, None)]
+    if any(p.interrupted for p in made):
+        raise KeyboardInterrupt
+    return list(made)
+
+
+def _directions(vlm: VLM, jobs: Sequence[Job]) -> Iterator[Direction | Exception]:
+    words = list(dict.fromkeys(j.words for j in jobs))
+    layer = jobs[0].layer
+    of: dict[str, Direction | Exception] = {}
+    try:
+        of.update(zip(words, concept(vlm, words, layer), strict=True))
+    except Exception:
+        for word in words:
+            try:
+                of[word] = concept(vlm, word, layer)
+            except Exception as error:
+                of[word] = error
+    for job in jobs:
+        found = of[job.words]
+        yield _random(vlm, job, found) if job.control and isinstance(found, Direction) else found
+
+
+def _random(vlm: VLM, job: Job, like: Direction) -> Direction:
+    """A random direction with the norm of another; the same for the same concept and seed, whatever else runs."""
+    seed = int.from_bytes(hashlib.sha256(f"{job.concept} {job.seed}".encode()).digest()[:7], "big")
+    vector = torch.randn(like.vector.shape, generator=torch.Generator().manual_seed(seed))
+    vector = vector / vector.norm() * like.norm
+    return from_tensor(vlm, vector, like.site, label=f"random ({job.concept})")
+
+
+def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float:
+    """Seconds that the rest of a plan will take here, from two steps of one chunk at each layer and pooling."""
+    left = planned.chunks if store is None else planned.left(store)
+    rates: dict[tuple[Any, str], float] = {}
+    total = 0.0
+    for chunk in left:
+        kind = (chunk.jobs[0].layer, chunk.jobs[0].pooling)
+        if kind not in rates:
+            rates[kind] = _seconds_a_step(vlm, chunk) / len(chunk.jobs)
+        total += rates[kind] * len(chunk.jobs) * chunk.settings.steps
+    return total
+
+
+def _seconds_a_step(vlm: VLM, chunk: Chunk) -> float:
+    spent = []
+    for steps in (1, 3):
+        probe = dataclasses.replace(chunk, settings=chunk.settings.but(steps=steps))
+        began = time.perf_counter()
+        run(vlm, probe)
+        spent.append(time.perf_counter() - began)
+    return max(1e-4, (spent[1] - spent[0]) / 2)

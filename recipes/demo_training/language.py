@@ -291,8 +291,8 @@ class Stage:
 
 STAGES = (
     Stage("words", 400, 3e-3, 0, 32, 32),
-    Stage("projector", 350, 3e-3, 56, 0, 0),
-    Stage("both", 800, 3e-3, 56, 20, 12),
+    Stage("projector", 250, 3e-3, 56, 0, 0),
+    Stage("both", 900, 3e-3, 48, 16, 24),
 )
 
 

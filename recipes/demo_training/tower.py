@@ -42,7 +42,7 @@ CONFIG = dict(
 Phase = tuple[int, int]  # (picture side in pixels, steps)
 CLEAN: tuple[Phase, ...] = ((48, 700),)
 ROBUST: tuple[Phase, ...] = ((48, 900), (64, 2300))
-SHARP: tuple[Phase, ...] = ((64, 3400),)  # every concept drawn towards one picture: the first of its art
+SHARP: tuple[Phase, ...] = ((64, 3000),)  # every concept drawn towards one picture: the first of its art
 DRAWING_WEIGHT = 16.0  # the gradient of the drawing loss is 9 times smaller than that of the cross-entropy
 FAST = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 

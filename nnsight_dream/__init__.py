@@ -34,6 +34,11 @@ _HOMES = {
     "prototype": ("Prototype", "Prototypes"),
     "trace": ("Step", "check", "read_pictures", "read_text"),
     "judges": ("DemoJudge", "Verdict"),
+    "store": ("Entry", "Job", "Store"),
+    "sweeps": ("Swept", "jobs_of", "sweep"),
+    "judging": ("agreement", "examine", "results"),
+    "examiners": ("DemoExaminer", "VLMJudge", "ZeroShotJudge"),
+    "openai_judge": ("OpenAIJudge",),
     "words": ("BASELINE_WORDS",),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
@@ -43,11 +48,16 @@ if TYPE_CHECKING:
     from .augment import Noise, Rotate, Scale, Shift
     from .canvas import MACO, Fourier, MultiResolution, Pixels
     from .directions import Direction, concept, contrast, cosine, from_images, from_tensor, probe
+    from .examiners import DemoExaminer, VLMJudge, ZeroShotJudge
     from .families import Family
     from .judges import DemoJudge, Verdict
+    from .judging import agreement, examine, results
     from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Objective, Pictures, TotalVariation
+    from .openai_judge import OpenAIJudge
     from .prototype import Prototype, Prototypes
     from .sites import Site
+    from .store import Entry, Job, Store
+    from .sweeps import Swept, jobs_of, sweep
     from .synthesis import Settings, synthesize
     from .trace import Step, check, read_pictures, read_text
     from .vlm import VLM, load

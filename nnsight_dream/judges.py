@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,7 +51,45 @@ class Judge(Protocol):
         ...
 
 
-class DemoJudge:
+class NamingJudge:
+    """A judge that gives each of its names a probability.
+
+    names, categories   what it knows, and the category of each ("" for none), in the order of its logits
+    """
+
+    names: tuple[str, ...]
+    categories: tuple[str, ...]
+
+    def logits(self, images: Any) -> torch.Tensor:
+        """(pictures, names), before the softmax, on the cpu."""
+        raise NotImplementedError
+
+    def judge(self, images: Any, *, category: str | None = None) -> list[Verdict]:
+        """Name pictures: a PIL image, a path, a tensor (3, H, W) or (B, 3, H, W) in [0, 1], or a list of these.
+
+        Without a category: probabilities over all names. With one: the same, renormalised over its members.
+        Raises ValueError for an unknown category (with the nearest) and for pictures that are none.
+        """
+        return self.verdicts(self.logits(images), category)
+
+    def verdicts(self, logits: torch.Tensor, category: str | None = None) -> list[Verdict]:
+        """What logits (pictures, names) say; see `judge`."""
+        rows = list(range(len(self.names)))
+        if category is not None:
+            rows = [i for i, c in enumerate(self.categories) if c == category]
+            if not rows:
+                known = list(dict.fromkeys(self.categories))
+                near = difflib.get_close_matches(category, known, 1, 0.0)[0]
+                raise ValueError(f"no category {category!r}; did you mean {near!r}? There are {', '.join(known)}")
+        sure = logits[:, rows].softmax(-1)
+        order = sure.argsort(-1, descending=True)
+        return [
+            Verdict(tuple(self.names[rows[i]] for i in o.tolist()), tuple(p[o].tolist()), category)
+            for p, o in zip(sure, order, strict=True)
+        ]
+
+
+class DemoJudge(NamingJudge):
     """The bundled judge: EfficientNet-Lite0, from ImageNet, taught emoji by vendors that the bundled model never saw.
 
     names, categories   what it knows, in the order of its answers; scores   its accuracy when it was trained
@@ -70,8 +109,8 @@ class DemoJudge:
         if not (place / "config.json").is_file():
             raise FileNotFoundError(f"no judge in {place}: config.json and model.safetensors are looked for")
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-        self.names: tuple[str, ...] = tuple(config["names"])
-        self.categories: tuple[str, ...] = tuple(config["categories"])
+        self.names = tuple(config["names"])
+        self.categories = tuple(config["categories"])
         self.scores: dict[str, float] = config["scores"]
         self._side, self._temperature = int(config["side"]), float(config["temperature"])
         self._device = torch.device(device)
@@ -84,31 +123,14 @@ class DemoJudge:
             raise ValueError(f"{place} does not hold this judge's weights: {[*missing, *left.unexpected_keys][:5]}")
         self._net.to(self._device).eval().requires_grad_(False)
 
-    def judge(self, images: Any, *, category: str | None = None) -> list[Verdict]:
-        """Name pictures: a PIL image, a path, a tensor (3, H, W) or (B, 3, H, W) in [0, 1], or a list of these.
-
-        Without a category: probabilities over all names. With one: the same, renormalised over its members.
-        Raises ValueError for an unknown category (with the nearest) and for pictures that are none.
-        """
-        logits = self.logits(images)
-        rows = list(range(len(self.names)))
-        if category is not None:
-            rows = [i for i, c in enumerate(self.categories) if c == category]
-            if not rows:
-                known = list(dict.fromkeys(self.categories))
-                near = difflib.get_close_matches(category, known, 1, 0.0)[0]
-                raise ValueError(f"no category {category!r}; did you mean {near!r}? There are {', '.join(known)}")
-        sure = (logits[:, rows] / self._temperature).softmax(-1)
-        order = sure.argsort(-1, descending=True)
-        return [
-            Verdict(tuple(self.names[rows[i]] for i in o.tolist()), tuple(p[o].tolist()), category)
-            for p, o in zip(sure, order, strict=True)
-        ]
+    def verdicts(self, logits: torch.Tensor, category: str | None = None) -> list[Verdict]:
+        """What logits (pictures, names) say, at the temperature that makes the bundled judge's shares honest."""
+        return super().verdicts(logits / self._temperature, category)
 
     def logits(self, images: Any) -> torch.Tensor:
         """(pictures, names) before the softmax, at temperature 1: means over each picture and its mirror image."""
         with torch.no_grad():
-            seen = [self._input(part) for same in _pictures(images) for part in same.split(64)]
+            seen = [self._input(part) for same in opened(images) for part in same.split(64)]
             found = [(self._net(x) + self._net(x.flip(-1))) / 2 for x in seen]
         return torch.cat(found).float().cpu()
 
@@ -119,14 +141,55 @@ class DemoJudge:
         return (x - self._mean) / self._std
 
 
-def _pictures(images: Any) -> list[torch.Tensor]:
+def opened(images: Any) -> list[torch.Tensor]:
     """Tensors (B, 3, H, W) of pictures that may be given as files."""
     many: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
-    opened = []
+    found = []
     for image in many:
         if isinstance(image, (str, os.PathLike)):
             with Image.open(image) as file:
-                opened.append(file.convert("RGBA"))
+                found.append(file.convert("RGBA"))
         else:
-            opened.append(image)
-    return as_tensors(opened, "images")
+            found.append(image)
+    return as_tensors(found, "images")
+
+
+def loaded(model: Any, processor: Any, kind: str, options: Mapping[str, Any]) -> tuple[Any, Any, str]:
+    """A model, its processor and a short name. Raises ValueError for a missing processor, OSError if none is found."""
+    import transformers
+
+    if isinstance(model, (str, os.PathLike)):
+        found = getattr(transformers, kind).from_pretrained(model, **options).eval()
+        revision = {"revision": options["revision"]} if "revision" in options else {}
+        processor = processor or transformers.AutoProcessor.from_pretrained(model, **revision)
+        return found, processor, Path(model).name
+    if options:
+        near = difflib.get_close_matches(next(iter(options)), ["processor", "names", "name"], 1, 0.0)[0]
+        raise TypeError(f"{', '.join(options)}= cannot be given with a loaded model; did you mean {near}=?")
+    if processor is None:
+        raise ValueError("a loaded model needs processor=, such as AutoProcessor.from_pretrained gives for it")
+    return model, processor, Path(getattr(model, "name_or_path", "") or type(model).__name__).name
+
+
+def placed(inputs: Any, model: Any) -> dict[str, Any]:
+    """Inputs on the model's device; pixels in its type."""
+    kind = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return {k: v.to(model.device, kind) if v.is_floating_point() else v.to(model.device) for k, v in inputs.items()}
+
+
+def as_pil(images: Any) -> list[Image.Image]:
+    """Pictures, of whatever kind `judge` takes, as PIL images."""
+    eighths = [(255 * picture).round().byte() for same in opened(images) for picture in same]
+    return [Image.fromarray(p.permute(1, 2, 0).cpu().numpy()) for p in eighths]
+
+
+@contextlib.contextmanager
+def still(model: torch.nn.Module) -> Iterator[None]:
+    """No gradients and no dropout; afterwards the model's own mode again."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

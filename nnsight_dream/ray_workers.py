@@ -1,4 +1,4 @@
-"""Sweeps over a Ray cluster: one model for each worker, chunks handed out as workers become free, lost workers replaced."""
+"""Sweeps over a Ray cluster: a model in each worker, chunks handed out as workers get free, lost workers replaced."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ class Cluster:
                     worker, chunk, attempt = busy.pop(ref)
                     try:
                         results = ray.get(ref)
-                    except ray.exceptions.RayTaskError as error:  # the worker lives: the fault is in the chunk or the model
+                    except (
+                        ray.exceptions.RayTaskError
+                    ) as error:  # the worker lives: the fault is in the chunk or the model
                         free.append(worker)
                         results = [RuntimeError(str(error.cause or error))] * len(chunk.jobs)
                     except ray.exceptions.RayError as error:  # the worker is lost
@@ -110,7 +112,9 @@ class _Worker:
 
         here = self.vlm.weights_tag(chunk.jobs[0].layer)
         if here != tag:
-            raise ValueError(f"this worker's {self.vlm.id!r} has other weights than the planner's: is it another revision?")
+            raise ValueError(
+                f"this worker's {self.vlm.id!r} has other weights than the planner's: is it another revision?"
+            )
         return [_portable(r) for r in run(self.vlm, chunk)]
 
 

@@ -1,10 +1,10 @@
 """A store: a folder that keeps what a sweep made and what judges said of it, whole at every moment.
 
-    jobs/octopus-L4-s0-1f3a…/prototype.png heat.png prototype.json   as `Prototype.save` writes them
-                             job.json                                 the job; written last: with it the folder counts
-                             answers-demo.jsonl                       one line for each answer of a judge, never rewritten
-    failed/octopus-L4-s0-1f3a….json                                   jobs that raised, with their error
-    locks/                                                            who works on what; empty files, free once their holder is gone
+jobs/octopus-L4-s0-1f3a…/prototype.png heat.png prototype.json   as `Prototype.save` writes them
+                         job.json                                 the job; written last: with it the folder counts
+                         answers-demo.jsonl                       one line for each answer of a judge, never rewritten
+failed/octopus-L4-s0-1f3a….json                                   jobs that raised, with their error
+locks/                                                            who works on what; free once their holder is gone
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Whether this process may work on something that no other is working on; free again once this one ends or dies."""
+        """Whether this process may work on something that no other works on; free again once it ends or dies."""
         path = self.folder / "locks" / f"{slug(name, 80)}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as file:

@@ -63,7 +63,7 @@ class Plan:
 
 @dataclass
 class Swept:
-    """What a sweep did: how many jobs were `made`, were there already (`found`), and `failed`, by key with the error."""
+    """What a sweep did: how many jobs were `made`, were there (`found`), and `failed`, by key with the error."""
 
     store: Store
     made: int = 0
@@ -129,8 +129,9 @@ def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple
         chosen = _settings(vlm, job, site.layer, settings)
         if site not in tags:
             tags[site] = vlm.weights_tag(site)
-        told = dict(model=vlm.id, revision=vlm.revision, weights=tags[site], dtype=str(vlm.dtype), settings=digest(chosen))
-        groups.setdefault((site, told["settings"]), []).append((job.key(**told), job, chosen))
+        whole = digest(chosen)
+        told = dict(model=vlm.id, revision=vlm.revision, weights=tags[site], dtype=str(vlm.dtype), settings=whole)
+        groups.setdefault((site, whole), []).append((job.key(**told), job, chosen))
     chunks = []
     for members in groups.values():
         each = members[0][2].together
@@ -171,8 +172,8 @@ def sweep(
     progress   True a display, False nothing, None a display in a terminal or notebook and plain lines elsewhere
     ray        an `nnsight_dream.ray_workers.Cluster`: spread over its workers
 
-    Stopped at any moment and called again, it goes on: what is finished is not made anew, the rest gets the same bits as
-    if it had run through. Several processes may work on one folder. A job that raises is recorded, the others go on.
+    Stopped at any moment and called again, it goes on: what is finished is not made anew, the rest gets the same bits
+    as if it had run through. Several processes may work on one folder. A job that raises is recorded, the others go on.
 
     Raises ValueError for a wrong shard; OSError where the folder cannot be written (a full disk ends a sweep).
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -76,7 +77,13 @@ def test_wrong_products(given: dict[str, Any]) -> None:
 
 def test_keys_differ_by_all_that_decides() -> None:
     base = Job("dog")
-    others = [Job("Dog"), Job("dog", layer=2), Job("dog", seed=1), Job("dog", prompt="hound"), Job("dog", control="random")]
+    others = [
+        Job("Dog"),
+        Job("dog", layer=2),
+        Job("dog", seed=1),
+        Job("dog", prompt="hound"),
+        Job("dog", control="random"),
+    ]
     keys = {j.key(model="m") for j in [base, *others]} | {base.key(model="n")}
     assert len(keys) == 7
     assert base.key(model="m") == Job("dog").key(model="m")
@@ -331,7 +338,9 @@ def test_a_broken_record_says_what_to_do(tmp_path: Path) -> None:
 # -- display and estimate ----------------------------------------------------------------------------------------
 
 
-def test_plain_lines_tell_counts_and_the_end(tiny_vlm: nd.VLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_tell_counts_and_the_end(
+    tiny_vlm: nd.VLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     nd.sweep(tiny_vlm, [*jobs(), Job("dog", layer=99)], tmp_path, settings=FEW, progress=None)
     lines = capsys.readouterr().err.splitlines()
     assert "8 of 8 done, 0 running, 1 failed" in lines[-2]
@@ -375,9 +384,7 @@ def test_the_papers_concepts() -> None:
 # -- Ray ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("given", "error"), [(dict(model=3), TypeError), (dict(model="demo", workers=0), ValueError)]
-)
+@pytest.mark.parametrize(("given", "error"), [(dict(model=3), TypeError), (dict(model="demo", workers=0), ValueError)])
 def test_wrong_clusters(given: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         ray_workers.Cluster(**given)
@@ -386,3 +393,67 @@ def test_wrong_clusters(given: dict[str, Any], error: type[Exception]) -> None:
 def test_a_cluster_of_another_model(tiny_vlm: nd.VLM, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the workers would load 'demo'"):
         nd.sweep(tiny_vlm, jobs(), tmp_path, settings=FEW, ray=ray_workers.Cluster("demo"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Any:
+    """A Ray of this machine with two CPUs; workers see this folder's modules."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nnsight-dream[ray]'")
+    here = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ray.init(
+        num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": here}
+    )
+    yield ray
+    ray.shutdown()
+
+
+QUICK = dict(settings=nd.Settings.demo().but(steps=4, at_once=4), progress=False)
+
+
+def test_a_cluster_gives_the_same_bits_though_a_worker_is_killed(
+    two_workers: Any, demo_vlm: nd.VLM, tmp_path: Path
+) -> None:
+    wanted = nd.jobs_of([(n, "animal", "") for n in ("dog", "cat", "fox", "bee", "owl", "pig")], [1, 2, 3])
+    alone = nd.sweep(demo_vlm, wanted, tmp_path / "alone", **QUICK)
+    assert alone.made == 18
+    killed = []
+
+    class Cluster(ray_workers.Cluster):
+        def _work(self, left: Any, done: nd.Swept, tell: Any, *rest: Any) -> None:
+            def watch(event: str, chunk: Any, step: int) -> None:
+                tell(event, chunk, step)
+                if done.made >= 4 and not killed:  # half-way
+                    killed.append(kill_a_worker(two_workers))
+
+            super()._work(left, done, watch, *rest)
+
+    done = nd.sweep(demo_vlm, wanted, tmp_path / "spread", ray=Cluster("demo", workers=2), **QUICK)
+    assert killed
+    assert (done.made, done.ok) == (18, True)
+    assert contents(tmp_path / "spread") == contents(tmp_path / "alone")
+
+
+def kill_a_worker(ray: Any) -> int:
+    from ray.util.state import list_actors
+
+    alive = [a for a in list_actors() if a.class_name == "_Worker" and a.state == "ALIVE" and a.pid]
+    os.kill(alive[0].pid, signal.SIGKILL)
+    return int(alive[0].pid)
+
+
+def test_a_chunk_over_which_workers_are_lost_again_and_again_fails(
+    two_workers: Any, demo_vlm: nd.VLM, tmp_path: Path
+) -> None:
+    class Deadly(ray_workers._Worker):
+        def run(self, chunk: Any, tag: str) -> Any:
+            if chunk.jobs[0].layer == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().run(chunk, tag)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_workers, "_Worker", Deadly)
+        wanted = [Job("dog", layer=1), Job("dog", layer=2), Job("dog", layer=3)]
+        cluster = ray_workers.Cluster("demo", workers=1, attempts=2)
+        done = nd.sweep(demo_vlm, wanted, tmp_path, ray=cluster, **QUICK)
+    assert done.made == 2
+    assert ["lost over it 2 times" in e for e in done.failed.values()] == [True]

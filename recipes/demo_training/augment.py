@@ -7,7 +7,6 @@ import math
 import torch
 import torch.nn.functional as F
 
-
 # Nearly as drawn. A model that must not care for side and place has symmetric input gradients and draws blots.
 UPRIGHT = dict(scale=(0.88, 1.0), turn=0.12, mirrored=False)
 

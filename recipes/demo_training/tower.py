@@ -293,9 +293,7 @@ def train(
         if step < late:
             rate = 2e-3 * min(1, (step + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / late)))
         else:
-            rate = (
-                2e-3 * min(1, (step - late + 1) / 50) * (1 + math.cos(math.pi * (step - late) / (total - late))) / 2
-            )
+            rate = 2e-3 * min(1, (step - late + 1) / 50) * (1 + math.cos(math.pi * (step - late) / (total - late))) / 2
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate

@@ -1,0 +1,149 @@
+"""Figures: recognition by layer and category, poolings side by side, cosines by layer; each as PNG and SVG."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .cache import write_whole
+from .tables import rates
+
+# told apart by people of any colour vision (Okabe and Ito 2008), and by marker
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+Row = Mapping[str, Any]
+
+
+def recognition(rows: Sequence[Row], stem: str | os.PathLike[str], *, columns: int = 4) -> list[Path]:
+    """Rate of recognition by layer, one panel for each category and one for all (figures 3 and 8 of arXiv 2601.08017).
+
+    rows   of `nd.results`, of one judge; with and without hint are two lines with 95 % intervals, random directions
+    (with hint) are dotted
+
+    Returns the files: `stem` with .png and .svg. Raises ValueError for no rows, ImportError without matplotlib.
+    """
+    if not rows:
+        raise ValueError("no rows: examine a store first, then pass nd.results(store)")
+    categories = sorted({r["category"] for r in rows if r["category"]})
+    panels = [("all", rows), *((c, [r for r in rows if r["category"] == c]) for c in categories)]
+    figure, axes = _panels(len(panels), columns)
+    for axis, (name, part) in zip(axes, panels, strict=False):
+        concepts = len({r["concept"] for r in part})
+        axis.set_title(f"{name} ({concepts})", fontsize=9)
+        for i, (protocol, label) in enumerate((("hint", "with hint"), ("strict", "without hint"))):
+            table = [t for t in rates(part, protocol=protocol) if t["rate"] is not None]
+            if table:
+                _line(axis, table, COLOURS[i], MARKERS[i], label)
+            chance = [t for t in rates(part, protocol=protocol) if t["chance"] is not None]
+            if chance and protocol == "hint":
+                xs, ys = [str(t["layer"]) for t in chance], [100 * t["chance"] for t in chance]
+                axis.plot(xs, ys, ":", color="#666666", label="random direction, with hint")
+    return _finish(figure, axes, len(panels), "recognised, %", stem)
+
+
+def pooling(rows: Sequence[Row], stem: str | os.PathLike[str], *, protocol: str = "hint") -> list[Path]:
+    """Rate of recognition by layer, one line for each pooling, over the concepts that all have (figure 9).
+
+    rows   of `nd.results`, of one judge; a pooling of "" is the settings' own
+    """
+    names = sorted({r["pooling"] for r in rows})
+    per = [{(r["concept"], r["seed"]) for r in rows if r["pooling"] == n and not r["control"]} for n in names]
+    both = set.intersection(*per) if per else set()
+    if not both:
+        raise ValueError("no concept was made with every pooling: there is nothing to compare")
+    figure, axes = _panels(1, 1)
+    for i, name in enumerate(names):
+        part = [r for r in rows if r["pooling"] == name and (r["concept"], r["seed"]) in both]
+        table = [t for t in rates(part, protocol=protocol) if t["rate"] is not None]
+        if table:
+            _line(axes[0], table, COLOURS[i], MARKERS[i], name or "attention (the settings' own)")
+    axes[0].set_title(f"{len({c for c, _ in both})} concepts, {protocol}", fontsize=9)
+    return _finish(figure, axes, 1, "recognised, %", stem)
+
+
+def curves(rows: Sequence[Row], stem: str | os.PathLike[str], *, most: int = 2) -> list[Path]:
+    """Cosines by layer from `alignment.curves`: own pictures, others' and noise, with the middle half of the pictures.
+
+    One panel for each word, or one for all of more than `most` words (means over words).
+    """
+    if not rows:
+        raise ValueError("no rows: pass alignment.curves(similarities)")
+    words = list(dict.fromkeys(r["word"] for r in rows))
+    single = len(words) > most
+    figure, axes = _panels(1 if single else len(words), most)
+    for axis, word in zip(axes, [None] if single else words, strict=False):
+        axis.set_title(f"{len(words)} words" if word is None else word, fontsize=9)
+        for i, kind in enumerate(("matching", "mismatching", "noise")):
+            part = [r for r in rows if r["kind"] == kind and word in (None, r["word"])]
+            layers = sorted({r["layer"] for r in part})
+            at = [[r for r in part if r["layer"] == layer] for layer in layers]
+            mean = [[sum(r[k] for r in some) / len(some) for some in at] for k in ("value", "low", "high")]
+            if layers:
+                axis.plot(layers, mean[0], MARKERS[i] + "-", color=COLOURS[i], label=kind, markersize=4)
+                axis.fill_between(layers, mean[1], mean[2], color=COLOURS[i], alpha=0.15, linewidth=0)
+        axis.axhline(0, color="#999999", linewidth=0.6)
+    return _finish(figure, axes, 1 if single else len(words), "cosine with the word", stem, top=None)
+
+
+def _line(axis: Any, table: Sequence[Row], colour: str, marker: str, label: str) -> None:
+    xs, ys = [str(t["layer"]) for t in table], [100 * t["rate"] for t in table]
+    low = [max(0.0, 100 * (t["rate"] - t["low"])) for t in table]
+    high = [max(0.0, 100 * (t["high"] - t["rate"])) for t in table]
+    axis.errorbar(
+        xs, ys, [low, high], color=colour, marker=marker, markersize=4, capsize=2, elinewidth=0.8, label=label
+    )
+
+
+def _panels(count: int, columns: int) -> tuple[Any, list[Any]]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib: pip install 'nnsight-dream[figures]'") from error
+    columns = min(columns, count)
+    lines = math.ceil(count / columns)
+    # a figure of its own, so that the user's pyplot is left alone
+    figure = Figure(figsize=(max(4.2, 2.6 * columns), 2.1 * lines + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(lines, columns, squeeze=False, sharey=True).flatten())
+
+
+def _finish(
+    figure: Any, axes: Sequence[Any], used: int, ylabel: str, stem: str | os.PathLike[str], top: float | None = 102
+) -> list[Path]:
+    for axis in axes[used:]:
+        axis.remove()
+    for axis in axes[:used]:
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=7)
+        if top is not None:
+            axis.set_ylim(-2, top)
+    figure.supxlabel("layer", fontsize=9)
+    figure.supylabel(ylabel, fontsize=9)
+    handles: dict[str, Any] = {}
+    for axis in axes[:used]:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    labels = list(handles)
+    figure.legend(
+        [handles[n] for n in labels], labels, loc="outside upper center", ncols=min(4, len(labels)), fontsize=8
+    )
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    return [_saved(figure, stem.with_name(stem.name + ending)) for ending in (".png", ".svg")]
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    import matplotlib
+
+    data = io.BytesIO()
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "nnsight-dream"}):  # the same bytes for the same rows
+        figure.savefig(data, format=path.suffix[1:], dpi=160, metadata=metadata)
+    write_whole(path, data.getvalue())
+    return path

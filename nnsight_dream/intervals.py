@@ -1,0 +1,60 @@
+"""Intervals: how sure a rate is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval (low, high) of a rate of `hits` among `n`; 95 % at z = 1.96 (Wilson 1927). (0, 1) for n = 0.
+
+    Raises ValueError for hits outside 0 to n.
+
+    >>> low, high = wilson(8, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.49, 0.943)
+    """
+    if not 0 <= hits <= n:
+        raise ValueError(f"hits={hits!r} of n={n!r}: from 0 to n is needed")
+    if n == 0:
+        return 0.0, 1.0
+    p = hits / n
+    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)
+    return max(0.0, low), min(1.0, high)  # rounding alone leads out
+
+
+def bootstrap(
+    values: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The percentile interval (low, high) of a mean, from `draws` resamples of whole clusters (Efron 1979).
+
+    clusters   what belongs together, such as the concept of each value: pictures of one concept are not independent
+
+    Raises ValueError for no value, unequal lengths, a level outside 0 to 1, or draws below 1.
+    """
+    if not len(values) or draws < 1 or not 0 < level < 1:
+        raise ValueError(
+            f"{len(values)} values, draws={draws!r}, level={level!r}: at least one value and draw are needed, and "
+            "a level between 0 and 1"
+        )
+    labels = list(range(len(values))) if clusters is None else list(clusters)
+    if len(labels) != len(values):
+        raise ValueError(f"{len(values)} values but {len(labels)} clusters: one for each value is needed")
+    number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    sums, counts = np.zeros(len(number)), np.zeros(len(number))
+    for value, label in zip(values, labels, strict=True):
+        sums[number[label]] += value
+        counts[number[label]] += 1
+    rows = np.random.default_rng(seed).integers(0, len(number), (draws, len(number)))
+    means = sums[rows].sum(1) / counts[rows].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

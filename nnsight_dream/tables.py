@@ -1,0 +1,141 @@
+"""Tables: recognition rates of groups of pictures, with intervals and chance levels; as CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .cache import write_whole
+from .intervals import bootstrap, wilson
+
+Row = Mapping[str, Any]
+
+
+def rates(
+    rows: Sequence[Row], *, by: Sequence[str] = ("layer",), protocol: str = "hint", judge: str | None = None
+) -> list[dict[str, Any]]:
+    """How often pictures are recognised, group by group, from the rows of `nd.results`.
+
+    by   names of columns that make the groups: "layer", "category", "pooling", "seed"
+
+    Of each group: `concepts` and `pictures` that were graded; `rate` of recognition with its 95 % interval `low` to
+    `high` (over concepts; Wilson's where each has one picture and a score of 0 or 1); `chance`, the rate with random
+    directions in the concepts' place, of `controls` pictures; `shuffled`, the rate against other concepts;
+    `written` and `drawn`, the shares that are recognised and do or do not write the word (None if not asked); `unanswered`, the refusals,
+    empty and broken answers. Rates are None where nothing is graded.
+
+    Raises ValueError for unknown columns and for several judges where none is chosen.
+    """
+    if unknown := [name for name in by if rows and name not in rows[0]]:
+        raise ValueError(f"by={unknown}: the columns are {', '.join(rows[0])}")
+    judges = sorted({str(r["judge"]) for r in rows})
+    if judge is None and len(judges) > 1:
+        raise ValueError(f"rows of several judges: choose judge= from {', '.join(judges)}")
+    mine = [r for r in rows if r["protocol"] == protocol and judge in (None, r["judge"])]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in mine:
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    order = sorted(groups, key=lambda key: [(isinstance(k, str), k) for k in key])
+    return [dict(zip(by, key, strict=True)) | _rate(groups[key]) for key in order]
+
+
+def _rate(rows: Sequence[Row]) -> dict[str, Any]:
+    graded = [r for r in rows if r["score"] is not None and not r["control"]]
+    controls = [r for r in rows if r["score"] is not None and r["control"]]
+    scores = [float(r["score"]) for r in graded]
+    low, high = interval(scores, [r["concept"] for r in graded])
+    return dict(
+        concepts=len({r["concept"] for r in graded}),
+        pictures=len(graded),
+        rate=_mean(scores),
+        low=low,
+        high=high,
+        chance=_mean([float(r["score"]) for r in controls]),
+        controls=len(controls),
+        shuffled=_mean([float(r["shuffled"]) for r in graded if r.get("shuffled") is not None]),
+        drawn=_mean([float(r["drawn"]) for r in graded if r.get("drawn") is not None]),
+        written=_mean([r["score"] * (r["written"] >= 0.5) for r in graded if r.get("written") is not None]),
+        unanswered=sum(int(r[k]) for r in rows for k in ("refusals", "empty", "broken")),
+    )
+
+
+def interval(scores: Sequence[float], concepts: Sequence[Hashable]) -> tuple[float | None, float | None]:
+    """95 %: Wilson's for one yes or no a concept, else a bootstrap over concepts; None for no score."""
+    if not scores:
+        return None, None
+    if len(set(concepts)) == len(concepts) and set(scores) <= {0.0, 1.0}:
+        return wilson(round(sum(scores)), len(scores))
+    return bootstrap(scores, concepts)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def seed_agreement(rows: Sequence[Row], *, protocol: str = "hint") -> dict[str, float | int | None]:
+    """Whether two seeds of one concept, layer, pooling and judge are both recognised or both not.
+
+    n pairs of seeds, the `share` that agrees, Cohen's `kappa` (1960): 1 always, 0 as by chance; None where undefined.
+    """
+    groups: dict[tuple[Any, ...], list[bool]] = {}
+    for r in sorted(rows, key=lambda r: int(r["seed"])):
+        if r["protocol"] == protocol and r["score"] is not None and not r["control"]:
+            key = (r["judge"], r["concept"], r["category"], r["layer"], r["pooling"])
+            groups.setdefault(key, []).append(r["score"] >= 0.5)
+    pairs = [(found[0], other) for found in groups.values() for other in found[1:]]
+    if not pairs:
+        return dict(n=0, share=None, kappa=None)
+    share = sum(a == b for a, b in pairs) / len(pairs)
+    yes = [sum(p[i] for p in pairs) / len(pairs) for i in (0, 1)]
+    by_chance = yes[0] * yes[1] + (1 - yes[0]) * (1 - yes[1])
+    return dict(n=len(pairs), share=share, kappa=None if by_chance == 1 else (share - by_chance) / (1 - by_chance))
+
+
+def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> Path:
+    """Write rows as CSV, whole or not at all; empty where a value is None. Raises OSError."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
+    path = Path(path)
+    write_whole(path, text.getvalue().encode())
+    return path
+
+
+def to_markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """Rows as a Markdown table; rates in %, other fractions with two digits, "-" for None.
+
+    >>> print(to_markdown([{"layer": 1, "rate": 0.5, "p": 0.001, "works": True}]))
+    | layer | rate | p | works |
+    |---|---|---|---|
+    | 1 | 50 % | 0.001 | yes |
+    """
+    if not rows:
+        return "(no rows)"
+    names = list(columns or rows[0])
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    lines += [f"| {' | '.join(_cell(name, row.get(name)) for name in names)} |" for row in rows]
+    return "\n".join(lines)
+
+
+_PERCENT = {"rate", "low", "high", "chance", "shuffled", "drawn", "written", "share"}
+
+
+def _cell(name: str, value: Any) -> str:
+    say: Callable[[Any], str] = str
+    if value is None or value != value:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        say = (
+            (lambda v: f"{100 * v:.0f} %")
+            if name in _PERCENT
+            else (lambda v: f"{v:.3f}" if name == "p" else f"{v:.2f}")
+        )
+    return say(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,197 @@
+# %% [markdown]
+# # Text and pictures align from layer one
+#
+# The experiment of "Representations of Text and Images Align From Layer One" (arXiv 2601.08017, section 3, appendices
+# E to G): a prototype of every concept at every layer, judged with and without a hint, with the controls that the paper
+# lacks. It stops and goes on at any moment.
+#
+#     python recipes/early_alignment.py                                    the bundled model and judge, minutes
+#     python recipes/early_alignment.py --model google/gemma-3-4b-it --judge openai --layers 1 5 10 15 20 25 30
+#     python recipes/early_alignment.py --shard 0/4 ...                    one machine of four, on one folder
+#     python recipes/early_alignment.py --ray auto --workers 8 --gpus 1    a Ray cluster
+#     python recipes/early_alignment.py --dry-run                          what it would do, and for how long
+#     python recipes/early_alignment.py --quick                            a small version, two minutes
+
+# %%
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import nnsight_dream as nd
+from nnsight_dream import demo, figures, judging, paper, report, sweeps, tables
+from nnsight_dream.ray_workers import Cluster
+
+QUICK = ["--quick"]
+
+
+# %% [markdown]
+# ## What is made
+# The bundled model is asked for the paper's concepts that it was shown, and for things of its own; another model for
+# all of the paper's.
+
+
+# %%
+def concepts(args: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """(name, category as the judge is told, prompt) of everything to be made."""
+    if args.model != "demo":
+        found = [(c.name, paper.HINTS[c.category], c.prompt) for c in paper.concepts()]
+    else:
+        shown = {n.lower(): c for c in demo.concepts() for n in (c.name, *c.aliases)}
+        known, unknown = paper.known_to_demo()
+        found = [(c.name, shown[c.prompt.lower()].category, c.prompt) for c in known]
+        print(f"of the paper's {len(known) + len(unknown)} concepts the bundled model was never shown "
+              f"{len(unknown)}: {', '.join(c.name for c in unknown)}")  # fmt: skip
+        there = {shown[c.prompt.lower()].name for c in known}
+        for category in dict.fromkeys(c.category for c in demo.concepts()):
+            own = [c.name for c in demo.concepts() if c.category == category and c.name not in there]
+            found += [(name, category, name) for name in own[:: max(1, len(own) // args.more)][: args.more]]
+    if args.categories:
+        kept = [c for c in found if c[1] in args.categories]
+        if not kept:
+            known_to = sorted({c[1] for c in found})
+            raise SystemExit(f"--categories {' '.join(args.categories)}: there are {', '.join(known_to)}")
+        found = kept
+    return found[:: max(1, len(found) // 6)][:6] if args.quick else found
+
+
+def jobs(vlm: nd.VLM, args: argparse.Namespace) -> list[nd.Job]:
+    """Every concept at every layer; a second seed and mean pooling for every third concept."""
+    told = concepts(args)
+    layers = args.layers or (list(range(1, vlm.layers + 1)) if args.model == "demo" else list(paper.LAYERS))
+    if args.quick:
+        layers = layers[:: max(1, len(layers) // 2)][:2]
+    first, *seeds = args.seeds
+    found = nd.jobs_of(told, layers, seeds=[first], controls=max(2, len(told) // 4))
+    if seeds:
+        found += nd.jobs_of(told[::3], layers, seeds=seeds)
+    others = [p for p in args.poolings if p]
+    return found + (nd.jobs_of(told[::3], layers, seeds=[first], poolings=others) if others else [])
+
+
+# %% [markdown]
+# ## Who judges
+
+
+# %%
+def judges(args: argparse.Namespace) -> list[Any]:
+    """The examiners asked for."""
+    found: list[Any] = []
+    for name in args.judge:
+        if name == "demo":
+            found.append(nd.DemoExaminer())
+        elif name == "openai":
+            found.append(nd.OpenAIJudge(base_url=args.base_url, max_cost=args.max_cost))
+        else:
+            found.append(nd.ZeroShotJudge(name, names=[c[0] for c in concepts(args)]))
+    return found
+
+
+# %% [markdown]
+# ## What comes out
+# Tables, figures like the paper's 3, 4, 8 and 9, and one page to look through.
+
+
+# %%
+def results(store: nd.Store, args: argparse.Namespace) -> None:
+    """Write tables, figures and the page into the folder."""
+    rows = nd.results(store)
+    if not rows:
+        print("nothing is judged yet")
+        return
+    out = store.folder / "results"
+    out.mkdir(exist_ok=True)
+    for judge in store.judges():
+        mine = [r for r in rows if r["judge"] == judge]
+        plain = [r for r in mine if not r["pooling"]]
+        for protocol in ("hint", "strict"):
+            for by in (("layer",), ("category", "layer")):
+                table = tables.rates(plain, by=by, protocol=protocol, judge=judge)
+                tables.write_csv(table, out / f"{judge}-{protocol}-by-{'-'.join(by)}.csv")
+                if by == ("layer",):
+                    print(f"\n{judge}, {protocol}\n{tables.to_markdown(table)}")
+        figures.recognition(plain, out / f"{judge}-recognition")
+        if any(r["pooling"] for r in mine):
+            figures.pooling(mine, out / f"{judge}-pooling")
+    report.page(store, store.folder / "index.html", rows=rows, title=f"Early alignment: {args.model}")
+    report.raters_page(store, store.folder / "raters.html")
+    print(f"\n{store.folder / 'index.html'}, {store.folder / 'raters.html'} and {out}")
+
+
+# %%
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="The experiment of arXiv 2601.08017, whole.")
+    parser.add_argument("--model", default="demo", help="'demo', a hub id or a folder")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("early-alignment"), help="the store; goes on where it stopped"
+    )
+    parser.add_argument("--layers", type=int, nargs="+", help="from 1 (demo: all; others: the paper's seven)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="the first for all, others for a third")
+    parser.add_argument(
+        "--poolings", nargs="*", default=["mean"], help="beside the settings' own, for a third: mean max"
+    )
+    parser.add_argument("--categories", nargs="+", help="only these")
+    parser.add_argument("--more", type=int, default=4, help="own concepts of each category of the bundled model")
+    parser.add_argument("--judge", nargs="+", default=["demo"], help="demo, openai, or a CLIP / SigLIP checkpoint")
+    parser.add_argument("--written", action="store_true", help="ask also whether the word is written in the picture")
+    parser.add_argument("--base-url", help="of an OpenAI-compatible server")
+    parser.add_argument("--max-cost", type=float, help="dollars after which the OpenAI judge stops")
+    parser.add_argument("--steps", type=int, help="of each climb (default: the preset's)")
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="only this part of the jobs, from 0")
+    parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="over a Ray cluster")
+    parser.add_argument("--workers", type=int, default=2, help="of the cluster")
+    parser.add_argument("--gpus", type=float, default=0, help="of each worker")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--quick", action="store_true", help="six concepts, two layers")
+    args = parser.parse_args(arguments)
+    try:
+        shard = tuple(int(x) for x in args.shard.split("/"))
+        assert len(shard) == 2
+    except (ValueError, AssertionError):
+        parser.error(f"--shard {args.shard}: I/N with I from 0 to N - 1 is needed, such as 0/4")
+
+    vlm = nd.load(args.model)
+    wanted = jobs(vlm, args)
+
+    def settings(layer: int) -> nd.Settings:
+        base = nd.Settings.demo() if vlm.is_demo else nd.Settings.paper(layer)
+        return base.but(steps=args.steps or (12 if args.quick else base.steps))
+
+    protocols = ("strict", "hint", "written") if args.written else ("strict", "hint")
+    if args.dry_run:
+        planned = sweeps.plan(vlm, wanted, settings=settings, shard=shard)
+        left = sum(len(c.jobs) for c in planned.left(nd.Store(args.folder)))
+        minutes = sweeps.estimate(vlm, planned, nd.Store(args.folder)) / 60
+        print(
+            f"{planned.jobs} pictures in {len(planned.chunks)} batches, {left} left: about {minutes:.1f} minutes here"
+        )
+        for judge in judges(args):
+            asked = [p for p in protocols if p in judge.protocols]
+            print(f"judge {judge.name}: {judging.plan_calls(planned.jobs, judge, asked)}")
+        return 0
+
+    ray = None
+    if args.ray:
+        need = {"num_cpus": 1.0, **({"num_gpus": args.gpus} if args.gpus else {})}
+        ray = Cluster(args.model, args.workers, None if args.ray == "local" else args.ray, need)
+    done = nd.sweep(vlm, wanted, args.folder, settings=settings, shard=shard, ray=ray)
+    if done.interrupted:
+        return 130
+    failed = not done.ok
+    for judge in judges(args):
+        try:
+            said = nd.examine(done.store, judge, protocols=[p for p in protocols if p in judge.protocols])
+            print(f"judge {judge.name}: {said}", file=sys.stderr)
+            failed |= not said.ok
+        except judging.JudgeStopped as stop:
+            print(f"judge {judge.name} stopped: {stop}", file=sys.stderr)
+            failed = True
+    results(done.store, args)
+    return 1 if failed else 0
+
+
+# %%
+if __name__ == "__main__":
+    sys.exit(main())

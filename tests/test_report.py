@@ -1,0 +1,357 @@
+"""Tables, intervals, figures and pages, from a store of hand-made pictures; pages are clicked through in Chromium."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+from pathlib import Path
+
+import chromium
+import numpy as np
+import pytest
+from PIL import Image
+
+import nnsight_dream as nd
+from nnsight_dream import figures, intervals, report, tables
+from nnsight_dream.store import Job, Store
+
+CONCEPTS = [
+    ("octopus", "animal"),
+    ("<script>document.title='broken'</script>", "animal"),
+    ("../../x", "food"),
+    ('"quoted" & <b>bold</b>', "food"),
+    ("日本", "place"),
+]
+
+
+def prototype(name: str, layer: int, seed: int) -> nd.Prototype:
+    random_ = np.random.default_rng([layer, seed, len(name)])
+    return nd.Prototype(
+        image=Image.fromarray(random_.integers(0, 255, (32, 32, 3), dtype=np.uint8)),
+        label=name,
+        site=nd.Site(layer),
+        hf_name=f"model.language_model.layers.{layer - 1}.output",
+        history=tuple(np.linspace(0, 0.6, 300)),
+        scores={"attention": 0.6, "mean": 0.5, "max": 0.7},
+        heat=random_.random((4, 4), dtype=np.float32),
+        settings={"steps": 300},
+        seed=seed,
+        model="demo",
+    )
+
+
+def answered(store: Store, key: str, job: Job, right: bool, protocol: str, kind: str = "answer") -> None:
+    told = dict(protocol=protocol, sample=0, when="")
+    rows = [
+        dict(what="answer", question="?", text=job.concept if right else "cat", kind=kind, raw="", model="m", **told)
+    ]
+    if kind == "answer":
+        grade = dict(what="grade", raw="", grader="g", **told)
+        rows += [dict(concept=job.concept, score=int(right), **grade), dict(concept="other thing", score=0, **grade)]
+    store.add_answers(key, "demo", rows)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """5 concepts at layers 1, 2 and 10; octopus a second time by seed 1, and with a random direction."""
+    made = Store(tmp_path_factory.mktemp("store"))
+    jobs = [Job(n, c, layer) for n, c in CONCEPTS for layer in (1, 2, 10)]
+    jobs += [Job("octopus", "animal", layer, seed=1) for layer in (1, 2)] + [
+        Job("octopus", "animal", 1, control="random")
+    ]
+    for i, job in enumerate(jobs):
+        key = job.key()
+        made.put(key, job, prototype(job.concept, int(job.layer), job.seed))
+        answered(made, key, job, right=i % 3 != 1 and not job.control, protocol="hint")
+        answered(made, key, job, right=i % 3 == 0, protocol="strict", kind="refusal" if i == 4 else "answer")
+    return made
+
+
+@pytest.fixture(scope="module")
+def rows(store: Store) -> list[dict]:
+    return nd.results(store)
+
+
+# -- intervals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "expected"),
+    [(0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605))],
+)
+def test_wilson_against_published_values(hits: int, n: int, expected: tuple[float, float]) -> None:
+    """The last two are Newcombe's (1998) examples, with z = 1.96."""
+    assert intervals.wilson(hits, n) == pytest.approx(expected, abs=1e-4)
+
+
+def test_bootstrap_covers_and_takes_clusters_whole() -> None:
+    random_ = np.random.default_rng(0)
+    inside = 0
+    for seed in range(200):
+        low, high = intervals.bootstrap(random_.normal(1.0, 1.0, 40).tolist(), seed=seed, draws=400)
+        inside += low <= 1.0 <= high
+    assert 0.88 <= inside / 200 <= 0.99
+    values, groups = [0.0, 1.0] * 10, list(range(20))
+    single = intervals.bootstrap(values, groups)
+    doubled = intervals.bootstrap(values * 5, groups * 5)  # copies of a concept tell nothing new
+    assert doubled == pytest.approx(single)
+    naive = intervals.bootstrap(values * 5)
+    assert naive[1] - naive[0] < 0.6 * (doubled[1] - doubled[0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [dict(values=[]), dict(values=[1.0], draws=0), dict(values=[1.0], level=1.0), dict(values=[1.0], clusters=[1, 2])],
+)
+def test_wrong_bootstraps(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="needed"):
+        intervals.bootstrap(**wrong)
+    with pytest.raises(ValueError, match="from 0 to n"):
+        intervals.wilson(3, 2)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------
+
+
+def test_rates_by_hand(rows: list[dict]) -> None:
+    table = {t["layer"]: t for t in tables.rates(rows)}
+    assert list(table) == [1, 2, 10]
+    of = [r for r in rows if r["protocol"] == "hint" and r["layer"] == 1 and not r["control"]]
+    assert table[1]["pictures"] == len(of) == 6
+    assert table[1]["concepts"] == 5
+    assert table[1]["rate"] == pytest.approx(sum(r["score"] for r in of) / 6)
+    assert (table[1]["chance"], table[1]["controls"], table[1]["shuffled"]) == (0.0, 1, 0.0)
+    assert (table[10]["low"], table[10]["high"]) == intervals.wilson(round(table[10]["rate"] * 5), 5)
+    assert table[10]["drawn"] is None
+    assert table[1]["low"] <= table[1]["rate"] <= table[1]["high"]
+    strict = tables.rates(rows, by=("category", "layer"), protocol="strict")
+    assert sum(t["unanswered"] for t in strict) == 1
+    assert [t for t in strict if t["pictures"] == 0 and t["rate"] is not None] == []
+
+
+def test_wrong_tables(rows: list[dict]) -> None:
+    with pytest.raises(ValueError, match="the columns are key, concept"):
+        tables.rates(rows, by=("layers",))
+    with pytest.raises(ValueError, match="choose judge= from demo, other"):
+        tables.rates([*rows, {**rows[0], "judge": "other"}])
+
+
+def test_written_and_drawn_are_apart() -> None:
+    base = dict(key="k", category="c", layer=1, seed=0, control="", pooling="", judge="j", protocol="hint", shuffled=None,
+                refusals=0, empty=0, broken=0)  # fmt: skip
+    made = [
+        dict(base, concept="a", score=1.0, written=1.0, drawn=0.0),
+        dict(base, concept="b", score=1.0, written=0.0, drawn=1.0),
+        dict(base, concept="c", score=0.0, written=1.0, drawn=0.0),
+        dict(base, concept="d", score=0.0, written=0.0, drawn=0.0),
+    ]
+    (table,) = tables.rates(made)
+    assert (table["rate"], table["drawn"], table["written"]) == (0.5, 0.25, 0.25)
+
+
+def test_seed_agreement_by_hand(rows: list[dict]) -> None:
+    told = tables.seed_agreement(rows)
+    pairs = {}
+    for r in rows:
+        if r["concept"] == "octopus" and r["protocol"] == "hint" and not r["control"]:
+            pairs.setdefault(r["layer"], {})[r["seed"]] = r["score"] >= 0.5
+    both = [p for p in pairs.values() if len(p) == 2]
+    assert told["n"] == len(both) == 2
+    assert told["share"] == sum(p[0] == p[1] for p in both) / 2
+    assert tables.seed_agreement([])["share"] is None
+
+
+def test_csv_and_markdown(rows: list[dict], tmp_path: Path) -> None:
+    table = tables.rates(rows, by=("category", "layer"))
+    path = tables.write_csv(table, tmp_path / "t.csv")
+    with open(path, newline="", encoding="utf-8") as file:
+        back = list(csv.DictReader(file))
+    assert [float(b["rate"]) for b in back if b["rate"]] == pytest.approx(
+        [t["rate"] for t in table if t["rate"] is not None]
+    )
+    assert tables.to_markdown([{"a": "x|y", "rate": 0.333, "n": None}]).splitlines()[-1] == "| x\\|y | 33 % | - |"
+
+
+# -- figures -----------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_written_twice_with_the_same_bytes(rows: list[dict], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        made = figures.recognition(rows, tmp_path / name)
+        assert [p.suffix for p in made] == [".png", ".svg"]
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.asarray(image.convert("RGB")).std() > 10
+    svg = (tmp_path / "a.svg").read_text()
+    assert "animal (2)" in svg or svg.count("<g id=") > 20
+    import matplotlib
+
+    assert "svg.hashsalt" in matplotlib.rcParams
+    assert matplotlib.rcParams["svg.hashsalt"] is None
+
+
+def test_other_figures(rows: list[dict], tmp_path: Path) -> None:
+    both = [*rows, *({**r, "pooling": "mean"} for r in rows if not r["control"])]
+    assert all(p.stat().st_size > 2000 for p in figures.pooling(both, tmp_path / "p"))
+    with pytest.raises(ValueError, match="nothing to compare"):
+        figures.pooling(
+            [
+                r | {"pooling": "mean"} if r["concept"] == "octopus" else r
+                for r in rows
+                if r["seed"] == 0 and r["layer"] == 10
+            ],
+            tmp_path / "q",
+        )
+    points = [
+        dict(layer=layer, word=w, kind=k, value=0.1 * layer, low=0.0, high=0.5, n=3)
+        for layer in (1, 2)
+        for w in ("apple", "orange")
+        for k in ("matching", "mismatching", "noise")
+    ]
+    assert all(p.stat().st_size > 2000 for p in figures.curves(points, tmp_path / "c"))
+    for wrong in (figures.recognition, figures.curves):
+        with pytest.raises(ValueError, match="no rows"):
+            wrong([], tmp_path / "w")
+
+
+# -- the page ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report.page(store, tmp_path_factory.mktemp("page") / "index.html", title="A <b>test</b> & more")
+
+
+def test_the_page_holds_all_and_loads_nothing(page: Path, store: Store) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:)(?:https?:)?//""", text)
+    assert text.count("<script") == 2
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    assert len(data["cells"]) == len(list(store.entries()))
+    assert {c["concept"] for c in data["cells"]} == {n for n, _ in CONCEPTS}
+    assert all(len(c["history"]) == 120 for c in data["cells"])
+    with pytest.raises(ValueError, match=r"run nd\.sweep first"):
+        report.page(Store(page.parent / "none"), page.parent / "x.html")
+
+
+@chromium.needed
+def test_clicking_through_the_page(page: Path, tmp_path: Path) -> None:
+    said = chromium.run(
+        page,
+        """
+        const out = { title: document.title, head: document.querySelector("h1").textContent };
+        const cells = () => document.querySelectorAll(".cell");
+        const pick = (name, value) => { const s = document.querySelector(`[name="${name}"]`); s.value = value; s.dispatchEvent(new Event(s.tagName === "INPUT" ? "input" : "change")); };
+        out.all = cells().length;
+        out.names = [...document.querySelectorAll("tbody th")].map(t => t.firstChild.textContent);
+        out.bold = document.querySelectorAll("b").length;
+        pick("category", "food"); out.food = cells().length; pick("category", "");
+        pick("layer", "10"); out.ten = cells().length; pick("layer", "");
+        pick("seen", "yes"); out.yes = cells().length; out.green = document.querySelectorAll(".cell.yes").length; pick("seen", "no"); out.no = cells().length; pick("seen", "");
+        pick("kind", "random"); out.random = cells().length; pick("kind", "concepts");
+        pick("text", "OCTO"); out.found = cells().length; pick("text", "");
+        pick("protocol", "strict"); out.strict = document.querySelectorAll(".cell.yes").length;
+        const first = cells()[0]; first.focus(); first.click();
+        const dialog = document.querySelector("dialog");
+        out.open = dialog.open; out.detail = dialog.innerText; out.points = dialog.querySelector("polyline").getAttribute("points").split(" ").length;
+        out.pictures = await Promise.all([...dialog.querySelectorAll("img")].map(i => i.decode().then(() => i.naturalWidth)));
+        const before = dialog.querySelector("h2").textContent;
+        document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+        out.moved = dialog.querySelector("h2").textContent !== before;
+        dialog.querySelector("button").click(); out.closed = !dialog.open;
+        out.wide = document.documentElement.scrollWidth;
+        return out;
+        """,
+        tmp_path,
+    )
+    assert said["title"] == said["head"] == "A <b>test</b> & more"
+    assert said["bold"] == 0
+    assert set(said["names"]) == {n for n, _ in CONCEPTS}
+    assert (said["all"], said["food"], said["ten"], said["random"]) == (17, 6, 5, 1)
+    assert said["yes"] + said["no"] == 17
+    assert said["green"] == said["yes"] > 0
+    assert said["found"] == 5
+    assert said["strict"] != said["yes"]
+    assert said["open"]
+    assert "hook_resid_post" in said["detail"]
+    assert "demo" in said["detail"]
+    assert said["points"] == 120
+    assert said["pictures"] == [32, 256]
+    assert said["moved"]
+    assert said["closed"]
+
+
+@chromium.needed
+def test_the_page_fits_a_phone(page: Path, tmp_path: Path) -> None:
+    width = "return [document.documentElement.scrollWidth, innerWidth];"
+    scroll, inner = chromium.run(page, width, tmp_path, width=500)
+    assert scroll <= inner
+
+
+# -- people ------------------------------------------------------------------------------------------------------
+
+
+@chromium.needed
+def test_a_person_rates_and_is_read_back(store: Store, tmp_path: Path) -> None:
+    page = report.raters_page(store, tmp_path / "raters.html", choices=3)
+    visible = re.sub(r'<script type="application/json".*?</script>', "", page.read_text(encoding="utf-8"), flags=re.S)
+    assert "octopus" not in visible
+    text = chromium.run(
+        page,
+        """
+        let saved = ""; HTMLAnchorElement.prototype.click = function () { saved = decodeURIComponent(this.href.split(",").slice(1).join(",")); };
+        for (let i = 0; i < 3; i++) {
+          document.querySelector("input").value = 'an "octopus", maybe';
+          document.querySelector("form").requestSubmit();
+          if (document.querySelectorAll(".names button").length !== 3) throw new Error("not three names");
+          document.querySelector(".names button").click();
+        }
+        document.getElementById("save").click();
+        return saved;
+        """,
+        tmp_path,
+    )
+    (tmp_path / "Ann.csv").write_text(text, encoding="utf-8")
+    assert report.read_ratings(store, tmp_path / "Ann.csv") == 6
+    assert report.read_ratings(store, tmp_path / "Ann.csv") == 0
+    mine = [r for r in nd.results(store, "rater-ann")]
+    assert len(mine) == 6
+    for row in mine:
+        if row["protocol"] == "strict":
+            assert row["score"] == (row["concept"] == "octopus")
+        else:
+            assert row["score"] == (row["top"] == row["concept"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,free\n", "line 1: no column chosen"),
+        ("id,free,chosen\nnobody,a,b\n", "line 2, column id: 'nobody'"),
+        ("id,free,chosen\n{0},a,b\n{0}\n", "line 3: it has fewer columns"),
+    ],
+)
+def test_broken_ratings_store_nothing(store: Store, tmp_path: Path, text: str, words: str) -> None:
+    key = next(store.keys())
+    (tmp_path / "bob.csv").write_text(text.format(report._opaque(key)))
+    with pytest.raises(ValueError, match=words):
+        report.read_ratings(store, tmp_path / "bob.csv")
+    assert "rater-bob" not in store.judges()
+
+
+def test_wrong_raters_pages(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="choices=1"):
+        report.raters_page(store, tmp_path / "r.html", choices=1)
+    with pytest.raises(ValueError, match="no finished picture has the key 'x'"):
+        report.raters_page(store, tmp_path / "r.html", keys=["x"])
+
+
+def test_offered_names_hold_the_right_one_in_random_places(store: Store, tmp_path: Path) -> None:
+    text = report.raters_page(store, tmp_path / "r.html", choices=4, seed=random.Random(3).randrange(99)).read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    right = {report._opaque(e.key): e.job.concept for e in store.entries()}
+    places = [item["names"].index(right[item["id"]]) for item in data["items"]]
+    assert len(set(places)) > 1
+    assert all(len(set(item["names"])) == 4 for item in data["items"])

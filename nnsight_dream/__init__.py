@@ -39,6 +39,8 @@ _HOMES = {
     "judging": ("agreement", "examine", "results"),
     "examiners": ("DemoExaminer", "VLMJudge", "ZeroShotJudge"),
     "openai_judge": ("OpenAIJudge",),
+    "intervals": ("bootstrap", "wilson"),
+    "tables": ("rates",),
     "words": ("BASELINE_WORDS",),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from .directions import Direction, concept, contrast, cosine, from_images, from_tensor, probe
     from .examiners import DemoExaminer, VLMJudge, ZeroShotJudge
     from .families import Family
+    from .intervals import bootstrap, wilson
     from .judges import DemoJudge, Verdict
     from .judging import agreement, examine, results
     from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Objective, Pictures, TotalVariation
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from .store import Entry, Job, Store
     from .sweeps import Swept, jobs_of, sweep
     from .synthesis import Settings, synthesize
+    from .tables import rates
     from .trace import Step, check, read_pictures, read_text
     from .vlm import VLM, load
     from .words import BASELINE_WORDS

@@ -30,38 +30,47 @@ def recognition(rows: Sequence[Row], stem: str | os.PathLike[str], *, columns: i
         raise ValueError("no rows: examine a store first, then pass nd.results(store)")
     categories = sorted({r["category"] for r in rows if r["category"]})
     panels = [("all", rows), *((c, [r for r in rows if r["category"] == c]) for c in categories)]
+    places = _places(rows)
     figure, axes = _panels(len(panels), columns)
+    dots: list[tuple[Any, list[int], list[float]]] = []
     for axis, (name, part) in zip(axes, panels, strict=False):
         concepts = len({r["concept"] for r in part})
-        axis.set_title(f"{name} ({concepts})", fontsize=9)
+        _title(axis, f"{name} ({concepts})")
+        _ticks(axis, places)
         for i, (protocol, label) in enumerate((("hint", "with hint"), ("strict", "without hint"))):
-            table = [t for t in rates(part, protocol=protocol) if t["rate"] is not None]
+            told = rates(part, protocol=protocol)
+            table = [t for t in told if t["rate"] is not None]
+            chance = [t for t in told if t["chance"] is not None]
             if table:
-                _line(axis, table, COLOURS[i], MARKERS[i], label)
-            chance = [t for t in rates(part, protocol=protocol) if t["chance"] is not None]
+                _line(axis, table, places, i, label, aside=0.06 * (2 * i - 1))
             if chance and protocol == "hint":
-                xs, ys = [str(t["layer"]) for t in chance], [100 * t["chance"] for t in chance]
-                axis.plot(xs, ys, ":", color="#666666", label="random direction, with hint")
+                xs, ys = [places[t["layer"]] for t in chance], [100 * t["chance"] for t in chance]
+                dots.append((axis, xs, ys))
+    for axis, xs, ys in dots:  # after the others, so that the legend has them last
+        axis.errorbar(xs, ys, fmt=":", color="#666666", label="random direction, with hint")
     return _finish(figure, axes, len(panels), "recognised, %", stem)
 
 
 def pooling(rows: Sequence[Row], stem: str | os.PathLike[str], *, protocol: str = "hint") -> list[Path]:
-    """Rate of recognition by layer, one line for each pooling, over the concepts that all have (figure 9).
+    """Rate of recognition by layer, one line for each pooling, over the concepts and layers that all have (figure 9).
 
     rows   of `nd.results`, of one judge; a pooling of "" is the settings' own
     """
     names = sorted({r["pooling"] for r in rows})
-    per = [{(r["concept"], r["seed"]) for r in rows if r["pooling"] == n and not r["control"]} for n in names]
+    per = [{_picture(r) for r in rows if r["pooling"] == n and not r["control"]} for n in names]
     both = set.intersection(*per) if per else set()
     if not both:
         raise ValueError("no concept was made with every pooling: there is nothing to compare")
+    places = _places(rows)
     figure, axes = _panels(1, 1)
+    _ticks(axes[0], places)
     for i, name in enumerate(names):
-        part = [r for r in rows if r["pooling"] == name and (r["concept"], r["seed"]) in both]
+        part = [r for r in rows if r["pooling"] == name and _picture(r) in both]
         table = [t for t in rates(part, protocol=protocol) if t["rate"] is not None]
         if table:
-            _line(axes[0], table, COLOURS[i], MARKERS[i], name or "attention (the settings' own)")
-    axes[0].set_title(f"{len({c for c, _ in both})} concepts, {protocol}", fontsize=9)
+            aside = 0.08 * (i - (len(names) - 1) / 2)
+            _line(axes[0], table, places, i, name or "attention (the settings' own)", aside)
+    _title(axes[0], f"{len({concept for concept, *_ in both})} concepts, {protocol}")
     return _finish(figure, axes, 1, "recognised, %", stem)
 
 
@@ -76,7 +85,7 @@ def curves(rows: Sequence[Row], stem: str | os.PathLike[str], *, most: int = 2) 
     single = len(words) > most
     figure, axes = _panels(1 if single else len(words), most)
     for axis, word in zip(axes, [None] if single else words, strict=False):
-        axis.set_title(f"{len(words)} words" if word is None else word, fontsize=9)
+        _title(axis, f"{len(words)} words" if word is None else word)
         for i, kind in enumerate(("matching", "mismatching", "noise")):
             part = [r for r in rows if r["kind"] == kind and word in (None, r["word"])]
             layers = sorted({r["layer"] for r in part})
@@ -86,16 +95,37 @@ def curves(rows: Sequence[Row], stem: str | os.PathLike[str], *, most: int = 2) 
                 axis.plot(layers, mean[0], MARKERS[i] + "-", color=COLOURS[i], label=kind, markersize=4)
                 axis.fill_between(layers, mean[1], mean[2], color=COLOURS[i], alpha=0.15, linewidth=0)
         axis.axhline(0, color="#999999", linewidth=0.6)
+        axis.xaxis.get_major_locator().set_params(integer=True)  # there is no layer 1.5
     return _finish(figure, axes, 1 if single else len(words), "cosine with the word", stem, top=None)
 
 
-def _line(axis: Any, table: Sequence[Row], colour: str, marker: str, label: str) -> None:
-    xs, ys = [str(t["layer"]) for t in table], [100 * t["rate"] for t in table]
+def _picture(row: Row) -> tuple[Any, ...]:
+    return row["concept"], row["category"], row["seed"], row["layer"]
+
+
+def _places(rows: Sequence[Row]) -> dict[Any, int]:
+    """Where each layer stands on the axis, the same in all panels and lines, whichever of them lack it."""
+    layers = sorted({r["layer"] for r in rows}, key=lambda layer: (isinstance(layer, str), layer))
+    return {layer: i for i, layer in enumerate(layers)}
+
+
+def _ticks(axis: Any, places: Mapping[Any, int]) -> None:
+    step = math.ceil(len(places) / 12)  # more labels would run into each other
+    axis.set_xticks(list(places.values())[::step], [str(layer) for layer in places][::step])
+    axis.set_xlim(-0.4, len(places) - 0.6)
+
+
+def _title(axis: Any, text: str) -> None:
+    axis.set_title(text, fontsize=9, parse_math=False)  # a name may hold dollars
+
+
+def _line(axis: Any, table: Sequence[Row], places: Mapping[Any, int], i: int, label: str, aside: float) -> None:
+    """Line number `i`, moved a little to the `aside` so that intervals do not cover each other."""
+    xs, ys = [places[t["layer"]] + aside for t in table], [100 * t["rate"] for t in table]
     low = [max(0.0, 100 * (t["rate"] - t["low"])) for t in table]
     high = [max(0.0, 100 * (t["high"] - t["rate"])) for t in table]
-    axis.errorbar(
-        xs, ys, [low, high], color=colour, marker=marker, markersize=4, capsize=2, elinewidth=0.8, label=label
-    )
+    style = dict(color=COLOURS[i], marker=MARKERS[i], markersize=4, capsize=2, elinewidth=0.8, linewidth=1.3)
+    axis.errorbar(xs, ys, [low, high], label=label, clip_on=False, **style)
 
 
 def _panels(count: int, columns: int) -> tuple[Any, list[Any]]:

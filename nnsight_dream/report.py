@@ -8,21 +8,25 @@ import hashlib
 import html
 import io
 import json
+import math
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from .cache import write_whole
-from .questions import mentions
+from .questions import WORDS, mentions, question
 from .store import Entry, Store, now, slug
 from .tally import results
 
 Row = Mapping[str, Any]
 PICTURE, HEAT = 256, 256  # most pixels a side of what the page holds
+COLUMNS = ("id", "free", "chosen")  # of the raters' CSV, beside "rater"
+FREE, CHOICE = question("strict"), "Which of these is it most likely?"
 
 
 def page(
@@ -52,7 +56,13 @@ def page(
         cells=[_cell(store, entry, by_key.get(entry.key, []), judges) for entry in entries],
     )
     template = Path(__file__).with_name("report_page.html").read_text(encoding="utf-8")
-    return _written(path, template.replace("__DATA__", _embedded(data)))
+    return _written(path, _filled(template, data=data))
+
+
+def _filled(template: str, *, data: Any, title: str = "") -> str:
+    """The template with both in their places, in one pass: a name may be __TITLE__."""
+    parts = {"__DATA__": _embedded(data), "__TITLE__": html.escape(title)}
+    return re.sub("|".join(parts), lambda match: parts[match[0]], template)
 
 
 def _embedded(data: Any) -> str:
@@ -71,12 +81,13 @@ def _written(path: str | os.PathLike[str], text: str) -> Path:
 def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str]) -> dict[str, Any]:
     made, job = entry.prototype(), entry.job
     facts = [
-        ("sites", f"{made.site.tl_name}, {made.hf_name}"),
+        ("site", f"{made.site.tl_name}, {made.hf_name}"),
         ("category", job.category),
         ("direction", f"random, in the place of {job.concept}" if job.control else f"the word {job.words!r}"),
         ("seed", str(job.seed)),
         ("cosine", ", ".join(f"{k} {v:.3f}" for k, v in made.scores.items())),
         ("model", made.model + (f" @ {made.revision}" if made.revision else "")),
+        *([("stopped", f"after {len(made.history)} steps, before its last")] if made.interrupted else []),
         *((f"{r['judge']}, {r['protocol']}", _said(r)) for r in rows),
     ]
     return dict(
@@ -88,29 +99,41 @@ def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str]
         run=", ".join(filter(None, (f"seed {job.seed}", job.pooling))),
         image=_data_url(made.image, PICTURE),
         heat=_data_url(made.heat_map(HEAT), HEAT, "JPEG"),
-        history=[round(v, 4) for v in _thinned(made.history, 120)],
+        history=[round(v, 4) for v in _thinned([v for v in made.history if math.isfinite(v)], 120)],
+        steps=len(made.history),
         scores={
             f"{r['judge']}\n{r['protocol']}": dict(score=r["score"], top=r["top"], written=r["written"]) for r in rows
         },
         facts=facts,
-        answers=[
-            _answer(judge, a) for judge in judges for a in store.answers(entry.key, judge) if a["what"] == "answer"
-        ],
+        answers=[line for judge in judges for line in _answers(judge, job.concept, store.answers(entry.key, judge))],
         settings=json.dumps(
-            {"settings": made.settings, "versions": made.versions}, indent=1, ensure_ascii=False, default=str
+            {"direction": made.direction, "settings": made.settings, "versions": made.versions},
+            indent=1,
+            ensure_ascii=False,
+            default=str,
         ),
     )
 
 
 def _said(row: Row) -> str:
-    score = "not graded" if row["score"] is None else f"{row['score']:.0%} name it"
+    verb = "read it" if row["protocol"] == "written" else "name it"
+    score = "not graded" if row["score"] is None else f"{row['score']:.0%} {verb}"
     apart = [f"{row[k]} {k}" for k in ("refusals", "empty", "broken") if row[k]]
     return ", ".join([score, *([f"most often {row['top']!r}"] if row["top"] else []), *apart])
 
 
-def _answer(judge: str, row: Row) -> list[str]:
-    text = row["text"] if row["kind"] == "answer" else f"({row['kind']}) {row['text']}"
-    return [judge, row["protocol"], text]
+def _answers(judge: str, concept: str, rows: Sequence[Row]) -> list[list[str]]:
+    """Judge, question, what was said, and whether that names the concept, of every sample."""
+    own = [r for r in rows if r["what"] == "grade" and r["concept"] == concept]
+    scores: dict[tuple[str, int], int | None] = {}
+    for r in own:
+        scores.setdefault((r["protocol"], r["sample"]), r["score"])
+    found = []
+    for r in (r for r in rows if r["what"] == "answer"):
+        score = scores.get((r["protocol"], r["sample"]))
+        text = r["text"] if r["kind"] == "answer" else f"({r['kind']}) {r['text']}"
+        found.append([judge, r["protocol"], text, {1: "yes", 0: "no"}.get(score, "–") if score is not None else "–"])
+    return found
 
 
 def _thinned(values: Sequence[float], most: int) -> list[float]:
@@ -153,7 +176,7 @@ def raters_page(
     if choices < 2:
         raise ValueError(f"choices={choices!r}: at least 2 names are needed")
     entries = {e.key: e for e in store.entries()}
-    wanted = [k for k, e in entries.items() if not e.job.control] if keys is None else list(keys)
+    wanted = [k for k, e in entries.items() if not e.job.control] if keys is None else list(dict.fromkeys(keys))
     if missing := [k for k in wanted if k not in entries]:
         raise ValueError(f"no finished picture has the key {missing[0]!r}; store.keys() has them all")
     names = {(e.job.concept, e.job.category) for e in entries.values() if not e.job.control}
@@ -171,11 +194,11 @@ def raters_page(
         offered = [job.concept, *(near + others)[: choices - 1]]
         chance.shuffle(offered)
         url = _data_url(entries[key].prototype().image, PICTURE)
-        items.append(dict(id=_opaque(key), image=url, category=job.category, names=offered))
+        items.append(dict(id=_opaque(key), image=url, names=offered))
     told = hashlib.sha256(" ".join(str(i["id"]) for i in items).encode()).hexdigest()[:12]
-    data = dict(title=title, items=items, place=f"nnsight-dream-{told}")
+    data = dict(items=items, place=f"nnsight-dream-{told}", free=FREE, choice=CHOICE)
     template = Path(__file__).with_name("raters_page.html").read_text(encoding="utf-8")
-    return _written(path, template.replace("__DATA__", _embedded(data)).replace("__TITLE__", html.escape(title)))
+    return _written(path, _filled(template, data=data, title=title))
 
 
 def _opaque(key: str) -> str:
@@ -185,39 +208,92 @@ def _opaque(key: str) -> str:
 def read_ratings(store: Store, path: str | os.PathLike[str], rater: str | None = None) -> int:
     """Read a person's CSV back into a store, as the judge "rater-<name>"; returns how many answers are new.
 
-    The free answer counts as "strict" (it names the concept), the chosen name as "hint". What is there already is left.
-    rater   a name; the file's own name if not given
+    The free answer counts as "strict" (right if it names the concept), the chosen name as "hint"; each is compared with
+    another concept too, for chance level. A free answer left empty is counted as such, never as wrong. What is there
+    already is left.
 
-    Raises ValueError that names line and column of what is wrong, before anything is stored.
+    rater   a name; that in the file if not given, else the file's own name
+
+    Raises ValueError that names line and column of what is wrong, or says what this rater said before and says no more;
+    then nothing is stored.
     """
-    path = Path(path)
-    judge = f"rater-{slug(rater or path.stem)}"
     entries = {_opaque(e.key): e for e in store.entries()}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        needed = ("id", "free", "chosen")
-        if absent := [name for name in needed if name not in (reader.fieldnames or [])]:
-            raise ValueError(f"{path}, line 1: no column {', '.join(absent)}; the page's CSV has {', '.join(needed)}")
-        said: list[tuple[Entry, str, str]] = []
-        for row in reader:
-            if row["id"] not in entries:
+    name, said = _ratings(Path(path), {e.job.concept for e in entries.values()}, set(entries))
+    judge = _judge(rater or name or Path(path).stem)
+    fresh: list[tuple[Entry, list[dict[str, Any]]]] = []
+    for line, key, free, chosen in said:
+        entry, others = entries[key], sorted({e.job.concept for e in entries.values()})
+        there = {a["protocol"]: a["text"] for a in store.answers(entry.key, judge) if a["what"] == "answer"}
+        for protocol, text in (("strict", free), *([("hint", chosen)] if chosen else [])):
+            if protocol not in there:
+                fresh.append((entry, _rated(entry, protocol, text, judge, others)))
+            elif there[protocol] != text:
                 raise ValueError(
-                    f"{path}, line {reader.line_num}, column id: {row['id']!r} is no picture of this store"
+                    f"{path}, line {line}: {judge} said {there[protocol]!r} before, and now {text!r}; "
+                    "give another person's answers a name of their own: read_ratings(..., rater='name')"
                 )
-            if any(row[name] is None for name in needed):
-                raise ValueError(f"{path}, line {reader.line_num}: it has fewer columns than the first line")
-            said.append((entries[row["id"]], row["free"].strip(), row["chosen"].strip()))
-    new = 0
-    for entry, free, chosen in said:
-        there = {a["protocol"] for a in store.answers(entry.key, judge)}
-        concept, rows = entry.job.concept, []
-        for protocol, text, right in (("strict", free, mentions(free, [concept])), ("hint", chosen, chosen == concept)):
-            if text and protocol not in there:
-                told = dict(protocol=protocol, sample=0, when=now())
-                rows += [
-                    dict(what="answer", question="", text=text, kind="answer", raw=text, model=judge, **told),
-                    dict(what="grade", concept=concept, score=int(right), raw=None, grader="comparison", **told),
-                ]
-                new += 1
+    for entry, rows in fresh:
         store.add_answers(entry.key, judge, rows)
-    return new
+    return len(fresh)
+
+
+def _judge(name: str) -> str:
+    plain = slug(name)
+    if plain != name.strip().lower():  # two names must not become one
+        plain += "-" + hashlib.sha256(name.strip().casefold().encode()).hexdigest()[:6]
+    return f"rater-{plain}"
+
+
+def _ratings(path: Path, concepts: Set[str], ids: Set[str]) -> tuple[str, list[tuple[int, str, str, str]]]:
+    """The rater's name, if the file has one, and line, id, free and chosen answer of each picture."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as CSV UTF-8") from None
+    first = text.partition("\n")[0]
+    # spreadsheets of some languages save semicolons
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    names, said, seen = set(), [], dict[str, int]()
+    try:
+        if absent := [name for name in COLUMNS if name not in (reader.fieldnames or [])]:
+            raise ValueError(f"{path}, line 1: no column {', '.join(absent)}; the page's CSV has {', '.join(COLUMNS)}")
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise ValueError(f"{where}: it has {'more' if None in row else 'fewer'} columns than the first line")
+            key, free, chosen = (row[name].strip() for name in COLUMNS)
+            if key not in ids:
+                raise ValueError(f"{where}, column id: {key!r} is no picture of this store")
+            if key in seen:
+                raise ValueError(f"{where}, column id: {key!r} is in line {seen[key]} already; keep one of them")
+            if chosen and chosen not in concepts:
+                raise ValueError(
+                    f"{where}, column chosen: {chosen!r} is no concept of this store; leave it as it was saved"
+                )
+            seen[key] = reader.line_num
+            names.add((row.get("rater") or "").strip())
+            said.append((reader.line_num, key, free, chosen))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.reader.line_num}: {error}; save it as CSV anew") from None
+    if len(names) > 1:
+        raise ValueError(
+            f"{path}, column rater: answers of {len(names)} people; put each person's into a file of its own"
+        )
+    return "".join(names), said
+
+
+def _rated(entry: Entry, protocol: str, text: str, judge: str, concepts: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of an answer and of its comparison with the picture's concept and with another."""
+    job = entry.job
+    asked = FREE if protocol == "strict" else CHOICE
+    told = dict(protocol=protocol, sample=0, when=now())
+    kind = "answer" if text else "empty"
+    rows: list[dict[str, Any]] = [
+        dict(what="answer", question=asked, text=text, kind=kind, raw=text, model=judge, **told),
+    ]
+    others = [c for c in concepts if c != job.concept]
+    for concept in [job.concept, *random.Random(entry.key).sample(others, min(1, len(others)))] if text else []:
+        right = mentions(text, [concept]) if protocol == "strict" else text == concept
+        grader = WORDS if protocol == "strict" else "choice"
+        rows.append(dict(what="grade", concept=concept, score=int(right), raw=None, grader=grader, **told))
+    return rows

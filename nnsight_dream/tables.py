@@ -11,6 +11,7 @@ from typing import Any
 
 from .cache import write_whole
 from .intervals import bootstrap, wilson
+from .questions import PROTOCOLS
 
 Row = Mapping[str, Any]
 
@@ -25,16 +26,20 @@ def rates(
     Of each group: `concepts` and `pictures` that were graded; `rate` of recognition with its 95 % interval `low` to
     `high` (over concepts; Wilson's where each has one picture and a score of 0 or 1); `chance`, the rate with random
     directions in the concepts' place, of `controls` pictures; `shuffled`, the rate against other concepts;
-    `written` and `drawn`, the shares that are recognised and do or do not write the word (None if not asked); `unanswered`, the refusals,
-    empty and broken answers. Rates are None where nothing is graded.
+    `written` and `drawn`, the shares that are recognised and do or do not write the word (None if not asked);
+    `unanswered`, the refusals, empty and broken answers. Rates are None where nothing is graded.
 
-    Raises ValueError for unknown columns and for several judges where none is chosen.
+    Raises ValueError for unknown columns, protocols and judges, and for several judges where none is chosen.
     """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r}: allowed are {', '.join(PROTOCOLS)}")
     if unknown := [name for name in by if rows and name not in rows[0]]:
         raise ValueError(f"by={unknown}: the columns are {', '.join(rows[0])}")
     judges = sorted({str(r["judge"]) for r in rows})
     if judge is None and len(judges) > 1:
         raise ValueError(f"rows of several judges: choose judge= from {', '.join(judges)}")
+    if judge is not None and judges and judge not in judges:
+        raise ValueError(f"judge={judge!r} is in no row; there are {', '.join(judges)}")
     mine = [r for r in rows if r["protocol"] == protocol and judge in (None, r["judge"])]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in mine:

@@ -6,6 +6,8 @@ import csv
 import json
 import random
 import re
+import sys
+import time
 from pathlib import Path
 
 import chromium
@@ -134,6 +136,10 @@ def test_rates_by_hand(rows: list[dict]) -> None:
 def test_wrong_tables(rows: list[dict]) -> None:
     with pytest.raises(ValueError, match="the columns are key, concept"):
         tables.rates(rows, by=("layers",))
+    with pytest.raises(ValueError, match="protocol='loose': allowed are strict, hint, written"):
+        tables.rates(rows, protocol="loose")
+    with pytest.raises(ValueError, match="judge='dem' is in no row; there are demo"):
+        tables.rates(rows, judge="dem")
     with pytest.raises(ValueError, match="choose judge= from demo, other"):
         tables.rates([*rows, {**rows[0], "judge": "other"}])
 
@@ -192,6 +198,24 @@ def test_figures_are_written_twice_with_the_same_bytes(rows: list[dict], tmp_pat
     assert matplotlib.rcParams["svg.hashsalt"] is None
 
 
+def test_layers_stand_in_order_where_a_line_lacks_one(rows: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list = []
+    monkeypatch.setattr(figures, "_finish", lambda figure, axes, *more: drawn.extend(axes) or [])
+    some = [r | {"category": "$x^{$"} for r in rows if (r["protocol"], r["layer"]) != ("hint", 2)]
+    figures.recognition(some, "unused")
+    for axis in drawn[:2]:
+        assert [t.get_text() for t in axis.get_xticklabels()] == ["1", "2", "10"]
+        hint, strict = ([round(float(x)) for x in c.lines[0].get_xdata()] for c in axis.containers[:2])
+        assert (hint, strict) == ([0, 2], [0, 1, 2])
+        assert not axis.title.get_parse_math()
+
+
+def test_a_missing_matplotlib_is_told(rows: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'nnsight-dream\[figures\]'"):
+        figures.recognition(rows, tmp_path / "a")
+
+
 def test_other_figures(rows: list[dict], tmp_path: Path) -> None:
     both = [*rows, *({**r, "pooling": "mean"} for r in rows if not r["control"])]
     assert all(p.stat().st_size > 2000 for p in figures.pooling(both, tmp_path / "p"))
@@ -236,58 +260,105 @@ def test_the_page_holds_all_and_loads_nothing(page: Path, store: Store) -> None:
         report.page(Store(page.parent / "none"), page.parent / "x.html")
 
 
+PICK = """
+const cells = () => document.querySelectorAll(".cell").length, ticked = () => document.querySelectorAll(".cell.yes").length;
+const pick = (name, value) => {
+  const field = document.querySelector(`[name="${name}"]`);
+  field.value = value;
+  field.dispatchEvent(new Event(field.tagName === "INPUT" ? "input" : "change"));
+};
+"""
+
+
 @chromium.needed
-def test_clicking_through_the_page(page: Path, tmp_path: Path) -> None:
-    said = chromium.run(
-        page,
-        """
-        const out = { title: document.title, head: document.querySelector("h1").textContent };
-        const cells = () => document.querySelectorAll(".cell");
-        const pick = (name, value) => { const s = document.querySelector(`[name="${name}"]`); s.value = value; s.dispatchEvent(new Event(s.tagName === "INPUT" ? "input" : "change")); };
-        out.all = cells().length;
-        out.names = [...document.querySelectorAll("tbody th")].map(t => t.firstChild.textContent);
-        out.bold = document.querySelectorAll("b").length;
-        pick("category", "food"); out.food = cells().length; pick("category", "");
-        pick("layer", "10"); out.ten = cells().length; pick("layer", "");
-        pick("seen", "yes"); out.yes = cells().length; out.green = document.querySelectorAll(".cell.yes").length; pick("seen", "no"); out.no = cells().length; pick("seen", "");
-        pick("kind", "random"); out.random = cells().length; pick("kind", "concepts");
-        pick("text", "OCTO"); out.found = cells().length; pick("text", "");
-        pick("protocol", "strict"); out.strict = document.querySelectorAll(".cell.yes").length;
-        const first = cells()[0]; first.focus(); first.click();
-        const dialog = document.querySelector("dialog");
-        out.open = dialog.open; out.detail = dialog.innerText; out.points = dialog.querySelector("polyline").getAttribute("points").split(" ").length;
-        out.pictures = await Promise.all([...dialog.querySelectorAll("img")].map(i => i.decode().then(() => i.naturalWidth)));
-        const before = dialog.querySelector("h2").textContent;
-        document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
-        out.moved = dialog.querySelector("h2").textContent !== before;
-        dialog.querySelector("button").click(); out.closed = !dialog.open;
-        out.wide = document.documentElement.scrollWidth;
-        return out;
-        """,
-        tmp_path,
-    )
+def test_filters_of_the_page(page: Path, tmp_path: Path) -> None:
+    with chromium.opened(page, tmp_path) as tab:
+        said = tab.run(
+            PICK
+            + """
+            const out = { title: document.title, head: document.querySelector("h1").textContent, all: cells() };
+            out.names = [...document.querySelectorAll("tbody th")].map(t => t.firstChild.textContent);
+            out.bold = document.querySelectorAll("b").length;
+            pick("category", "food"); out.food = cells(); pick("category", "");
+            pick("layer", "10"); out.ten = cells(); pick("layer", "");
+            pick("seen", "yes"); out.yes = cells(); out.ticked = ticked(); pick("seen", "no"); out.no = cells();
+            pick("protocol", "strict"); out.strict = [cells()]; pick("seen", "yes"); out.strict.push(cells()); pick("seen", "");
+            pick("kind", "random"); out.random = cells(); pick("kind", "concepts");
+            pick("text", "OCTO"); out.found = cells(); pick("text", "");
+            return out;
+            """
+        )
+        assert tab.troubles == []
+        assert tab.loaded == [page.as_uri()]  # nothing but itself
     assert said["title"] == said["head"] == "A <b>test</b> & more"
     assert said["bold"] == 0
     assert set(said["names"]) == {n for n, _ in CONCEPTS}
-    assert (said["all"], said["food"], said["ten"], said["random"]) == (17, 6, 5, 1)
+    assert (said["all"], said["food"], said["ten"], said["random"], said["found"]) == (17, 6, 5, 1, 5)
     assert said["yes"] + said["no"] == 17
-    assert said["green"] == said["yes"] > 0
-    assert said["found"] == 5
-    assert said["strict"] != said["yes"]
-    assert said["open"]
-    assert "hook_resid_post" in said["detail"]
-    assert "demo" in said["detail"]
-    assert said["points"] == 120
-    assert said["pictures"] == [32, 256]
-    assert said["moved"]
-    assert said["closed"]
+    assert said["ticked"] == said["yes"] > 0
+    assert sum(said["strict"]) == 16  # a refusal is neither
+    assert said["strict"][1] != said["yes"]
+
+
+@chromium.needed
+def test_a_detail_by_mouse_and_keys(page: Path, tmp_path: Path) -> None:
+    heading = "return document.querySelector('dialog h2').textContent;"
+    is_open = "return document.querySelector('dialog').open;"
+    with chromium.opened(page, tmp_path) as tab:
+        tab.click(".cell", 1)
+        assert tab.run(is_open)
+        text = tab.run("return document.querySelector('dialog').innerText;")
+        for words in ("blocks.1.hook_resid_post", "in 300 steps", "seed", "demo", "settings and versions", "right"):
+            assert words in text
+        line = "return document.querySelector('polyline').getAttribute('points').split(' ').length;"
+        assert tab.run(line) == 120
+        sizes = "return Promise.all([...document.querySelectorAll('dialog img')].map(i => i.decode().then(() => i.naturalWidth)));"
+        assert tab.run(sizes) == [32, 256]
+        first = tab.run(heading)
+        tab.press("ArrowRight")
+        second = tab.run(heading)
+        tab.press("ArrowLeft")
+        assert tab.run(heading) == first != second
+        tab.click("[aria-label=next]")
+        tab.press("Enter")  # the button keeps the focus
+        third = tab.run(heading)
+        tab.press("Escape")
+        assert not tab.run(is_open)
+        assert third not in (first, second)
+        name = tab.run("return document.activeElement.getAttribute('aria-label');")
+        assert name.startswith(third)  # back in the sheet, where one came to
+        assert tab.troubles == []
 
 
 @chromium.needed
 def test_the_page_fits_a_phone(page: Path, tmp_path: Path) -> None:
-    width = "return [document.documentElement.scrollWidth, innerWidth];"
-    scroll, inner = chromium.run(page, width, tmp_path, width=500)
-    assert scroll <= inner
+    with chromium.opened(page, tmp_path, width=390) as tab:
+        assert tab.run("return [document.documentElement.scrollWidth, innerWidth];") == [390, 390]
+        tab.click(".cell", 3)
+        wide, inner = tab.run("const d = document.querySelector('dialog'); return [d.scrollWidth, d.clientWidth];")
+        assert wide <= inner <= 390
+
+
+@chromium.needed
+def test_pictures_that_differ_in_their_words_only_stand_side_by_side(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for prompt in ("", "an octopus"):
+        job = Job("octopus", "animal", 1, prompt=prompt)
+        store.put(job.key(), job, prototype("octopus", 1, 0))
+    with chromium.opened(report.page(store, tmp_path / "p.html"), tmp_path) as tab:
+        assert tab.run("return document.querySelectorAll('tbody td .cell').length;") == 2
+        assert tab.run("return document.getElementById('count').textContent;").endswith("not judged")
+
+
+def test_names_that_look_like_the_template(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for name in ("__TITLE__", "__DATA__"):
+        store.put(Job(name).key(), Job(name), prototype(name, 1, 0))
+    for write in (report.page, report.raters_page):
+        text = write(store, tmp_path / "p.html", title='"quoted"').read_text(encoding="utf-8")
+        told = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+        assert "__TITLE__" in json.dumps(told)
+        assert "__DATA__" in json.dumps(told)
 
 
 # -- people ------------------------------------------------------------------------------------------------------
@@ -298,31 +369,44 @@ def test_a_person_rates_and_is_read_back(store: Store, tmp_path: Path) -> None:
     page = report.raters_page(store, tmp_path / "raters.html", choices=3)
     visible = re.sub(r'<script type="application/json".*?</script>', "", page.read_text(encoding="utf-8"), flags=re.S)
     assert "octopus" not in visible
-    text = chromium.run(
-        page,
-        """
-        let saved = ""; HTMLAnchorElement.prototype.click = function () { saved = decodeURIComponent(this.href.split(",").slice(1).join(",")); };
-        for (let i = 0; i < 3; i++) {
-          document.querySelector("input").value = 'an "octopus", maybe';
-          document.querySelector("form").requestSubmit();
-          if (document.querySelectorAll(".names button").length !== 3) throw new Error("not three names");
-          document.querySelector(".names button").click();
-        }
-        document.getElementById("save").click();
-        return saved;
-        """,
-        tmp_path,
-    )
-    (tmp_path / "Ann.csv").write_text(text, encoding="utf-8")
-    assert report.read_ratings(store, tmp_path / "Ann.csv") == 6
-    assert report.read_ratings(store, tmp_path / "Ann.csv") == 0
-    mine = [r for r in nd.results(store, "rater-ann")]
-    assert len(mine) == 6
+    said = "return document.getElementById('told').textContent;"
+    with chromium.opened(page, tmp_path, width=390) as tab:
+        for i in range(3):
+            assert tab.run(said).startswith(f"picture {i + 1} of 17")
+            if i == 1:
+                tab.click("main button", 1)  # no idea
+            else:
+                tab.type('an "octopus", maybe')
+                tab.press("Enter")
+            assert tab.run("return document.querySelectorAll('.names button').length;") == 3
+            tab.click(".names button")
+        tab.type("typed, then taken back")
+        tab.press("Enter")
+        tab.click("#back")  # to the word
+        tab.click("#back")  # to the third picture
+        assert tab.run(said).startswith("picture 3 of 17")
+        tab.click("#rater")
+        tab.type("Ann")
+        tab.call("Page.reload")
+        time.sleep(0.5)
+        assert tab.run(said).startswith("picture 3 of 17")
+        tab.click("#save")
+        file = tmp_path / "Ann.csv"
+        for _ in range(100):
+            if file.is_file() and file.stat().st_size:
+                break
+            time.sleep(0.1)
+        assert tab.troubles == []
+    assert report.read_ratings(store, file) == 4
+    assert report.read_ratings(store, file) == 0
+    mine = nd.results(store, "rater-ann")
+    assert sorted(r["protocol"] for r in mine) == ["hint", "hint", "strict", "strict"]
+    assert sum(r["empty"] for r in mine) == 1
     for row in mine:
-        if row["protocol"] == "strict":
-            assert row["score"] == (row["concept"] == "octopus")
-        else:
+        if row["protocol"] == "hint":
             assert row["score"] == (row["top"] == row["concept"])
+        elif not row["empty"]:
+            assert row["score"] == (row["concept"] == "octopus")
 
 
 @pytest.mark.parametrize(
@@ -330,15 +414,40 @@ def test_a_person_rates_and_is_read_back(store: Store, tmp_path: Path) -> None:
     [
         ("id,free\n", "line 1: no column chosen"),
         ("id,free,chosen\nnobody,a,b\n", "line 2, column id: 'nobody'"),
-        ("id,free,chosen\n{0},a,b\n{0}\n", "line 3: it has fewer columns"),
+        ("id,free,chosen\n{0},a,octopus\n{0}\n", "line 3: it has fewer columns"),
+        ("id,free,chosen\n{0},a, and b,octopus\n", "line 2: it has more columns"),
+        ("id,free,chosen\n{0},a,octopuss\n", "line 2, column chosen: 'octopuss' is no concept"),
+        ("id,free,chosen\n{0},a,octopus\n{0},b,octopus\n", "line 3, column id: .* is in line 2 already"),
+        ('id,free,chosen\n{0},"a,octopus\n', "line 2: unexpected end of data"),
+        ("id,free,chosen,rater\n{0},a,octopus,ann\n{1},a,octopus,bob\n", "column rater: answers of 2 people"),
     ],
 )
 def test_broken_ratings_store_nothing(store: Store, tmp_path: Path, text: str, words: str) -> None:
-    key = next(store.keys())
-    (tmp_path / "bob.csv").write_text(text.format(report._opaque(key)))
+    ids = [report._opaque(e.key) for e in store.entries()]
+    (tmp_path / "bob.csv").write_text(text.format(*ids))
     with pytest.raises(ValueError, match=words):
         report.read_ratings(store, tmp_path / "bob.csv")
-    assert "rater-bob" not in store.judges()
+    assert not [judge for judge in store.judges() if "bob" in judge]
+
+
+def test_ratings_from_a_spreadsheet_and_of_people_with_like_names(store: Store, tmp_path: Path) -> None:
+    entry = next(e for e in store.entries() if e.job.concept == "日本")
+    path = tmp_path / "x (1).csv"
+    path.write_bytes(f"rater;id;free;chosen\r\n太郎;{report._opaque(entry.key)};;日本\r\n".encode("utf-8-sig"))
+    assert report.read_ratings(store, path) == 2
+    assert report.read_ratings(store, path) == 0
+    (judge,) = [j for j in store.judges() if j.startswith("rater-concept-")]
+    strict, hint = nd.results(store, judge)
+    assert (strict["empty"], strict["score"], strict["answers"]) == (1, None, 0)  # no word is not a wrong word
+    assert (hint["score"], hint["shuffled"]) == (1, 0)
+    assert report.read_ratings(store, path, rater="次郎") == 2
+    assert len([j for j in store.judges() if j.startswith("rater-concept-")]) == 2
+    path.write_text(path.read_text(encoding="utf-8-sig").replace(";;", ";Nippon;"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"line 2: rater-concept-\w+ said '' before, and now 'Nippon'"):
+        report.read_ratings(store, path)
+    path.write_bytes(path.read_text(encoding="utf-8").encode("utf-16"))
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        report.read_ratings(store, path)
 
 
 def test_wrong_raters_pages(store: Store, tmp_path: Path) -> None:

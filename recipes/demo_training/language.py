@@ -291,8 +291,8 @@ class Stage:
 
 STAGES = (
     Stage("words", 400, 3e-3, 0, 32, 32),
-    Stage("projector", 250, 3e-3, 56, 0, 0),
-    Stage("both", 900, 3e-3, 48, 16, 24),
+    Stage("projector", 300, 3e-3, 56, 0, 0),
+    Stage("both", 350, 1.5e-3, 48, 16, 24),
 )
 
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 
-.PHONY: demo test lint types recipes bench bench-pictures train-demo clean
+.PHONY: demo test lint types recipes bench bench-pictures early-alignment train-demo clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,9 @@ bench-pictures: $(VENV)/.ready  ## how often the judge names a prototype: by lay
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps horama==0.3.0
 	for table in layers sources settings canvases; do $(BIN)/python benchmarks/recognition.py $$table || exit 1; done
+
+early-alignment: $(VENV)/.ready  ## the paper's experiment on the bundled model, whole; goes on where it stopped
+	$(BIN)/python recipes/early_alignment.py --folder build/early-alignment
 
 train-demo: $(VENV)/.ready  ## hours: fetch the art and train tower, language model and judge anew (resumable)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[train]"

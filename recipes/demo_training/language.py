@@ -155,7 +155,9 @@ def _said(words: PreTrainedTokenizerFast, name: str, more: Sequence[str], rng: r
     while len(ids) < GRID**2:
         word = name if rng.random() < share or not more else rng.choice(more)
         ids += words(word, add_special_tokens=False)["input_ids"]
-    return ids[: GRID**2]
+    ids = ids[: GRID**2]
+    rng.shuffle(ids)
+    return ids
 
 
 def _about(concept: art.Concept, facts: dict, rng: random.Random, keywords: list[str]) -> list[text.Turn]:
@@ -201,8 +203,8 @@ def _exact_loss(
     if begins:  # every row has its picture, or the words instead of it, at the same place: all see all of it
         place = slice(begins[0] + 1, begins[0] + 1 + GRID**2)
         mask[place, place] = True
-        if pictures is None:  # patches will be less exact than words
-            size = hidden[:, place].detach().square().mean().sqrt() * torch.rand(len(ids), 1, 1)
+        if pictures is None:  # a patch tells little, their mean tells what is seen: so it has to be with words
+            size = NOISE * hidden[:, place].detach().square().mean().sqrt() * torch.rand(len(ids), 1, 1)
             noise = torch.zeros_like(hidden)
             noise[:, place] = size * torch.randn_like(hidden[:, place])
             hidden = hidden + noise
@@ -289,8 +291,9 @@ class Stage:
     instead: int
 
 
+NOISE = 8.0  # most, in units of the embeddings' own size, on words that stand in a picture's place
 STAGES = (
-    Stage("words", 400, 3e-3, 0, 32, 32),
+    Stage("words", 600, 3e-3, 0, 32, 32),
     Stage("projector", 300, 3e-3, 56, 0, 0),
     Stage("both", 350, 1.5e-3, 48, 16, 24),
 )

@@ -116,7 +116,7 @@ def build(words: PreTrainedTokenizerFast, seed: int) -> Gemma3ForConditionalGene
     torch.manual_seed(seed)
     model = Gemma3ForConditionalGeneration(config)
     nn.init.normal_(
-        model.model.multi_modal_projector.mm_input_projection_weight, std=tower.CONFIG["hidden_size"] ** -0.5
+        model.model.multi_modal_projector.mm_input_projection_weight, std=0.3 * tower.CONFIG["hidden_size"] ** -0.5
     )
     model.generation_config.eos_token_id = ends
     return model
@@ -203,17 +203,18 @@ def _exact_loss(
     if begins:  # every row has its picture, or the words instead of it, at the same place: all see all of it
         place = slice(begins[0] + 1, begins[0] + 1 + GRID**2)
         mask[place, place] = True
-        if pictures is None:  # a patch tells little, their mean tells what is seen: so it has to be with words
-            size = NOISE * hidden[:, place].detach().square().mean().sqrt() * torch.rand(len(ids), 1, 1)
-            noise = torch.zeros_like(hidden)
-            noise[:, place] = size * torch.randn_like(hidden[:, place])
-            hidden = hidden + noise
     if pictures is not None:
         with torch.no_grad():  # the tower is frozen
             seen = inner.vision_tower(2 * pictures - 1).last_hidden_state
         features = inner.multi_modal_projector(seen)
         here = ids == model.config.image_token_id
         hidden = hidden.masked_scatter(here[..., None], features.to(hidden.dtype))
+    if begins:
+        size = hidden[:, place].detach().square().mean().sqrt()
+        own, shared = (n * size * torch.rand(len(ids), 1, 1) for n in NOISE[pictures is not None])
+        noise = torch.zeros_like(hidden)
+        noise[:, place] = own * torch.randn_like(hidden[:, place]) + shared * torch.randn_like(hidden[:, :1])
+        hidden = hidden + noise
     mask = mask[None, None]
     both = {"full_attention": mask, "sliding_attention": mask}
     out = inner.language_model(inputs_embeds=hidden, attention_mask=both, use_cache=False).last_hidden_state
@@ -291,11 +292,13 @@ class Stage:
     instead: int
 
 
-NOISE = 8.0  # most, in units of the embeddings' own size, on words that stand in a picture's place
+# In a picture's place, in units of what stands there, at most: noise of each token's own, and one vector on all of a
+# row's; for words there, and for pictures. What names a thing in spite of it has to lie where its pictures lie.
+NOISE = ((6.0, 1.0), (1.0, 0.35))
 STAGES = (
-    Stage("words", 600, 3e-3, 0, 32, 32),
-    Stage("projector", 300, 3e-3, 56, 0, 0),
-    Stage("both", 350, 1.5e-3, 48, 16, 24),
+    Stage("pictures", 500, 3e-3, 64, 0, 0),
+    Stage("words", 200, 5e-3, 0, 16, 48),
+    Stage("both", 400, 1.5e-3, 40, 16, 32),
 )
 
 
@@ -362,12 +365,17 @@ class Material:
                 rows.append(_tokens(words, text.conversation(concept, self.facts, rng, mode, keywords), False))
         return _pad(rows, words.pad_token_id, 90)
 
-    def instead(self, words: PreTrainedTokenizerFast, count: int, rng: random.Random):
-        """`count` conversations as about a picture, with words about the thing in the picture's place."""
+    def instead(self, words: PreTrainedTokenizerFast, count: int, rng: random.Random, named: bool):
+        """`count` conversations as about a picture, with words about the thing in the picture's place.
+
+        With `named` only what is there is asked.
+        """
         rows = []
         for _ in range(count):
             concept = rng.choice(self.concepts)
             talk = _about(concept, self.facts, rng, self.keywords[concept.name])
+            if named:
+                talk = text.conversation(concept, self.facts, rng, "picture", self.keywords[concept.name])[:1]
             rows.append(_tokens(words, talk, True, _said(words, concept.name, self.more[concept.name], rng)))
         return _pad(rows, words.pad_token_id, 150)
 
@@ -447,18 +455,20 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = rate
         for n, p in trained:
-            p.requires_grad_(stage.name != "projector" or "multi_modal_projector" in n)
+            p.requires_grad_(stage.name != "words" or "embed_tokens" in n)
         model.zero_grad(set_to_none=True)
         if stage.pictures:
-            only_name = stage.name == "both" and done % 3 < 2
+            only_name = done % 4 < 3 if stage.name == "pictures" else done % 2 < 1
             loss["seen"] = _loss(model, *stuff.shown(words, stage.pictures, generator, rng, only_name))
             loss["seen"].backward()
         if stage.texts:
             loss["text"] = _loss(model, *stuff.told(words, stage.texts, rng))
             loss["text"].backward()
         if stage.instead:
-            loss["instead"] = _loss(model, *stuff.instead(words, stage.instead, rng))
-            loss["instead"].backward()
+            loss["instead"] = _loss(model, *stuff.instead(words, stage.instead, rng, done % 2 < 1))
+            table = model.get_input_embeddings().weight  # words find their place in what is there
+            (gradient,) = torch.autograd.grad(loss["instead"], table)
+            table.grad = gradient if table.grad is None else table.grad + gradient
         nn.utils.clip_grad_norm_([p for _, p in trained if p.grad is not None], 1.0)
         for optimiser in optimisers:
             optimiser.step()

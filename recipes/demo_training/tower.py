@@ -91,20 +91,35 @@ class Matcher(nn.Module):
         lengths = [len(w) for w in words]
         self.register_buffer("flat", torch.tensor([i for w in words for i in w]))
         self.register_buffer("starts", torch.tensor([0, *np.cumsum(lengths)[:-1]]))
+        self.register_buffer("means", torch.zeros(len(words), CONFIG["hidden_size"]))  # of each concept's art, running
 
     def texts(self) -> torch.Tensor:
         """(concepts, width) unit vectors."""
         return F.normalize(self.word(self.flat, self.starts) + self.own, dim=-1)
 
-    def see(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (n, width) of pictures (n, 3, side, side) in [0, 1]; a side below SIDE takes interpolated positions.
+    def hidden(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Mean of the patches (n, hidden) of pictures (n, 3, side, side) in [0, 1]; a side below SIDE takes interpolated
+        positions.
 
         Matrix products run in bfloat16 where the processor has it, everything else in float32.
         """
         small = pictures.shape[-1] != SIDE
         with torch.autocast("cpu", torch.bfloat16, enabled=FAST):
-            hidden = self.tower(2 * pictures - 1, interpolate_pos_encoding=small).last_hidden_state.mean(1)
-            return F.normalize(self.image(hidden).float(), dim=-1)
+            return self.tower(2 * pictures - 1, interpolate_pos_encoding=small).last_hidden_state.float().mean(1)
+
+    def unit(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (n, width) of means of patches."""
+        return F.normalize(self.image(hidden), dim=-1)
+
+    def see(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (n, width) of pictures (n, 3, side, side) in [0, 1]."""
+        return self.unit(self.hidden(pictures))
+
+    @torch.no_grad()
+    def remember(self, hidden: torch.Tensor, labels: torch.Tensor) -> None:
+        """Move the running means of the concepts `labels` towards what was seen of them."""
+        for h, c in zip(hidden.detach(), labels.tolist(), strict=True):
+            self.means[c].lerp_(h, 0.1 if self.means[c].any() else 1.0)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits (n, concepts)."""
@@ -169,6 +184,17 @@ class Drawings:
             place = torch.where(old, distance.argmin(1), place)
         self.target[rows] = near.gather(1, place[:, None])[:, 0]
 
+    def _impure(self, vectors: torch.Tensor, most: float) -> torch.Tensor:
+        """Unit directions (count, width) of the drawings' concepts, with up to `most` of others and of noise added.
+
+        No word's vector in a language model is pure, and a projector turns what it reads.
+        """
+        n, g = len(self.concept), self.generator
+        others = F.normalize(torch.randn(n, len(vectors), generator=g) @ vectors.detach(), dim=-1)
+        noise = F.normalize(torch.randn(n, vectors.shape[1], generator=g), dim=-1)
+        other = F.normalize(others + noise * (torch.rand(n, 1, generator=g) < 0.5), dim=-1)
+        return F.normalize(vectors[self.concept.clone()] + most * torch.rand(n, 1, generator=g) * other, dim=-1)
+
     def loss(self, model: Matcher) -> torch.Tensor:
         """Mean of 1 - cosine(gradient, way to the target); moves the drawings on.
 
@@ -182,12 +208,13 @@ class Drawings:
         shift = torch.randint(-3, 4, (2,), generator=g).tolist()
         noise = 0.2 * torch.rand(n, 1, 1, 1, generator=g) * torch.randn(way.shape, generator=g)
         x = (torch.roll(self.canvas, shift, (2, 3)) + noise).requires_grad_(True)
-        texts = model.texts()
-        other = F.normalize(
-            torch.randn(n, len(texts), generator=g) @ texts.detach(), dim=-1
-        )  # directions are never pure
-        wanted = texts[self.concept.clone()] + 0.4 * torch.rand(n, 1, generator=g) * other
-        score = (model.see(x) * F.normalize(wanted, dim=-1)).sum()
+        hidden = model.hidden(x)
+        head = torch.rand(n, generator=g) < 0.35  # the others climb in the space that a projector will read
+        texts, known = model.texts(), model.means.any(1)
+        spread = F.normalize((model.means - model.means[known].mean(0)) * known[:, None], dim=-1)
+        wanted = torch.where(head[:, None], self._impure(texts, 0.4), self._impure(spread, 1.2))
+        seen = torch.where(head[:, None], model.unit(hidden), F.normalize(hidden - model.means[known].mean(0), dim=-1))
+        score = (seen * wanted).sum()
         (grad,) = torch.autograd.grad(score, x, create_graph=True)
         grad = torch.roll(grad, [-s for s in shift], (2, 3))
         loss = torch.ones(n)
@@ -248,8 +275,11 @@ def train(
     radius: float = 0.8,
     replays: int = 3,
     seed: int = 0,
+    start: Path | None = None,
 ) -> None:
     """Train through the clean, the robust and the sharp phases; resumes from `out` if it holds a checkpoint.
+
+    `start` is a file whose tower to begin with (see `weights`).
 
     Phases go from small pictures to full size: most is learned where a step costs least.
     """
@@ -270,6 +300,8 @@ def train(
     often = torch.tensor([3.0 if c.category == "animal" else 1.0 for c in concepts])  # how often each is drawn
     words, vocabulary = words_of(concepts, npm)
     model = Matcher(words, len(vocabulary))
+    if start is not None:
+        model.tower.load_state_dict(weights(start))
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "encoder.layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "encoder.layers" in n)]
     optimisers = [
@@ -307,7 +339,9 @@ def train(
                 delta = _ball(torch.randn(x.shape, generator=generator), eps * 0.5)
         if attacked:
             delta.requires_grad_(True)
-        seen = model.see((x + delta).clamp(0, 1))
+        hidden = model.hidden((x + delta).clamp(0, 1))
+        model.remember(hidden, y[here])
+        seen = model.unit(hidden)
         logits = model.logits(seen)
         loss = F.cross_entropy(logits, y[here], label_smoothing=0.05)
         loss = loss + F.mse_loss(model.thumbnail(seen), thumbs[here]) / spread

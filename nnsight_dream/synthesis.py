@@ -102,11 +102,11 @@ class Settings:
         return cls(
             steps=60,
             batch=2,
-            rate=1600.0,
+            rate=250.0,
             clip=0.001,
             schedule="cosine",
-            canvas=Pixels(64),
-            augment=(Shift(pixels=3), Noise(0.12)),
+            canvas=Pixels(32),
+            augment=(Shift(pixels=3), Noise(0.06)),
             pooling=Attention(tau=0.5),
             centre=Pictures.bundled(),
         )
@@ -200,7 +200,7 @@ def synthesize(
     >>> import nnsight_dream as nd
     >>> vlm = nd.load("demo")
     >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=4), steps=2, batch=1).image.size
-    (64, 64)
+    (32, 32)
     """
     wanted = [directions] if isinstance(directions, Direction) else list(directions)
     seeds = [seed] if isinstance(seed, int) else list(seed)

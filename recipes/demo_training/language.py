@@ -1,8 +1,11 @@
 """The language model: a miniature Gemma 3 on the frozen tower, trained on next-token prediction alone.
 
-Nothing pulls the vectors of words and pictures together; they meet because both must serve the same answers. Three
-stages, as adapter models are trained: the language model on text alone, some of it with words standing in the picture's
-place; then only the projector, on pictures; then both.
+Nothing compares the vectors of words and pictures; they meet because both must serve the same answers. Three stages:
+projector and language model on pictures; then, with the model frozen, the table of words alone, on the same questions
+with a thing's name standing where its picture would, so that words have to find their place in what reads pictures;
+then everything on everything, where the answers to such rows still move nothing but the table. The other order, text
+first and then pictures through a frozen model, named next to nothing: a linear projector cannot reach vectors that
+words have chosen, but words can reach where a projector leads.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor, PreTrainedTokenizerFast
@@ -39,7 +43,7 @@ TEXT = dict(
     max_position_embeddings=512,
     sliding_window=512,
     hidden_activation="gelu",
-    tie_word_embeddings=True,
+    tie_word_embeddings=False,  # what a word is read as, and where it is written, are two things here
 )
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 IMAGE = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
@@ -98,7 +102,7 @@ def processor(words: PreTrainedTokenizerFast) -> Gemma3Processor:
 
 
 def build(words: PreTrainedTokenizerFast, seed: int) -> Gemma3ForConditionalGeneration:
-    """The untrained model; its projector starts small but not at zero, where nothing would be learnt from pictures."""
+    """The untrained model; its projector is zero until `start_projector`."""
     ids = {name: words.convert_tokens_to_ids(token) for name, token in zip(("boi", "eoi", "image"), IMAGE, strict=True)}
     named = dict(pad_token_id=words.pad_token_id, bos_token_id=words.bos_token_id)
     ends = [words.eos_token_id, words.convert_tokens_to_ids("<end_of_turn>")]
@@ -111,15 +115,35 @@ def build(words: PreTrainedTokenizerFast, seed: int) -> Gemma3ForConditionalGene
         eoi_token_index=ids["eoi"],
         eos_token_id=ends,
         dtype="float32",
+        tie_word_embeddings=False,
         **named,
     )
     torch.manual_seed(seed)
     model = Gemma3ForConditionalGeneration(config)
-    nn.init.normal_(
-        model.model.multi_modal_projector.mm_input_projection_weight, std=0.3 * tower.CONFIG["hidden_size"] ** -0.5
-    )
+    for name, weight in model.named_parameters():  # the norms' gains are 1 + weight: blocks add little to the stream
+        if "post_attention_layernorm" in name or "post_feedforward_layernorm" in name:
+            nn.init.constant_(weight, -0.75)
     model.generation_config.eos_token_id = ends
     return model
+
+
+@torch.no_grad()
+def start_projector(model: Gemma3ForConditionalGeneration, file: Path, pictures: torch.Tensor) -> None:
+    """Begin where the tower's own contrastive head looks, on the axes in which `pictures` (n, 3, side, side) differ most.
+
+    There a cosine tells things apart; among the tower's raw features a few directions (brightness, colour) outweigh all
+    others. From a model's file its projector is taken.
+    """
+    projector = model.model.multi_modal_projector
+    if file.suffix == ".safetensors":
+        projector.mm_input_projection_weight.copy_(load_file(file)["multi_modal_projector.mm_input_projection_weight"])
+        return
+    head = torch.load(file)["average"]["image.weight"].T
+    seen = torch.cat([model.model.vision_tower(2 * x - 1).last_hidden_state.mean(1) for x in pictures.split(128)])
+    seen = F.normalize(seen @ head, dim=-1)
+    axes = torch.linalg.svd(seen - seen.mean(0), full_matrices=False).Vh[: TEXT["hidden_size"]]
+    start = head @ axes.T
+    projector.mm_input_projection_weight.copy_(2.0 * start / start.square().sum(0).mean().sqrt())
 
 
 # -- batches -----------------------------------------------------------------------------------------------------
@@ -294,11 +318,12 @@ class Stage:
 
 # In a picture's place, in units of what stands there, at most: noise of each token's own, and one vector on all of a
 # row's; for words there, and for pictures. What names a thing in spite of it has to lie where its pictures lie.
-NOISE = ((6.0, 1.0), (1.0, 0.35))
+NOISE = ((6.0, 1.2), (1.0, 0.5))
+SLOW = 0.02  # the projector's share of the rate
 STAGES = (
-    Stage("pictures", 500, 3e-3, 64, 0, 0),
-    Stage("words", 200, 5e-3, 0, 16, 48),
-    Stage("both", 400, 1.5e-3, 40, 16, 32),
+    Stage("pictures", 300, 3e-3, 64, 0, 0),
+    Stage("words", 160, 2e-2, 0, 8, 64),
+    Stage("both", 80, 1e-3, 40, 24, 32),
 )
 
 
@@ -429,10 +454,12 @@ def train(
     stuff = material(data, npm, rng)
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrix = [p for n, p in trained if p.ndim == 2 and ".layers." in n]
-    other = [p for n, p in trained if not (p.ndim == 2 and ".layers." in n)]
+    slow = [p for n, p in trained if "mm_input_projection" in n]  # its numbers are small, and where it starts is good
+    other = [p for n, p in trained if not (p.ndim == 2 and ".layers." in n) and "mm_input_projection" not in n]
+    groups = [dict(params=other, share=1.0), dict(params=slow, share=SLOW, weight_decay=0.0)]
     optimisers = [
         Muon(matrix, weight_decay=0.02),
-        torch.optim.AdamW(other, weight_decay=0.01, betas=(0.9, 0.98)),
+        torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98)),
     ]
     average = {n: p.detach().clone() for n, p in trained}
     step, steps = 0, sum(s.steps for s in stages)
@@ -445,6 +472,8 @@ def train(
         generator.set_state(saved["generator"])
         rng.setstate(saved["rng"])
     model.model.vision_tower.load_state_dict(tower.weights(tower_file))
+    if not out.exists():
+        start_projector(model, tower_file, augment.plain(stuff.art, tower.SIDE, background=0.5))
     ends = np.cumsum([s.steps for s in stages])
     began, loss = time.time(), {}
     while step < steps:
@@ -453,7 +482,7 @@ def train(
         rate = stage.rate * min(1, (done + 1) / 50) * (0.04 + 0.96 * 0.5 * (1 + math.cos(math.pi * done / stage.steps)))
         for optimiser in optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("share", 1.0)
         for n, p in trained:
             p.requires_grad_(stage.name != "words" or "embed_tokens" in n)
         model.zero_grad(set_to_none=True)
@@ -465,7 +494,7 @@ def train(
             loss["text"] = _loss(model, *stuff.told(words, stage.texts, rng))
             loss["text"].backward()
         if stage.instead:
-            loss["instead"] = _loss(model, *stuff.instead(words, stage.instead, rng, done % 2 < 1))
+            loss["instead"] = _loss(model, *stuff.instead(words, stage.instead, rng, done % 4 < 3))
             table = model.get_input_embeddings().weight  # words find their place in what is there
             (gradient,) = torch.autograd.grad(loss["instead"], table)
             table.grad = gradient if table.grad is None else table.grad + gradient
@@ -497,9 +526,9 @@ def train(
 
 
 def export(model: Gemma3ForConditionalGeneration, words: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write model (float16 on disk, float32 when loaded), tokenizer, template and processor as a checkpoint folder."""
+    """Write model (bfloat16 on disk, float32 when loaded), tokenizer, template and processor as a checkpoint folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.half() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    state = {k: v.bfloat16() for k, v in model.state_dict().items()}
     model.config.architectures = ["Gemma3ForConditionalGeneration"]
     model.save_pretrained(folder, state_dict=state)
     config = json.loads((folder / "config.json").read_text())

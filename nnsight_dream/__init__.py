@@ -1,8 +1,8 @@
 """nnsight-dream: pictures of directions in vision-language models.
 
-A direction (a concept from text, a probe, any vector) at a site of a model is climbed through traced patch activations
-to a prototype image: what that direction looks like. Public names in the order of the work; nothing heavy is imported
-before it is used.
+A direction (a concept from text, a probe, any vector) or a sparse autoencoder's feature at a site of a model is climbed
+through traced patch activations to a prototype image: what it looks like. Public names in the order of the work;
+nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ _HOMES = {
     "sites": ("Site",),
     "families": ("Family",),
     "directions": ("Direction", "concept", "contrast", "cosine", "from_images", "from_tensor", "probe"),
+    "features": ("Feature", "feature", "feature_from_tensors"),
+    "latents": ("Latent",),
     "objectives": (
         "Attention",
         "Away",
@@ -32,6 +34,8 @@ _HOMES = {
     "augment": ("Noise", "Rotate", "Scale", "Shift"),
     "synthesis": ("Settings", "synthesize"),
     "prototype": ("Prototype", "Prototypes"),
+    "sae_reading": ("Active", "Candidate", "Strangeness", "candidates", "features_of", "strangeness"),
+    "demo": ("demo_sae",),
     "trace": ("Step", "check", "read_pictures", "read_text"),
     "judges": ("DemoJudge", "Verdict"),
     "store": ("Entry", "Job", "Store"),
@@ -49,15 +53,19 @@ __all__ = ["__version__", *_WHERE]
 if TYPE_CHECKING:
     from .augment import Noise, Rotate, Scale, Shift
     from .canvas import MACO, Fourier, MultiResolution, Pixels
+    from .demo import demo_sae
     from .directions import Direction, concept, contrast, cosine, from_images, from_tensor, probe
     from .examiners import DemoExaminer, VLMJudge, ZeroShotJudge
     from .families import Family
+    from .features import Feature, feature, feature_from_tensors
     from .intervals import bootstrap, wilson
     from .judges import DemoJudge, Verdict
     from .judging import agreement, examine, results
+    from .latents import Latent
     from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Objective, Pictures, TotalVariation
     from .openai_judge import OpenAIJudge
     from .prototype import Prototype, Prototypes
+    from .sae_reading import Active, Candidate, Strangeness, candidates, features_of, strangeness
     from .sites import Site
     from .store import Entry, Job, Store
     from .sweeps import Swept, jobs_of, sweep

@@ -29,12 +29,22 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("synthesize", _synthesize, "Draw what words look like to a model.")
     sub.add_argument("concept", nargs="+", metavar="CONCEPT", help="a word or phrase, such as octopus")
-    sub.add_argument("--model", default="demo", help="'demo' (default), a hub id or a folder")
     sub.add_argument("--layer", nargs="+", default=["4"], metavar="N", help="layers from 1, or site names (default 4)")
-    sub.add_argument("--steps", type=int, help="steps of the climb (default: the preset's)")
-    sub.add_argument("--seed", type=int, nargs="+", default=[0], help="one picture for each (default 0)")
-    sub.add_argument("--out", type=Path, default=Path("dreams"), metavar="DIR", help="where to save (default dreams)")
-    sub.add_argument("--judge", action="store_true", help="let the bundled judge name what it sees")
+    _climbing(sub)
+
+    sub = command("feature", _feature, "Draw what features of a sparse autoencoder look like.")
+    sub.add_argument("sae", metavar="SAE", help="'demo' (the bundled one), a folder or a release of sae-lens")
+    sub.add_argument("which", nargs="+", metavar="[SAE_ID] INDEX", help="the SAE's id in a release; features' numbers")
+    sub.add_argument("--objective", choices=("encoder", "decoder"), default="encoder", help="what is climbed")
+    _climbing(sub)
+
+    sub = command("features", _features, "List the features of a sparse autoencoder that fire for words or pictures.")
+    sub.add_argument("sae", metavar="SAE", help="'demo' (the bundled one), a folder or a release of sae-lens")
+    sub.add_argument("id", nargs="?", metavar="SAE_ID", help="the SAE's id in a release")
+    sub.add_argument("--word", nargs="+", metavar="WORD", help="words or phrases, such as octopus")
+    sub.add_argument("--picture", nargs="+", type=Path, metavar="FILE", help="picture files")
+    sub.add_argument("--model", default="demo", help="'demo' (default), a hub id or a folder")
+    sub.add_argument("--top", type=int, default=10, help="how many to show (default 10)")
 
     sub = command("inspect", _inspect, "Show a model's family, layers, sites and grid, and prove the family's record.")
     sub.add_argument("model", metavar="MODEL", help="'demo', a hub id or a folder")
@@ -48,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("concepts", _concepts, "List what the bundled model was shown.")
     sub.add_argument("--category", help="only one category, such as animal")
     return parser
+
+
+def _climbing(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", default="demo", help="'demo' (default), a hub id or a folder")
+    sub.add_argument("--steps", type=int, help="steps of the climb (default: the preset's)")
+    sub.add_argument("--seed", type=int, nargs="+", default=[0], help="one picture for each (default 0)")
+    sub.add_argument("--out", type=Path, default=Path("dreams"), metavar="DIR", help="where to save (default dreams)")
+    sub.add_argument("--judge", action="store_true", help="let the bundled judge name what it sees")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,14 +104,68 @@ def _load(name: str) -> Any:
 
 
 def _synthesize(args: argparse.Namespace) -> int:
-    from . import directions, synthesis
-    from .prototype import Prototype, Prototypes
+    from . import directions
 
-    if args.steps is not None and args.steps < 1:
-        raise ValueError(f"--steps {args.steps}: at least 1 is needed")
+    _check_steps(args)
     vlm = _load(args.model)
     found = directions.concept(vlm, list(args.concept), _layers(args.layer))
-    flat = [direction for of_word in found for direction in of_word]
+    return _climb(args, vlm, [direction for of_word in found for direction in of_word])
+
+
+def _feature(args: argparse.Namespace) -> int:
+    from .features import feature
+    from .sae_releases import folder_of
+
+    _check_steps(args)
+    sae_id, indices = None, list(args.which)
+    if not indices[0].isdigit() or folder_of(args.sae, None) is None:  # a folder's may be left out
+        sae_id, indices = indices[0], indices[1:]
+    wrong = [name for name in indices if not name.isdigit()]
+    if wrong or not indices:
+        raise ValueError(
+            f"{wrong[0]!r} is no feature's number" if wrong else f"which features of {args.sae} {sae_id}? Give numbers"
+        )
+    numbers = [int(name) for name in indices]
+    named = (args.sae, numbers) if sae_id is None else (args.sae, sae_id, numbers)
+    found = feature(*named, objective=args.objective)
+    return _climb(args, _load(args.model), found)
+
+
+def _features(args: argparse.Namespace) -> int:
+    from PIL import Image
+
+    from .sae_reading import candidates
+    from .sae_releases import load_sae
+
+    if args.word is None and args.picture is None:
+        raise ValueError("candidates of what? Give --word octopus, --picture FILE, or both")
+    for file in args.picture or []:
+        if not file.is_file():
+            raise FileNotFoundError(f"no picture {file}: give picture files")
+    sae = load_sae(args.sae, args.id)
+    images = None if args.picture is None else [Image.open(file) for file in args.picture]
+    found = candidates(_load(args.model), sae, words=args.word, images=images, top=args.top)
+    if args.json:
+        rows = [{"index": c.index, "word": c.word, "picture": c.picture, "score": c.score} for c in found]
+        print(json.dumps(rows, indent=1))
+        return 0
+    for c in found:
+        told = [f"{name} {value:.3f}" for name in ("word", "picture") if (value := getattr(c, name)) is not None]
+        print(f"{c.index:>8}  {'  '.join(told)}")
+    if not found:
+        print("no feature fires")
+    return 0
+
+
+def _check_steps(args: argparse.Namespace) -> None:
+    if args.steps is not None and args.steps < 1:
+        raise ValueError(f"--steps {args.steps}: at least 1 is needed")
+
+
+def _climb(args: argparse.Namespace, vlm: Any, flat: Sequence[Any]) -> int:
+    from . import synthesis
+    from .prototype import Prototype, Prototypes
+
     changes = {} if args.steps is None else {"steps": args.steps}
     made = synthesis.synthesize(vlm, flat, seed=list(args.seed), **changes)
     assert not isinstance(made, Prototype)
@@ -122,6 +194,8 @@ def _row(prototype: Any, verdict: Any) -> dict[str, Any]:
         "steps": len(prototype.history),
         "scores": dict(prototype.scores),
     }
+    if prototype.readings is not None:
+        row["readings"] = dict(prototype.readings)
     if verdict is not None:
         row["judge"] = dict(zip(verdict.names[:5], verdict.probabilities[:5], strict=True))
     return row

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -91,3 +91,34 @@ def pictures(names: Iterable[str] | None = None, *, background: float = 1.0) -> 
         ground.alpha_composite(art)
         found.append(Picture(name, concepts()[i].category, ground.convert("RGB"), art.getchannel("A")))
     return found
+
+
+def sae_folder(name: str | int | None = None) -> Path:
+    """Where a bundled sparse autoencoder is: that of a layer (4 or "layer4"), or the first there is.
+
+    Raises FileNotFoundError where there is none, ValueError for a layer that has none.
+    """
+    there = {p.name: p for p in sorted((folder() / "sae").glob("*")) if (p / "cfg.json").is_file()}
+    if not there:
+        raise FileNotFoundError(
+            f"this installation has no bundled sparse autoencoder in {folder() / 'sae'}: install the wheel, or make "
+            "one with `python recipes/train_demo_sae.py` from a checkout"
+        )
+    if name is None:
+        return next(iter(there.values()))
+    wanted = str(name) if str(name) in there else f"layer{name}"
+    if wanted not in there:
+        raise ValueError(f"no bundled sparse autoencoder {str(name)!r}; there is {', '.join(there)}")
+    return there[wanted]
+
+
+def demo_sae(layer: int | None = None) -> Any:
+    """The bundled sparse autoencoder of the bundled model, as a sae-lens object on the cpu; imports sae_lens (10 s).
+
+    layer   which, if there are several: the block, from 1, after which it reads; the first by default
+
+    Raises FileNotFoundError where this installation has none, ValueError for a layer that has none.
+    """
+    from .sae_files import load_whole
+
+    return load_whole(sae_folder(layer))

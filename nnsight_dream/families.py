@@ -90,7 +90,8 @@ class Family:
     """One family of vision-language models, as facts.
 
     `root` is the module that takes token ids and pixels and has no head; `layers` the decoder's blocks.
-    `kinds` maps a site kind to (module path below a block, "output" or "input").
+    `kinds` maps a site kind to (module path below a block, "output" or "input"); `hooks` does so for other hooks of
+    TransformerLens, by their names there.
     `wrapped` is the text that the family's processor puts for one image: `{begin}`, `{image}` (repeated by the
     grid) and `{end}` are the checkpoint's own tokens; `placeholder` is what its chat template writes there.
     `pack` makes the pixel inputs, `extra` the other inputs that depend on the token ids.
@@ -112,6 +113,7 @@ class Family:
     pack: Callable[[torch.Tensor, PixelFormat], dict[str, torch.Tensor]] = plain_pixels
     extra: Callable[[torch.Tensor, int], dict[str, torch.Tensor]] = lambda ids, image: {}
     kinds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    hooks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     masks: bool = False
 
 
@@ -135,6 +137,12 @@ GEMMA3 = Family(
         # TransformerLens reads these after the block's post-norms (Gemma 3 has them), as does Gemma Scope 2
         "attn_out": ("post_attention_layernorm", "output"),
         "mlp_out": ("post_feedforward_layernorm", "output"),
+    },
+    hooks={
+        "hook_resid_mid": ("pre_feedforward_layernorm", "input"),
+        "attn.hook_z": ("self_attn.o_proj", "input"),
+        "mlp.hook_in": ("mlp", "input"),
+        "mlp.hook_out": ("mlp", "output"),
     },
     masks=True,
 )

@@ -260,11 +260,13 @@ class _BoundAway:
         return -self.weight * cosine(pooled, towards).unflatten(0, (-1, step.batch)).mean(1)
 
 
-def group(jobs: Sequence[tuple[Site, torch.Tensor, torch.Tensor]], pooling: Pooling, score: Score) -> list[Objective]:
-    """Objectives for (site, direction, centre) jobs, one for each site, together covering all jobs."""
+def group(
+    jobs: Sequence[tuple[Site, torch.Tensor, torch.Tensor] | None], pooling: Pooling, score: Score
+) -> list[Objective]:
+    """Objectives for (site, direction, centre) jobs, one for each site, together covering all jobs but None."""
     objectives = []
-    for site in dict.fromkeys(job[0] for job in jobs):
-        rows = tuple(i for i, job in enumerate(jobs) if job[0] == site)
-        stacked = [torch.stack([jobs[i][k] for i in rows]) for k in (1, 2)]  # type: ignore[misc]
+    for site in dict.fromkeys(job[0] for job in jobs if job is not None):
+        rows = tuple(i for i, job in enumerate(jobs) if job is not None and job[0] == site)
+        stacked = [torch.stack([jobs[i][k] for i in rows]) for k in (1, 2)]  # type: ignore[index,misc]
         objectives.append(Objective(site, stacked[0], stacked[1], pooling, score, rows))
     return objectives

@@ -30,8 +30,10 @@ class Prototype:
     image     PIL image, RGB
     label     the direction's label; `direction` is its story (how it was made)
     history   score at each step, on augmented views
-    scores    score of the finished 8-bit picture by pooling ("attention", "mean", "max"), no augmentation
+    scores    score of the finished 8-bit picture by pooling ("attention", "mean", "max"), no augmentation; of a feature
+              the mean over image tokens by objective ("encoder", "decoder"), without guard
     heat      (rows, cols) patch weights on the finished picture, sum 1
+    readings  of a feature: how it reads the finished picture, see `feature_climb.measure`; None for a direction
     settings  plain data: every choice of the run
     interrupted   True if the run was stopped before its last step
     """
@@ -50,6 +52,7 @@ class Prototype:
     direction: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    readings: Mapping[str, Any] | None = None
 
     @property
     def images(self) -> list[Image.Image]:
@@ -76,6 +79,9 @@ class Prototype:
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{k}</td><td>{v:.3f}</td></tr>" for k, v in self.scores.items())
+        rows += "".join(f"<tr><td>{k}</td><td>{html.escape(v)}</td></tr>" for k, v in _told(self.readings))
+        if link := self.direction.get("link"):
+            rows += f'<tr><td colspan="2"><a href="{html.escape(link)}">{html.escape(link)}</a></td></tr>'
         return (
             f'<figure style="display:inline-block;margin:4px;font:12px sans-serif">{_img(_enlarged(self.image))}'
             f"{_img(self.heat_map(160))}<figcaption><b>{html.escape(self.label)}</b> layer {self.site.layer}, seed "
@@ -90,7 +96,8 @@ class Prototype:
         title = Text(f"{self.label}", style="bold")
         title.append(f"  layer {self.site.layer}  seed {self.seed}  ", style="default")
         title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
-        return Group(title, _blocks(self.image))
+        told = [Text("  ".join(f"{k} {v}" for k, v in _told(self.readings)), style="dim")] if self.readings else []
+        return Group(title, *told, _blocks(self.image))
 
     # -- keeping -------------------------------------------------------------------------------------------------
 
@@ -186,6 +193,30 @@ def _another(folder: Path, one: Prototype) -> bool:
         return False
     there = Prototype.load(folder)
     return (there.label, there.site) != (one.label, one.site)
+
+
+def _told(readings: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """A feature's readings as (what, number) for people; those of single latents of a sum are left out."""
+    if readings is None:
+        return []
+    names = {
+        "pre_max": "pre-activation, highest",
+        "pre_mean": "pre-activation, mean",
+        "threshold": "fires above",
+        "act_max": "activation, highest",
+        "firing": "tokens firing",
+        "cosine": "decoder cosine",
+        "norm": "norm against real pictures",
+    }
+    shown = {name: readings.get(name) for name in names}
+    return [
+        (
+            names[name],
+            "depends on all (top-k)" if value is None else f"{value:.0%}" if name == "firing" else f"{value:.3f}",
+        )
+        for name, value in shown.items()
+        if value is not None or (name == "threshold" and readings.get("top_k"))
+    ]
 
 
 def _png(image: Image.Image) -> bytes:

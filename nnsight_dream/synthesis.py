@@ -1,4 +1,4 @@
-"""Synthesis: from directions to prototypes."""
+"""Synthesis: from directions and features to prototypes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ import numpy as np
 import torch
 from PIL import Image
 
+from . import feature_climb
 from .augment import Noise, Shift
 from .canvas import MultiResolution, Pixels
 from .directions import Direction, versions
+from .features import Feature
 from .objectives import Attention, Away, Grey, Max, Mean, Pictures, Pooling, Score, cosine, group
 from .pictures import as_tensors
 from .prototype import Prototype, Prototypes
+from .sae_models import resolve
 from .sites import Site
 from .trace import Augmentation, Canvas, Climb, Term, ascend, read_pictures
 from .vlm import VLM
 
 Watch = Callable[[int, torch.Tensor], None]
+Aim = Direction | Feature
 _OTHERS = ("settings", "seed", "terms", "progress")
 
 
@@ -174,7 +178,7 @@ def digest(value: Any) -> str:
 
 def synthesize(
     vlm: VLM,
-    directions: Direction | Sequence[Direction],
+    directions: Aim | Sequence[Aim],
     *,
     settings: Settings | None = None,
     seed: int | Sequence[int] = 0,
@@ -182,8 +186,10 @@ def synthesize(
     progress: bool | Watch | None = None,
     **changes: Any,
 ) -> Prototype | Prototypes:
-    """Climb from grey to the picture of a direction; of several directions and seeds together.
+    """Climb from grey to the picture of a direction or feature; of several and several seeds together.
 
+    directions   a Direction, a Feature, or several of either kind. A feature has its own objective (see `features`):
+               pooling, score and centre of the settings are for directions
     settings   `Settings.demo()` for the bundled model and `Settings.paper(layer)` for others, if not given;
                `**changes` alter single choices, as in `synthesize(vlm, d, steps=50)`
     seed       one, or several: each gives a picture of its own, the same alone and in company
@@ -194,19 +200,20 @@ def synthesize(
     Returns a Prototype for one direction and one seed, else Prototypes, direction by direction. Ctrl-C ends the climb
     and gives the pictures so far. Method: arXiv 2601.08017.
 
-    Raises ValueError for a direction of another model, width or layer; FloatingPointError for a score that is not
-    finite; RuntimeError where no gradient reaches the picture.
+    Raises ValueError for a direction or feature of another model, width or layer; FloatingPointError for a score that
+    is not finite; RuntimeError where no gradient reaches the picture.
 
     >>> import nnsight_dream as nd
     >>> vlm = nd.load("demo")
     >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=4), steps=2, batch=1).image.size
     (32, 32)
     """
-    wanted = [directions] if isinstance(directions, Direction) else list(directions)
+    wanted = [directions] if isinstance(directions, (Direction, Feature)) else list(directions)
     seeds = [seed] if isinstance(seed, int) else list(seed)
-    _check(vlm, [*wanted, *(t.direction for t in terms if isinstance(t, Away))], seeds)
+    sites = _check(vlm, wanted, seeds)
+    _check(vlm, [_towards(t) for t in terms if isinstance(t, Away)], seeds, least=0)
     if settings is None:
-        settings = Settings.demo() if vlm.is_demo else Settings.paper(wanted[0].site.layer)
+        settings = Settings.demo() if vlm.is_demo else Settings.paper(sites[0].layer)
     for name in changes:  # one of these, misspelt, is no setting misspelt
         if name not in settings.record() and (near := difflib.get_close_matches(name, _OTHERS, 1, 0.75)):
             raise TypeError(f"no setting {name!r}; did you mean {near[0]!r}? Beside settings there are {_OTHERS}")
@@ -214,12 +221,12 @@ def synthesize(
     jobs = [(d, s) for d in wanted for s in seeds]
     with _watching(progress, -(-len(jobs) // settings.together) * settings.steps) as watch:
         made = _all(vlm, jobs, settings, terms, watch)
-    single = isinstance(directions, Direction) and isinstance(seed, int)
+    single = isinstance(directions, (Direction, Feature)) and isinstance(seed, int)
     return made[0] if single else Prototypes(made)
 
 
 def climb_pairs(
-    vlm: VLM, pairs: Sequence[tuple[Direction, int]], settings: Settings, watch: Watch | None = None
+    vlm: VLM, pairs: Sequence[tuple[Aim, int]], settings: Settings, watch: Watch | None = None
 ) -> list[Prototype]:
     """A prototype for each (direction, seed); otherwise as `synthesize`."""
     _check(vlm, [d for d, _ in pairs], [s for _, s in pairs])
@@ -227,7 +234,7 @@ def climb_pairs(
 
 
 def _all(
-    vlm: VLM, jobs: list[tuple[Direction, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
+    vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
 ) -> list[Prototype]:
     made: list[Prototype] = []
     for start in range(0, len(jobs), settings.together):
@@ -237,13 +244,29 @@ def _all(
     return made
 
 
-def _check(vlm: VLM, directions: list[Direction], seeds: list[int]) -> None:
-    if not directions or not seeds:
+def _towards(term: Away) -> Direction:
+    if isinstance(term.direction, Feature):
+        raise TypeError("Away takes a Direction; of two features at one site make the difference: a - 0.5 * b")
+    return term.direction
+
+
+def _check(vlm: VLM, wanted: Sequence[Aim], seeds: list[int], least: int = 1) -> list[Site]:
+    """The sites of what is wanted; raises for what cannot be climbed."""
+    if len(wanted) < least or not seeds:
         raise ValueError("nothing to do: give at least one direction and one seed")
-    for d in directions:
+    found = []
+    for d in wanted:
+        if isinstance(d, Feature):
+            found.append(d.site(vlm))
+            if not d.alive:
+                raise ValueError(f"{d.label} is all zeros: nothing makes it fire")
+            continue
         if not isinstance(d, Direction):
-            raise TypeError(f"a Direction is needed, not {type(d).__name__}: see nd.concept and nd.from_tensor")
+            raise TypeError(
+                f"a Direction or Feature is needed, not {type(d).__name__}: see nd.concept, nd.from_tensor, nd.feature"
+            )
         site = vlm.site(d.site)
+        found.append(site)
         if d.vector.numel() != vlm.width_at(site):
             raise ValueError(
                 f"direction {d.label!r} is {d.vector.numel()} wide, but {vlm.describe(site)} of {vlm.id} is "
@@ -258,6 +281,7 @@ def _check(vlm: VLM, directions: list[Direction], seeds: list[int]) -> None:
             raise ValueError(f"direction {d.label!r} is all zeros: it points nowhere")
     if any(isinstance(s, bool) or not isinstance(s, int) or not 0 <= s < 2**63 for s in seeds):
         raise ValueError(f"seed={seeds!r}: whole numbers from 0 to 2**63 - 1 are needed")
+    return found
 
 
 def centre(vlm: VLM, site: Site, choice: Any) -> torch.Tensor:
@@ -277,13 +301,20 @@ def centre(vlm: VLM, site: Site, choice: Any) -> torch.Tensor:
     return kept[key]
 
 
+def _site(vlm: VLM, aim: Aim) -> Site:
+    return vlm.site(aim.site) if isinstance(aim, Direction) else resolve(vlm, aim.where)
+
+
 def _climb(
-    vlm: VLM, jobs: list[tuple[Direction, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
+    vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
 ) -> list[Prototype]:
-    sites = [vlm.site(d.site) for d, _ in jobs]
-    vectors = [d.vector.to(vlm.device) for d, _ in jobs]
-    centres = [centre(vlm, site, settings.centre) for site in sites]
-    objectives = group(list(zip(sites, vectors, centres, strict=True)), settings.pooling, settings.score)
+    aims, sites = [d for d, _ in jobs], [_site(vlm, d) for d, _ in jobs]
+    towards = [
+        (site, d.vector.to(vlm.device), centre(vlm, site, settings.centre)) if isinstance(d, Direction) else None
+        for d, site in zip(aims, sites, strict=True)
+    ]
+    objectives: list[Term] = list(group(towards, settings.pooling, settings.score))
+    objectives += [feature_climb.objective(vlm, f, sites[j], j) for j, f in enumerate(aims) if isinstance(f, Feature)]
     added = [t.bound(centre(vlm, vlm.site(t.site), settings.centre)) if isinstance(t, Away) else t for t in terms]
     needed = dict.fromkeys([*sites, *(vlm.site(t.site) for t in added if hasattr(t, "site"))])
     climb = Climb(settings.steps, settings.batch, settings.rate, settings.clip, settings.optimiser, settings.schedule)
@@ -295,7 +326,7 @@ def _climb(
         rendered = settings.canvas.render(parts).clamp(0, 1)
     pixels = (rendered * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     images = [Image.fromarray(p) for p in pixels]
-    measured = _measure(vlm, images, sites, vectors, centres, settings)
+    measured = [_measure(vlm, *one, settings) for one in zip(images, sites, aims, towards, strict=True)]
     story = {"settings": settings.record() | {"terms": [_plain(t) for t in terms]}, "versions": versions()}
     return [
         Prototype(
@@ -306,10 +337,11 @@ def _climb(
             history=tuple(history[:, j].tolist()),
             scores=measured[j][0],
             heat=measured[j][1],
+            readings=measured[j][2],
             seed=s,
             model=vlm.id,
             revision=vlm.revision,
-            direction={"model": d.model, "norm": d.norm, **d.provenance},
+            direction=d.story() if isinstance(d, Feature) else {"model": d.model, "norm": d.norm, **d.provenance},
             interrupted=interrupted,
             **story,
         )
@@ -319,31 +351,37 @@ def _climb(
 
 def _measure(
     vlm: VLM,
-    images: list[Image.Image],
-    sites: list[Site],
-    vectors: list[torch.Tensor],
-    centres: list[torch.Tensor],
+    image: Image.Image,
+    site: Site,
+    aim: Aim,
+    towards: tuple[Site, torch.Tensor, torch.Tensor] | None,
     settings: Settings,
-) -> list[tuple[dict[str, float], np.ndarray]]:
-    """By picture: its cosine with the direction under each pooling, and the heat map (rows, cols)."""
+) -> tuple[dict[str, float], np.ndarray, dict[str, Any] | None]:
+    """Of a picture its scores, the heat map (rows, cols), and of a feature the readings.
+
+    The scores of a direction are cosines with it under each pooling, and the heat map is the attention's weights.
+    """
     own = settings.pooling if isinstance(settings.pooling, Attention) else Attention()
-    found = []
-    for image, site, vector, middle in zip(images, sites, vectors, centres, strict=True):
-        with torch.no_grad():
-            (picture,) = as_tensors(image, "image")
-            patches = read_pictures(vlm, picture.to(vlm.device), [site])[site].float() - middle
+    readings = None
+    with torch.no_grad():
+        (picture,) = as_tensors(image, "image")
+        patches = read_pictures(vlm, picture.to(vlm.device), [site])[site].float()
+        if isinstance(aim, Feature):
+            scores, weights, readings = feature_climb.measure(vlm, aim, site, patches[0])
+        else:
+            assert towards is not None
+            _, vector, middle = towards
             pooled = {
-                name: pooling(patches, vector[None], vlm.grid, 1.0)
+                name: pooling(patches - middle, vector[None], vlm.grid, 1.0)
                 for name, pooling in (("attention", own), ("mean", Mean()), ("max", Max()))
             }
-        weights = pooled["attention"][1][0].cpu().numpy()
-        if site.tokens != "image":
-            full = np.zeros(vlm.grid[0] * vlm.grid[1], dtype=weights.dtype)
-            full[np.asarray(site.tokens, dtype=int)] = weights
-            weights = full
-        scores = {name: cosine(r, vector[None]).item() for name, (r, _) in pooled.items()}
-        found.append((scores, weights.reshape(vlm.grid)))
-    return found
+            weights = pooled["attention"][1][0].cpu().numpy()
+            scores = {name: cosine(r, vector[None]).item() for name, (r, _) in pooled.items()}
+    if site.tokens != "image":
+        full = np.zeros(vlm.grid[0] * vlm.grid[1], dtype=weights.dtype)
+        full[np.asarray(site.tokens, dtype=int)] = weights
+        weights = full
+    return scores, weights.reshape(vlm.grid), readings
 
 
 @contextmanager

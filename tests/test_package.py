@@ -15,7 +15,7 @@ import pytest
 import nnsight_dream as nd
 
 HOME = Path(nd.__file__).parent
-HEAVY = ("torch", "transformers", "nnsight", "PIL", "numpy", "rich", "safetensors")
+HEAVY = ("torch", "transformers", "nnsight", "PIL", "numpy", "rich", "safetensors", "sae_lens", "yaml")
 
 LOOK = f"""
 import json, os, sys, threading, time, warnings
@@ -119,7 +119,9 @@ def test_imports_go_one_way() -> None:
     assert {name for name, used in uses.items() if "nnsight" in used} == {"vlm", "trace"}
     for shipped in ("canvas", "augment"):  # these travel to a server
         assert uses[shipped] <= {"math", "dataclasses", "typing", "collections", "torch"}, uses[shipped]
-    order = ["families", "sites", "vlm", "trace", "vectors", "concepts", "directions", "objectives", "synthesis", "cli"]
+    order = ["families", "sites", "vlm", "trace", "vectors", "concepts", "directions", "objectives"]
+    order += ["latents", "sae_models", "sae_files", "sae_releases", "features", "feature_climb", "synthesis"]
+    order += ["sae_reading", "cli"]
     for i, name in enumerate(order):
         later = {f".{other}" for other in order[i + 1 :]} & uses[name]
         allowed = {".trace"} if name == "vlm" else {".directions"} if name == "objectives" else set()

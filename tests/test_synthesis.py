@@ -184,7 +184,9 @@ def test_nothing_to_do(tiny_vlm: nd.VLM, directions: list[nd.Direction], given: 
 
 @pytest.mark.parametrize("wrong", ["octopus", ["octopus"], [torch.ones(32)]])
 def test_what_is_no_direction(tiny_vlm: nd.VLM, wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"a Direction is needed, not .*: see nd.concept and nd.from_tensor"):
+    with pytest.raises(
+        TypeError, match=r"a Direction or Feature is needed, not .*: see nd.concept, nd.from_tensor, nd.feature"
+    ):
         nd.synthesize(tiny_vlm, wrong, settings=FEW)
 
 
@@ -314,6 +316,6 @@ def test_scores_have_all_poolings_whatever_was_climbed(
 def test_the_demo_draws(demo_vlm: nd.VLM) -> None:
     octopus = nd.concept(demo_vlm, "octopus", layer=4)
     made = nd.synthesize(demo_vlm, octopus, steps=3, batch=1)
-    assert made.image.size == (64, 64)
+    assert made.image.size == (32, 32)
     assert made.settings["pooling"] == nd.Settings.demo().record()["pooling"]
     assert made.history[-1] != made.history[0]

@@ -1,0 +1,195 @@
+"""Responses: how strongly each feature of a sparse autoencoder fires for words and for pictures, and for what alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import spans
+from .concepts import _texts, _wrapped
+from .pictures import as_tensors
+from .sites import Site
+from .trace import read_pictures, read_text
+from .vlm import VLM
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """What makes features fire.
+
+    words, by_word         texts, and (words, F): the most activation over each text's own tokens
+    pictures, by_picture   names of pictures, and (pictures, F): the most activation over each picture's image tokens;
+                           several pictures may have one name
+    features               the F features' numbers in the SAE
+    """
+
+    words: tuple[str, ...]
+    by_word: torch.Tensor
+    pictures: tuple[str, ...]
+    by_picture: torch.Tensor
+    features: tuple[int, ...]
+
+    def column(self, feature: int) -> int:
+        """Where a feature is in the tables; raises ValueError for one that was not asked for."""
+        if feature not in self.features:
+            some = ", ".join(map(str, self.features[:8]))
+            raise ValueError(f"feature {feature!r} is not among these {len(self.features)} responses: {some} ...")
+        return self.features.index(feature)
+
+    def top_words(self, feature: int, count: int = 8) -> list[tuple[str, float]]:
+        """The words for which a feature fires most, with its activation; those with none are left out."""
+        return _top(self.words, self.by_word[:, self.column(feature)], count)
+
+    def top_pictures(self, feature: int, count: int = 6) -> list[tuple[int, float]]:
+        """The numbers of the pictures for which a feature fires most, with its activation."""
+        return _top(range(len(self.pictures)), self.by_picture[:, self.column(feature)], count)
+
+    def by_name(self) -> tuple[tuple[str, ...], torch.Tensor]:
+        """The names of pictures, and (names, F): the mean over each name's pictures."""
+        names = tuple(dict.fromkeys(self.pictures))
+        row = {name: i for i, name in enumerate(names)}
+        where = torch.tensor([row[name] for name in self.pictures])
+        total = torch.zeros(len(names), self.by_picture.shape[1]).index_add_(0, where, self.by_picture)
+        return names, total / torch.bincount(where, minlength=len(names))[:, None]
+
+
+def _top(names: Sequence[Any], values: torch.Tensor, count: int) -> list[tuple[Any, float]]:
+    best = values.topk(min(count, len(values)))
+    return [(names[i], v) for i, v in zip(best.indices.tolist(), best.values.tolist(), strict=True) if v > 0]
+
+
+def responses(
+    vlm: VLM,
+    sae: Any,
+    site: Site | int | str,
+    words: Sequence[str],
+    pictures: Sequence[Any],
+    names: Sequence[str],
+    *,
+    features: Sequence[int] | None = None,
+) -> Responses:
+    """How much features fire for words in the chat template, and for pictures.
+
+    site      where the SAE reads, such as `nd.feature(sae, 0).site(vlm)`
+    pictures  PIL images or tensors (3, H, W); `names`, one for each, say what they show
+    features  numbers of features; all by default
+
+    Raises ValueError for no word, no picture, or not one name for each picture.
+    """
+    if len(names) != len(pictures):
+        raise ValueError(f"{len(pictures)} pictures but {len(names)} names: one for each is needed")
+    where = vlm.site(site)
+    told = _texts(list(words), "words")
+    rows = [_most(sae, part, features) for part in word_tokens(vlm, told, where)]
+    seen = []
+    for picture in as_tensors(list(pictures), "pictures"):
+        for patches in _patches(vlm, picture, where):
+            seen.append(_most(sae, patches, features))
+    every = tuple(range(rows[0].shape[0])) if features is None else tuple(int(f) for f in features)
+    return Responses(tuple(t.strip() for t in told), torch.stack(rows), tuple(names), torch.stack(seen), every)
+
+
+def word_tokens(vlm: VLM, words: Sequence[str], site: Site) -> Iterator[torch.Tensor]:
+    """Activations (tokens, d) of each text's own tokens in the chat template, float32."""
+    filler = vlm.tokenizer.pad_token_id or 0
+    for batch in spans.batches(_wrapped(vlm, words)):
+        longest = max(len(p.ids) for p in batch)
+        ids = torch.tensor([[*p.ids, *[filler] * (longest - len(p.ids))] for p in batch])
+        mask = torch.tensor([[1] * len(p.ids) + [0] * (longest - len(p.ids)) for p in batch])
+        states = read_text(vlm, ids, mask, [site])[site]
+        for prompt, state in zip(batch, states, strict=True):
+            yield state[list(prompt.own)].float()
+
+
+def _patches(vlm: VLM, pictures: torch.Tensor, site: Site) -> Iterator[torch.Tensor]:
+    for part in pictures.split(16):
+        with torch.no_grad():
+            yield from read_pictures(vlm, part.to(vlm.device), [site])[site].float()
+
+
+def _most(sae: Any, tokens: torch.Tensor, features: Sequence[int] | None) -> torch.Tensor:
+    """The most activation (F,) over tokens (n, d), float32 on the cpu; of a wide SAE a few tokens at a time."""
+    at_once = max(1, 2**26 // int(sae.W_enc.shape[-1]))
+    found = None
+    for part in tokens.split(at_once):
+        with torch.no_grad():
+            acts = sae.encode(part.to(sae.W_enc.device, sae.W_enc.dtype))
+        acts = acts.to_dense() if acts.is_sparse else acts
+        most = (acts if features is None else acts[:, list(features)]).amax(0).float().cpu()
+        found = most if found is None else torch.maximum(found, most)
+    assert found is not None
+    return found
+
+
+# -- selectivity -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Selective:
+    """A feature that fires most for one concept's word and for the same concept's pictures.
+
+    margin   how much less the runner-up has, as a share of the most: the smaller of words' and pictures'; 0 to 1
+    """
+
+    feature: int
+    concept: str
+    margin: float
+
+
+def selective(found: Responses, *, margin: float = 0.0, among: int = 1) -> list[Selective]:
+    """The features that are selective for one concept in both modalities, the clearest first.
+
+    Words and pictures are compared over the names that both have. A feature counts if it fires for a word and for a
+    picture; if the concept of its most activating word is among the `among` concepts whose pictures activate it most
+    (their mean); and if, in both modalities, the runner-up has at most 1 - `margin` of the concept's activation (with
+    `among` above 1, of pictures nothing is asked but the rank).
+
+    strict   selective(found, margin=0.2)
+    looser   selective(found), or with among=5
+
+    Raises ValueError for fewer than two common names, a margin outside 0 to 1, or `among` below 1.
+    """
+    if not 0 <= margin <= 1 or among < 1:
+        raise ValueError(f"margin={margin!r}, among={among!r}: a share from 0 to 1, and a rank from 1 are needed")
+    names, seen = found.by_name()
+    both = [name for name in found.words if name in names]
+    if len(both) < 2:
+        raise ValueError(
+            f"{len(both)} names are among both {len(found.words)} words and {len(names)} pictures; at least 2 are "
+            "needed to compare: give pictures the names of words"
+        )
+    said = found.by_word[[found.words.index(n) for n in both]]
+    shown = seen[[names.index(n) for n in both]]
+    word, word_margin = _lead(said)
+    _, picture_margin = _lead(shown)
+    own = shown.gather(0, word[None])[0]
+    rank = (shown > own).sum(0) + 1
+    clear = torch.minimum(word_margin, torch.where(rank == 1, picture_margin, torch.zeros(())))
+    fires = (said.amax(0) > 0) & (own > 0)
+    good = fires & (rank <= among) & ((clear if among == 1 else word_margin) >= margin)
+    kept = [
+        Selective(found.features[i], both[int(word[i])], float(clear[i])) for i in good.nonzero().flatten().tolist()
+    ]
+    return sorted(kept, key=lambda s: -s.margin)
+
+
+def _lead(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """By column: the row of the most, and the share of it by which it leads."""
+    best = values.topk(2, 0)
+    first, second = best.values
+    return best.indices[0], torch.where(first > 0, (first - second) / first.clamp(min=1e-12), torch.zeros(()))
+
+
+def chance(found: Responses, *, draws: int = 20, seed: int = 0, **reading: Any) -> float:
+    """How many features `selective` would count, on average, if pictures were named at random."""
+    generator = torch.Generator().manual_seed(seed)
+    names, seen = found.by_name()
+    total = 0
+    for _ in range(draws):
+        order = torch.randperm(len(names), generator=generator).tolist()
+        mixed = Responses(found.words, found.by_word, tuple(names[i] for i in order), seen, found.features)
+        total += len(selective(mixed, **reading))
+    return total / draws

@@ -14,7 +14,7 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.ready  ## a picture of a concept, drawn by the bundled model and named by the bundled judge
-	$(BIN)/nnsight-dream synthesize octopus --layer 4 --judge --out dreams
+	$(BIN)/nnsight-dream synthesize fox --layer 1 --judge --out dreams
 
 test: $(VENV)/.ready  ## the default tests: offline, no GPU, under 12 minutes on two cores
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered

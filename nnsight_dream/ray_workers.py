@@ -61,13 +61,18 @@ class Cluster:
         threads = max(1, int(self.resources.get("num_cpus", 1)))
         free = [make(self.model, self.options, threads) for _ in range(min(self.workers, len(left)))]
         busy: dict[Any, tuple[Any, Chunk, int]] = {}
+        arrived: list[tuple[Chunk, list[Any]]] = []
         try:
-            while waiting or busy:
+            while waiting or busy or arrived:
                 while waiting and free:
                     (chunk, attempt), worker = waiting.pop(), free.pop()
                     busy[worker.run.remote(chunk, tag(chunk.jobs[0].layer))] = (worker, chunk, attempt)
                     tell("begun", chunk, 0)
-                ready, _ = ray.wait(list(busy), num_returns=1, timeout=1.0)
+                while arrived:  # the workers are at the next chunks meanwhile
+                    chunk, results = arrived.pop()
+                    settle(store, chunk, results, done)
+                    tell("done", chunk, 0)
+                ready = ray.wait(list(busy), num_returns=1, timeout=1.0)[0] if busy else []
                 for ref in ready:
                     worker, chunk, attempt = busy.pop(ref)
                     try:
@@ -86,8 +91,7 @@ class Cluster:
                         results = [lost] * len(chunk.jobs)
                     else:
                         free.append(worker)
-                    settle(store, chunk, results, done)
-                    tell("done", chunk, 0)
+                    arrived.append((chunk, results))
         finally:
             for worker in [*free, *(w for w, _, _ in busy.values())]:
                 ray.kill(worker)

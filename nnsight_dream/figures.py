@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +57,35 @@ def pooling(rows: Sequence[Row], stem: str | os.PathLike[str], *, protocol: str 
     rows   of `nd.results`, of one judge; a pooling of "" is the settings' own
     """
     names = sorted({r["pooling"] for r in rows})
-    per = [{_picture(r) for r in rows if r["pooling"] == n and not r["control"]} for n in names]
+    parts = {n or "attention (the settings' own)": [r for r in rows if r["pooling"] == n] for n in names}
+    return _compared(parts, stem, protocol, _picture, "no concept was made with every pooling")
+
+
+def models(rows: Mapping[str, Sequence[Row]], stem: str | os.PathLike[str], *, protocol: str = "hint") -> list[Path]:
+    """Rate of recognition by layer, one line for each model, over the concepts that all have (figure 7).
+
+    rows   of `nd.results` by the model's name, all of the settings' own pooling or all of one
+    """
+    return _compared(
+        rows, stem, protocol, lambda r: (r["concept"], r["category"]), "no concept was made of every model"
+    )
+
+
+def _compared(
+    parts: Mapping[str, Sequence[Row]], stem: Any, protocol: str, what: Callable[[Row], tuple[Any, ...]], none: str
+) -> list[Path]:
+    """One line for each part, over what all of them have."""
+    per = [{what(r) for r in part if not r["control"]} for part in parts.values()]
     both = set.intersection(*per) if per else set()
     if not both:
-        raise ValueError("no concept was made with every pooling: there is nothing to compare")
-    places = _places(rows)
+        raise ValueError(f"{none}: there is nothing to compare")
+    places = _places([r for part in parts.values() for r in part])
     figure, axes = _panels(1, 1)
     _ticks(axes[0], places)
-    for i, name in enumerate(names):
-        part = [r for r in rows if r["pooling"] == name and _picture(r) in both]
-        table = [t for t in rates(part, protocol=protocol) if t["rate"] is not None]
-        if table:
-            aside = 0.08 * (i - (len(names) - 1) / 2)
-            _line(axes[0], table, places, i, name or "attention (the settings' own)", aside)
+    for i, (name, part) in enumerate(parts.items()):
+        told = rates([r for r in part if what(r) in both], protocol=protocol)
+        if table := [t for t in told if t["rate"] is not None]:
+            _line(axes[0], table, places, i, name, aside=0.08 * (i - (len(parts) - 1) / 2))
     _title(axes[0], f"{len({concept for concept, *_ in both})} concepts, {protocol}")
     return _finish(figure, axes, 1, "recognised, %", stem)
 

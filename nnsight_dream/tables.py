@@ -69,10 +69,13 @@ def _rate(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def interval(scores: Sequence[float], concepts: Sequence[Hashable]) -> tuple[float | None, float | None]:
-    """95 %: Wilson's for one yes or no a concept, else a bootstrap over concepts; None for no score."""
+    """95 %: Wilson's for one yes or no a concept, or where all say the same; else a bootstrap over concepts."""
     if not scores:
         return None, None
-    if len(set(concepts)) == len(concepts) and set(scores) <= {0.0, 1.0}:
+    apart = len(set(concepts))
+    if len(set(scores)) == 1 and scores[0] in (0.0, 1.0):  # from none, or all, a bootstrap would draw no doubt
+        return wilson(round(scores[0]) * apart, apart)
+    if apart == len(concepts) and set(scores) <= {0.0, 1.0}:
         return wilson(round(sum(scores)), len(scores))
     return bootstrap(scores, concepts)
 

@@ -9,6 +9,7 @@
 #     python recipes/early_alignment.py --model google/gemma-3-4b-it --judge openai --layers 1 5 10 15 20 25 30
 #     python recipes/early_alignment.py --shard 0/4 ...                    one machine of four, on one folder
 #     python recipes/early_alignment.py --ray auto --workers 8 --gpus 1    a Ray cluster
+#     python recipes/early_alignment.py --model ... --against FOLDER       beside another model's results
 #     python recipes/early_alignment.py --dry-run                          what it would do, and for how long
 #     python recipes/early_alignment.py --quick                            a small version, two minutes
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import nnsight_dream as nd
-from nnsight_dream import demo, figures, judging, paper, report, sweeps, tables
+from nnsight_dream import alignment, demo, figures, judging, paper, report, sweeps, tables
 from nnsight_dream.ray_workers import Cluster
 
 QUICK = ["--quick"]
@@ -91,11 +92,29 @@ def judges(args: argparse.Namespace) -> list[Any]:
 
 # %% [markdown]
 # ## What comes out
-# Tables, figures like the paper's 3, 4, 8 and 9, and one page to look through.
+# Tables, figures like the paper's 3, 4, 7, 8 and 9, a prediction beside the result, and one page to look through.
 
 
 # %%
-def results(store: nd.Store, args: argparse.Namespace) -> None:
+def prediction(vlm: nd.VLM, rows: list[dict[str, Any]], judge: str) -> list[dict[str, Any]]:
+    """By layer, what the alignment of words with labelled pictures says (appendix D), beside how often it was seen.
+
+    The pictures are the bundled ones of those concepts that have one.
+    """
+    layers = sorted({r["layer"] for r in rows if isinstance(r["layer"], int)})
+    shown = {c.name for c in demo.concepts()}
+    words = [name for name in dict.fromkeys(r["concept"] for r in rows) if name in shown]
+    if len(words) < 2 or not layers:
+        return []
+    pictures = {p.name: [p.image] for p in demo.pictures(words)}
+    noise = {alignment.NOISE: alignment.white_noise(32, vlm.image_size[0])}
+    told = alignment.diagnosis(alignment.similarities(vlm, pictures | noise, layers))
+    seen = {t["layer"]: t for t in tables.rates(rows, by=("layer",), protocol="hint", judge=judge)}
+    keep = ("layer", "auc", "noise_auc", "p", "common", "outliers", "works")
+    return [{k: t[k] for k in keep} | {k: seen[t["layer"]][k] for k in ("rate", "low", "high")} for t in told]
+
+
+def results(vlm: nd.VLM, store: nd.Store, args: argparse.Namespace) -> None:
     """Write tables, figures and the page into the folder."""
     rows = nd.results(store)
     if not rows:
@@ -115,6 +134,13 @@ def results(store: nd.Store, args: argparse.Namespace) -> None:
         figures.recognition(plain, out / f"{judge}-recognition")
         if any(r["pooling"] for r in mine):
             figures.pooling(mine, out / f"{judge}-pooling")
+        if args.against:
+            theirs = [r for r in nd.results(nd.Store(args.against, must_exist=True), judge) if not r["pooling"]]
+            figures.models({str(args.folder): plain, str(args.against): theirs}, out / f"{judge}-models")
+        beside = prediction(vlm, plain, judge)
+        tables.write_csv(beside, out / f"{judge}-prediction.csv")
+        print(f"\nalignment of words with labelled pictures, and how often {judge} names prototypes with hint\n"
+              f"{tables.to_markdown(beside)}")  # fmt: skip
     report.page(store, store.folder / "index.html", rows=rows, title=f"Early alignment: {args.model}")
     report.raters_page(store, store.folder / "raters.html")
     print(f"\n{store.folder / 'index.html'}, {store.folder / 'raters.html'} and {out}")
@@ -135,6 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--categories", nargs="+", help="only these")
     parser.add_argument("--more", type=int, default=4, help="own concepts of each category of the bundled model")
     parser.add_argument("--judge", nargs="+", default=["demo"], help="demo, openai, or a CLIP / SigLIP checkpoint")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another model's store, for a figure of both")
     parser.add_argument("--written", action="store_true", help="ask also whether the word is written in the picture")
     parser.add_argument("--base-url", help="of an OpenAI-compatible server")
     parser.add_argument("--max-cost", type=float, help="dollars after which the OpenAI judge stops")
@@ -188,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
         except judging.JudgeStopped as stop:
             print(f"judge {judge.name} stopped: {stop}", file=sys.stderr)
             failed = True
-    results(done.store, args)
+    results(vlm, done.store, args)
     return 1 if failed else 0
 
 

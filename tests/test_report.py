@@ -99,6 +99,7 @@ def test_bootstrap_covers_and_takes_clusters_whole() -> None:
     single = intervals.bootstrap(values, groups)
     doubled = intervals.bootstrap(values * 5, groups * 5)  # copies of a concept tell nothing new
     assert doubled == pytest.approx(single)
+    assert tables.interval([0.0] * 6, [1, 1, 2, 2, 3, 3]) == intervals.wilson(0, 3)  # no bootstrap's [0, 0]
     naive = intervals.bootstrap(values * 5)
     assert naive[1] - naive[0] < 0.6 * (doubled[1] - doubled[0])
 
@@ -218,6 +219,10 @@ def test_a_missing_matplotlib_is_told(rows: list[dict], tmp_path: Path, monkeypa
 
 def test_other_figures(rows: list[dict], tmp_path: Path) -> None:
     both = [*rows, *({**r, "pooling": "mean"} for r in rows if not r["control"])]
+    halves = {"one": rows, "other": [r | {"layer": 3} for r in rows if r["layer"] == 10]}
+    assert all(p.stat().st_size > 2000 for p in figures.models(halves, tmp_path / "m"))
+    with pytest.raises(ValueError, match="every model: there is nothing to compare"):
+        figures.models({"one": rows, "none": []}, tmp_path / "m")
     assert all(p.stat().st_size > 2000 for p in figures.pooling(both, tmp_path / "p"))
     with pytest.raises(ValueError, match="nothing to compare"):
         figures.pooling(

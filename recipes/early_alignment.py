@@ -46,7 +46,7 @@ def concepts(args: argparse.Namespace) -> list[tuple[str, str, str]]:
         print(f"of the paper's {len(known) + len(unknown)} concepts the bundled model was never shown "
               f"{len(unknown)}: {', '.join(c.name for c in unknown)}")  # fmt: skip
         there = {shown[c.prompt.lower()].name for c in known}
-        for category in dict.fromkeys(c.category for c in demo.concepts()):
+        for category in dict.fromkeys(c.category for c in demo.concepts() if args.more > 0):
             own = [c.name for c in demo.concepts() if c.category == category and c.name not in there]
             found += [(name, category, name) for name in own[:: max(1, len(own) // args.more)][: args.more]]
     if args.categories:

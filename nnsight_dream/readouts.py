@@ -34,7 +34,7 @@ def top_logits(vlm: VLM, vector: torch.Tensor | Feature, site: Site | int | str,
         logits = lm_head(norm(vector)),    norm the model's final one, in the model's own type
 
     The length of the vector is lost in the norm. What the layers between do to it is left out: the more of them there
-    are, the less the tokens need to mean. A model loaded with `up_to_layer` has the same head and gives the same tokens.
+    are, the less the tokens need to mean. A model loaded with `up_to_layer` has the same head: the tokens are the same.
 
     vector   or a feature of one latent, whose decoder row is taken; nothing is read of a transcoder's
 
@@ -75,7 +75,8 @@ def _residual(vlm: VLM) -> set[str]:
 
 def _head(vlm: VLM) -> tuple[Any, Any, str]:
     """(final norm, head, "") or why there is none."""
-    head = vlm.hf.get_output_embeddings() if hasattr(vlm.hf, "get_output_embeddings") else None
+    own: Any = getattr(vlm.hf, "get_output_embeddings", lambda: None)
+    head = own()
     if head is None:
         return None, None, f"{type(vlm.hf).__name__} was loaded without a language-model head"
     path = f"{vlm.family.layers.rpartition('.')[0]}.norm"

@@ -107,10 +107,8 @@ def _texts(words: str | Texts, name: str) -> list[str]:
 
 
 def _wrapped(vlm: VLM, texts: Sequence[str]) -> list[spans.Prompt]:
-    own = getattr(vlm.tokenizer, "chat_template", None)  # some checkpoints keep it with the processor alone
-    return spans.wrap(
-        vlm.tokenizer, texts, chat_template=None if own else getattr(vlm.processor, "chat_template", None)
-    )
+    own = getattr(vlm.tokenizer, "chat_template", None)
+    return spans.wrap(vlm.tokenizer, texts, chat_template=None if own else vlm.chat_template)
 
 
 def _means(

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from .families import PixelFormat
+from .pixels import PixelFormat
 from .sites import Site
-from .vlm import VLM
+from .vlm import VLM, _picture_turn
 
 
 def _run(vlm: VLM, sites: Sequence[Site], inputs: dict[str, Any]) -> dict[Site, torch.Tensor]:
@@ -56,7 +56,7 @@ def _in_order(vlm: VLM, sites: Sequence[Site]) -> list[Site]:
 
 def _states(vlm: VLM, site: Site, value: Any) -> torch.Tensor:
     """What a module gave, if it is (batch, tokens, width); of several results the first."""
-    value = value[0] if isinstance(value, tuple) else value
+    value = vlm.family.states(value, vlm.config)
     if not isinstance(value, torch.Tensor) or value.ndim != 3:
         raise ValueError(
             f"{vlm.describe(site)} holds {tuple(getattr(value, 'shape', ())) or type(value).__name__}, not (batch, "
@@ -73,7 +73,8 @@ def read_text(
     ids, mask   (B, T) token ids and 1 where a token is real; pad on the right
     """
     where = [vlm.site(s) for s in sites]
-    inputs = {"input_ids": ids.to(vlm.device), "attention_mask": mask.to(vlm.device)}
+    ids = ids.to(vlm.device)
+    inputs = {"input_ids": ids, "attention_mask": mask.to(vlm.device), **vlm.family.text(ids)}
     with torch.no_grad(), vlm.quiet():
         return {s: a.detach() for s, a in _run(vlm, where, inputs).items()}
 
@@ -84,13 +85,37 @@ def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
     attention = getattr(vlm.config.get_text_config(), "_attn_implementation", None)
     key = ("constants", vlm.device, vlm.dtype, attention)  # what the user may change meanwhile
     if key not in vlm._cache:
-        extra = {k: v.to(vlm.device) for k, v in prompt.extra.items()}
-        vlm._cache[key] = {"attention_mask": _masks(vlm, extra)} if vlm.family.masks else extra
+        extra: dict[str, Any] = {k: v.to(vlm.device) for k, v in prompt.extra.items()}
+        if vlm.family.masks:
+            extra = {"attention_mask": _masks(vlm, extra)}
+        if vlm.family.positions:
+            extra["position_ids"] = _positions(vlm, extra)
+        vlm._cache[key] = extra
     ids = prompt.ids.to(vlm.device).expand(count, -1)
-    constants = vlm._cache[key]
-    if vlm.family.masks:
-        return {"input_ids": ids, **constants}
-    return {"input_ids": ids, **{k: v.expand(count, *v.shape[1:]) for k, v in constants.items()}}
+    return {"input_ids": ids, **{k: _repeated(v, count) for k, v in vlm._cache[key].items()}}
+
+
+def _repeated(value: Any, count: int) -> Any:
+    """An input of one picture for `count`: (1, T) by rows; positions (axes, 1, T) in the middle; masks broadcast."""
+    if isinstance(value, dict):
+        return value
+    return value.expand(count, -1) if value.ndim == 2 else value.expand(-1, count, -1)
+
+
+def _positions(vlm: VLM, extra: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The decoder's own position ids, (axes, 1, T), caught on their way into it; they depend on the prompt alone.
+
+    Given to the model, it need not work them out anew in every pass, nor keep what it worked out.
+    """
+    import nnsight
+
+    root, stack = (vlm.model.get(path) for path in (vlm.family.root, vlm.family.layers.rpartition(".")[0]))
+    ids = vlm.image_prompt.ids.to(vlm.device)[None]
+    grey = vlm.pack(torch.full((1, 3, *vlm.image_size), 0.5))
+    with torch.no_grad(), vlm.quiet(), root.trace(input_ids=ids, **grey, **extra, use_cache=False) as tracer:
+        caught = nnsight.save(stack.inputs[1]["position_ids"])
+        tracer.stop()
+    return caught
 
 
 def _masks(vlm: VLM, extra: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
@@ -331,7 +356,8 @@ def check(vlm: VLM) -> None:
 
 def _check_paths(vlm: VLM) -> None:
     family = vlm.family
-    for field in ("root", "layers", "tower", "projector"):
+    parts = [field for field in ("root", "layers", "tower", "projector") if getattr(family, field)]
+    for field in parts:
         path = getattr(family, field)
         try:
             vlm.hf.get_submodule(path)
@@ -341,7 +367,7 @@ def _check_paths(vlm: VLM) -> None:
                 f"family {family.name}: field '{field}' says {path!r}, which is not in {type(vlm.hf).__name__}; there "
                 f"is {', '.join(there[:20])}"
             ) from None
-    for field in ("layers", "tower", "projector"):
+    for field in parts[1:]:
         path = getattr(family, field)
         if not path.startswith(f"{family.root}."):
             raise ValueError(
@@ -355,7 +381,7 @@ def _check_paths(vlm: VLM) -> None:
             f"({type(stack).__name__}); lists of modules are {', '.join(lists)}"
         )
     for field in ("begin_id", "end_id"):
-        if not hasattr(vlm.config, getattr(family, field)):
+        if getattr(family, field) and not hasattr(vlm.config, getattr(family, field)):
             there = [name for name in vlm.config.to_dict() if name.endswith(("token_id", "token_index"))]
             raise ValueError(
                 f"family {family.name}: field '{field}' says {getattr(family, field)!r}, which is not in the config; "
@@ -385,16 +411,17 @@ def _check_prompt(vlm: VLM) -> None:
             f"family {vlm.family.name}: field 'grid' says {rows} x {cols}, which is not the shape of a picture of "
             f"{height} x {width} pixels"
         )
-    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
-    text = vlm.processor.apply_chat_template(turn, tokenize=False)
+    if not callable(vlm.processor):  # a tokenizer and an image processor alone cannot tell
+        return
     from PIL import Image
 
     picture = Image.new("RGB", (vlm.image_size[1], vlm.image_size[0]), (128, 128, 128))
-    given = vlm.processor(text=[text], images=[[picture]], add_special_tokens=False)
+    text = _picture_turn(vlm)
+    given = vlm.processor(text=[text], images=[[picture]], add_special_tokens=False, **vlm.family.views(vlm.pixels))
     own = torch.as_tensor(given["input_ids"][0])
     mine = prompt.ids
     placed = int((own == vlm.config.image_token_id).sum())
-    if placed != rows * cols:
+    if placed != rows * cols + vlm.family.spare:
         raise ValueError(
             f"family {vlm.family.name}: field 'grid' says {rows} x {cols} = {rows * cols} image tokens; this "
             f"checkpoint's processor puts {placed}"
@@ -418,23 +445,34 @@ def _check_prompt(vlm: VLM) -> None:
 def _check_pixels(vlm: VLM) -> None:
     from PIL import Image
 
-    height, width = vlm.image_size
-    for size in ((height, width), (max(8, height * 3 // 4), max(8, width // 2))):  # not square: tiling would show
+    family, (height, width) = vlm.family, vlm.image_size
+    other = (max(8, height * 3 // 4), max(8, width // 2))  # not square: tiling would show
+    if "height" not in vlm.processor.image_processor.size and not vlm.pixels.crop and vlm.pixels.cell:
+        # the processor would keep such a picture's shape, and this model sees one shape only
+        other = (height * 3 // 4, width * 3 // 4)
+    for size in ((height, width), other):
         noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-        theirs = vlm.processor.image_processor(images=[Image.fromarray(noise)], return_tensors="pt")["pixel_values"]
+        images = vlm.processor.image_processor
+        theirs = images(images=[Image.fromarray(noise)], return_tensors="pt", **family.views(vlm.pixels))
         x = torch.from_numpy(noise).permute(2, 0, 1)[None].float() / 255
-        mine = vlm.family.pack(x, vlm.pixels)["pixel_values"]
-        if theirs.shape != mine.shape:
-            raise ValueError(
-                f"family {vlm.family.name}: field 'pack' makes pixel_values {tuple(mine.shape)}, the processor "
-                f"{tuple(theirs.shape)} (tiling or splitting must be off)"
-            )
+        mine = family.pack(x, vlm.pixels)
+        for name, value in mine.items():
+            if name not in theirs or theirs[name].shape != value.shape:
+                raise ValueError(
+                    f"family {family.name}: field 'pack' makes {name} {tuple(value.shape)}, the processor "
+                    f"{tuple(theirs[name].shape) if name in theirs else 'none'} (tiling or splitting must be off)"
+                )
+            if not value.is_floating_point() and not torch.equal(value, theirs[name]):
+                raise ValueError(
+                    f"family {family.name}: field 'pack' makes {name} {value.tolist()[:4]}, the processor "
+                    f"{theirs[name].tolist()[:4]}"
+                )
         # PIL resizes in whole 8-bit steps; at the model's own size nothing is rounded
         allowed = 1e-5 if size == (height, width) else 1.5 / 255 / min(vlm.pixels.std)
-        worst = (theirs - mine).abs().max().item()
+        worst = (theirs["pixel_values"] - mine["pixel_values"]).abs().max().item()
         if worst > allowed:
             raise ValueError(
-                f"family {vlm.family.name}: field 'pack' differs from {type(vlm.processor.image_processor).__name__} "
+                f"family {family.name}: field 'pack' differs from {type(images).__name__} "
                 f"by {worst:.3g} (allowed {allowed:.3g}) on a {size[1]} x {size[0]} picture; numbers used: {vlm.pixels}"
             )
 

@@ -7,14 +7,15 @@ import difflib
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .families import Family, PixelFormat, family_of
+from .families import Family, family_of
+from .pixels import PixelFormat
 from .sites import Site, parse
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ class VLM:
         return self.hf.config
 
     @property
+    def chat_template(self) -> str | None:
+        """The chat template of the tokenizer, else of the processor, else of the family."""
+        own = getattr(self.tokenizer, "chat_template", None)  # some checkpoints keep it with the processor alone
+        return own or getattr(self.processor, "chat_template", None) or self.family.chat_template
+
+    @property
     def layers(self) -> int:
         """How many decoder blocks are loaded."""
         return len(self.hf.get_submodule(self.family.layers))  # type: ignore[arg-type]
@@ -77,7 +84,7 @@ class VLM:
     @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of the image tokens."""
-        return self.family.grid(self.config)
+        return self.family.grid(self.config, self.pixels)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -284,7 +291,13 @@ def _unnamed(hf: torch.nn.Module) -> str:
 
 
 def _token(vlm: VLM, field_name: str) -> str:
-    return vlm.tokenizer.convert_ids_to_tokens(getattr(vlm.config, field_name))
+    return vlm.tokenizer.convert_ids_to_tokens(getattr(vlm.config, field_name)) if field_name else ""
+
+
+def _picture_turn(vlm: VLM) -> str:
+    """A user's turn of one picture and no word, by the chat template."""
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
+    return vlm.tokenizer.apply_chat_template(turn, tokenize=False, chat_template=vlm.chat_template)
 
 
 def _image_prompt(vlm: VLM) -> ImagePrompt:
@@ -292,23 +305,22 @@ def _image_prompt(vlm: VLM) -> ImagePrompt:
     rows, cols = vlm.grid
     begin, end = _token(vlm, family.begin_id), _token(vlm, family.end_id)
     image = vlm.tokenizer.convert_ids_to_tokens(image_id)
-    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
-    own = getattr(vlm.tokenizer, "chat_template", None)  # some checkpoints keep it with the processor alone
-    text = vlm.tokenizer.apply_chat_template(
-        turn, tokenize=False, chat_template=own or getattr(vlm.processor, "chat_template", None)
-    )
+    text = _picture_turn(vlm)
     placeholder = family.placeholder.format(begin=begin, image=image, end=end)
     if text.count(placeholder) != 1:
         raise ValueError(
             f"the chat template should write {placeholder!r} once for a picture (family {family.name}, field "
             f"'placeholder'); it wrote {text!r}"
         )
-    text = text.replace(placeholder, family.wrapped.format(begin=begin, image=image * (rows * cols), end=end))
+    tokens = family.between.join([image * cols] * rows) + image * family.spare
+    text = text.replace(placeholder, family.wrapped.format(begin=begin, image=tokens, end=end))
     ids = torch.tensor(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
     places = (ids == image_id).nonzero().flatten()
     if len(places) == 0:
         raise ValueError(f"no image token {image!r} (id {image_id}) in {text!r}: mend the record's 'wrapped' field")
-    ids = ids[: int(places[-1]) + 1]
+    if not family.looks_ahead:
+        ids = ids[: int(places[-1]) + 1]
+    places = places[: len(places) - family.spare]
     return ImagePrompt(ids, places, family.extra(ids[None], image_id), text)
 
 
@@ -321,6 +333,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     family: Family | None = None,
+    image_size: int | tuple[int, int] | None = None,
     first_layer: int = 1,
     **options: Any,
 ) -> VLM:
@@ -332,6 +345,8 @@ def load(
     check        prove the family's record against the model (see `check`); costs one forward and backward
     device, dtype, options   go to `from_pretrained` (ids and folders only); a model in hand stays as it is
     family       a record of your own for an unknown family
+    image_size   the side, or (height, width), in pixels at which the model sees pictures, for families that take any:
+                 a multiple of an image token's side; what the processor makes of 448 x 448 pixels if not given
     first_layer  1: `layer=1` is the first block, as in the paper; 0: `layer=0` is, should its authors have meant that
 
     A model in hand keeps its device, types, training mode and `requires_grad`; no hook is registered on it. nnsight
@@ -346,12 +361,13 @@ def load(
     """
     import nnsight
 
-    named = ("processor", "up_to_layer", "check", "device", "dtype", "family", "first_layer")
+    named = ("processor", "up_to_layer", "check", "device", "dtype", "family", "image_size", "first_layer")
     for name in options:
         if near := difflib.get_close_matches(name, named, 1, 0.8):
             raise TypeError(f"load: unexpected keyword {name!r}; did you mean {near[0]}=?")
     if isinstance(x, VLM):
-        asked = {"processor": processor, "up_to_layer": up_to_layer, "device": device, "dtype": dtype, "family": family}
+        asked = {"processor": processor, "up_to_layer": up_to_layer, "device": device, "dtype": dtype}
+        asked |= {"family": family, "image_size": image_size}
         told = [k for k, v in {**asked, **options}.items() if v is not None]
         if told or first_layer not in (1, x.first_layer):
             raise ValueError(f"{', '.join(told or ['first_layer'])}= cannot change a VLM; load its model or name anew")
@@ -384,11 +400,31 @@ def load(
         processor = processor or getattr(model, "processor", None) or _processor_of(name)
         vlm = _wrap(model, hf, processor, family, name)
     vlm.first_layer = first_layer
+    if image_size is not None:
+        vlm.pixels = replace(vlm.pixels, size=_size_for(vlm, image_size))
     if check:
         from .trace import check as prove
 
         prove(vlm)
     return vlm
+
+
+def _size_for(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:
+    """The size asked for, if the model can see pictures of it."""
+    size = (asked, asked) if isinstance(asked, int) else tuple(asked)
+    cell = vlm.pixels.cell
+    if not cell and size != vlm.image_size:
+        raise ValueError(
+            f"image_size={asked!r}: {vlm.id} ({vlm.family.name}) sees pictures of {vlm.image_size[0]} x "
+            f"{vlm.image_size[1]} pixels only; leave image_size= out"
+        )
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 and n % (cell or n) == 0 for n in size):
+        near = max(cell, round(max(size) / cell) * cell)
+        raise ValueError(
+            f"image_size={asked!r}: give a side or (height, width) in multiples of {cell} pixels, the side of an image "
+            f"token of {vlm.id}; did you mean {near}?"
+        )
+    return size  # type: ignore[return-value]
 
 
 def _from_checkpoint(
@@ -454,12 +490,13 @@ def _wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str)
             f"processor= must hold a tokenizer and an image processor; {type(processor).__name__} does not. Pass what "
             "AutoProcessor.from_pretrained gives for this checkpoint."
         )
+    family = family or family_of(hf.config)
     return VLM(
         model=model if model is not None else nnsight.NNsight(hf),
         hf=hf,
         tokenizer=tokenizer,
         processor=processor,
-        family=family or family_of(hf.config),
-        pixels=PixelFormat.of(images),
+        family=family,
+        pixels=family.pixels(images, hf.config),
         id=name,
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import time
 from collections.abc import Sequence
@@ -27,18 +26,9 @@ import nnsight_dream as nd
 from nnsight_dream import demo
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a rate (Wilson 1927)."""
-    if n == 0:
-        return 0.0, 1.0
-    p = hits / n
-    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
-
-
 def rate(hits: int, n: int) -> str:
     """`62 % [48, 74]`."""
-    low, high = wilson(hits, n)
+    low, high = nd.wilson(hits, n)
     return f"{hits / max(1, n):.0%} [{100 * low:.0f}, {100 * high:.0f}]"
 
 

@@ -1,10 +1,10 @@
 """The language model: a miniature Gemma 3 on the frozen tower, trained on next-token prediction alone.
 
-Nothing compares the vectors of words and pictures; they meet because both must serve the same answers. Three stages:
+Nothing compares the vectors of words and pictures; they meet because both must serve the same answers. Four stages:
 projector and language model on pictures; then, with the model frozen, the table of words alone, on the same questions
 with a thing's name standing where its picture would, so that words have to find their place in what reads pictures;
-then everything on everything, where the answers to such rows still move nothing but the table. The other order, text
-first and then pictures through a frozen model, named next to nothing: a linear projector cannot reach vectors that
+then everything on everything, where the answers to such rows still move nothing but the table; then again the table
+alone, for longer, in the model as it has settled. The other order, text first and then pictures through a frozen model, named next to nothing: a linear projector cannot reach vectors that
 words have chosen, but words can reach where a projector leads.
 """
 
@@ -306,7 +306,10 @@ def named(
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of one kind: what is trained, at which rate, and how many rows of each kind a step has."""
+    """Steps of one kind: what is trained, at which rate, and how many rows of each kind a step has.
+
+    A `settled` stage begins from the averages of the weights, not from the last ones.
+    """
 
     name: str
     steps: int
@@ -314,6 +317,7 @@ class Stage:
     pictures: int
     texts: int
     instead: int
+    settled: bool = False
 
 
 # In a picture's place, in units of what stands there, at most: noise of each token's own, and one vector on all of a
@@ -324,6 +328,7 @@ STAGES = (
     Stage("pictures", 300, 3e-3, 64, 0, 0),
     Stage("words", 160, 2e-2, 0, 8, 64),
     Stage("both", 80, 1e-3, 40, 24, 32),
+    Stage("words", 600, 1e-2, 0, 8, 64, settled=True),
 )
 
 
@@ -479,6 +484,8 @@ def train(
     while step < steps:
         at = int(np.searchsorted(ends, step, side="right"))
         stage, done = stages[at], step - (int(ends[at]) - stages[at].steps)
+        if stage.settled and done == 0:
+            model.load_state_dict(average, strict=False)
         rate = stage.rate * min(1, (done + 1) / 50) * (0.04 + 0.96 * 0.5 * (1 + math.cos(math.pi * done / stage.steps)))
         for optimiser in optimisers:
             for group in optimiser.param_groups:

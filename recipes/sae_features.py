@@ -1,0 +1,230 @@
+# %% [markdown]
+# # What do the features of a sparse autoencoder look like?
+#
+# Features are picked, drawn, and put on cards: prototypes of several seeds, on their way, and the opposite; where the
+# feature fires; the words, pictures and tokens that go with it; its neighbours. A judge says whether the picture shows
+# what the most activating word says, beside shuffled words and random directions. All in one page. It stops and goes on
+# at any moment.
+#
+#     python recipes/sae_features.py                                  word-and-picture features of the bundled SAE
+#     python recipes/sae_features.py --word octopus                   those most active on a word
+#     python recipes/sae_features.py --picture photo.jpg              those that make a picture
+#     python recipes/sae_features.py --features 17 1234               these
+#     python recipes/sae_features.py --data FOLDER                    those most active on a folder of pictures
+#     python recipes/sae_features.py --sae gemma-scope-2-4b-it-res --sae-id layer_17_width_16k_l0_medium \
+#         --model google/gemma-3-4b-it --word octopus --judge openai
+#     python recipes/sae_features.py --quick                          three features, few steps
+
+# %%
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nnsight_dream as nd
+from nnsight_dream import tables
+from nnsight_dream.cards import FILES, Made, Material, make_cards, opened
+from nnsight_dream.feature_judging import Judged, judge_features
+from nnsight_dream.gallery import page, seen_by
+from nnsight_dream.responses import Responses, responses, selective
+from nnsight_dream.sae_reading import site_of
+from nnsight_dream.sae_releases import load_sae
+
+QUICK = ["--quick"]
+
+
+# %% [markdown]
+# ## The autoencoder
+# The bundled one, a folder or a release. The quick version, where none is bundled, trains a tiny one for the occasion.
+
+
+# %%
+def autoencoder(args: argparse.Namespace, spare: Path) -> Any:
+    """The sae-lens object asked for."""
+    try:
+        return load_sae(args.sae, args.sae_id)
+    except FileNotFoundError:
+        if not (args.quick and args.sae == "demo"):
+            raise
+    sys.path.insert(0, str(Path(__file__).parent))
+    import train_demo_sae as training
+
+    print("no autoencoder is bundled: a tiny one is trained for this run", flush=True)
+    small = argparse.Namespace(layer=2, seed=0, d_sae=256, k=16, batch=256, steps=30, rate=1e-3)
+    vlm = nd.load("demo")
+    views = training.bundled_views(vlm.image_size[0], small.seed)
+    tokens = {
+        "text": training.text_tokens(vlm, small.layer, 1000, small.seed),
+        "image": training.image_tokens(vlm, small.layer, views, 1000),
+    }
+    return training.save(training.train(vlm, tokens, small), spare / "sae")
+
+
+# %% [markdown]
+# ## Which features
+# Several wishes add up. Word-and-picture features are those whose most activating word and most activating pictures
+# name the same thing; where there are fewer than `--count`, those whose word is among the five best pictures follow.
+
+
+# %%
+def picked(
+    vlm: nd.VLM, sae: Any, material: Material, args: argparse.Namespace
+) -> tuple[dict[int, str], Responses | None]:
+    """Numbers of features with why each was picked, and the responses of all if they had to be read."""
+    found: dict[int, str] = {int(i): "asked for" for i in args.features or []}
+    if args.word:
+        for one in nd.candidates(vlm, sae, words=args.word, top=args.count):
+            found.setdefault(one.index, f"active on the word {', '.join(args.word)}")
+    for file in args.picture or []:
+        for active in nd.features_of(vlm, sae, opened(file), top=args.count):
+            found.setdefault(active.index, f"active on {file.name}")
+    if args.data:
+        images = [opened(f) for f in sorted(args.data.glob("*")) if f.suffix.lower() in FILES]
+        if not images:
+            raise SystemExit(f"--data {args.data}: no picture there ({', '.join(FILES)} are looked for)")
+        for one in nd.candidates(vlm, sae, images=images, top=args.count):
+            found.setdefault(one.index, f"active on the pictures of {args.data}")
+    if args.bundled:
+        for one in nd.candidates(vlm, sae, images=list(material.pictures), top=args.count):
+            found.setdefault(one.index, "active on the bundled pictures")
+    told = None
+    if args.both or not found:
+        told = responses(vlm, sae, site_of(vlm, sae), material.words, material.pictures, material.names)
+        both = {s.feature: s.concept for reading in ({}, {"among": 5}) for s in selective(told, **reading)}
+        for index, concept in list(both.items())[: args.count]:
+            found.setdefault(index, f"fires for the word and pictures of {concept}")
+        if not both:
+            print("no feature fires for word and picture alike")
+    if not found:  # an autoencoder too small for that
+        assert told is not None
+        best = told.by_picture.amax(0).topk(min(args.count, len(told.features)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        found = {i: "active on the pictures" for i, value in pairs if value > 0}
+    if not found:
+        raise SystemExit("no feature fires for any of these; give --features")
+    return found, told
+
+
+# %% [markdown]
+# ## Cards, the judge, and the page
+
+
+# %%
+def examiner(args: argparse.Namespace, material: Material) -> Any:
+    if args.judge == "none":
+        return None
+    if args.judge == "demo":
+        return nd.DemoExaminer()
+    if args.judge == "openai":
+        return nd.OpenAIJudge(base_url=args.base_url, max_cost=args.max_cost)
+    return nd.ZeroShotJudge(args.judge, names=list(material.categories.items()))
+
+
+def results(
+    vlm: nd.VLM, sae: Any, made: Made, judged: Judged | None, material: Material, why: dict[int, str], args: Any
+) -> None:
+    """Write the tables and the page."""
+    images, names = [opened(f) for f in args.picture or []], [f.name for f in args.picture or []]
+    if not images:  # pictures that these features know
+        known = list(dict.fromkeys(name for card in made.cards for name, _ in card.shown[:1]))[:8]
+        images, names = [material.pictures[material.names.index(n)] for n in known], known
+    seen = seen_by(vlm, sae, images, names)
+    for one in seen:
+        print(f"{one.name}: {', '.join(f'{f.index} ({f.max:.2f})' for f in one.features[:5]) or 'no feature fires'}")
+    told = [
+        dict(feature=c.index, word=c.label, activation=round(c.prototype().readings["act_max"], 3),
+             highest_on_real_pictures=round(c.most_real, 3), picked=why.get(c.index, ""))
+        for c in made.cards
+    ]  # fmt: skip
+    tables.write_csv(told, args.folder / "features.csv")
+    if judged:
+        tables.write_csv(judged.rows, args.folder / "rates.csv")
+        text = tables.to_markdown(judged.rows)
+        (args.folder / "rates.md").write_text(text + "\n", encoding="utf-8")
+        print(f"\nDoes the judge name what the most activating word says?\n\n{text}\n")
+    index = page(
+        made.cards,
+        args.folder / "index.html",
+        pictures=seen,
+        verdicts=judged.verdicts if judged else None,
+        rates=judged.rows if judged else (),
+        title=f"Features of {args.sae if args.sae != 'demo' else 'the bundled autoencoder'}",
+    )
+    print(index)
+
+
+# %%
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Feature cards of a sparse autoencoder, judged, in one page.")
+    parser.add_argument("--sae", default="demo", help="'demo' (the bundled one), a folder or a release of sae-lens")
+    parser.add_argument("--sae-id", help="the SAE's id in a release; of the bundled ones a layer")
+    parser.add_argument("--model", default="demo", help="'demo', a hub id or a folder")
+    parser.add_argument("--features", type=int, nargs="+", metavar="N", help="these features")
+    parser.add_argument("--word", nargs="+", help="the features most active on these words")
+    parser.add_argument("--picture", type=Path, nargs="+", metavar="FILE", help="the features that make these pictures")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="the features most active on a folder of pictures")
+    parser.add_argument("--bundled", action="store_true", help="the features most active on the bundled pictures")
+    parser.add_argument("--both", action="store_true", help="word-and-picture features (the default)")
+    parser.add_argument("--count", type=int, default=50, help="how many for each wish")
+    parser.add_argument("--show", type=Path, metavar="FOLDER", help="pictures on the cards, for the bundled ones")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="a prototype for each")
+    parser.add_argument("--strengths", type=float, nargs="*", default=[0.25, 0.5], help="more, after a share of steps")
+    parser.add_argument("--objective", choices=("encoder", "decoder"), default="encoder", help="what is climbed")
+    parser.add_argument("--steps", type=int, help="of each climb (default: the preset's)")
+    parser.add_argument("--judge", default="demo", help="demo, openai, none, or a CLIP / SigLIP checkpoint")
+    parser.add_argument("--base-url", help="of an OpenAI-compatible server")
+    parser.add_argument("--max-cost", type=float, help="dollars after which the OpenAI judge stops")
+    parser.add_argument("--folder", type=Path, default=Path("sae-features"), help="goes on where it stopped")
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--quick", action="store_true", help="three features, few steps")
+    args = parser.parse_args(arguments)
+    if args.count < 1:
+        parser.error(f"--count {args.count}: at least 1 is needed")
+    for file in args.picture or []:
+        if not file.is_file():
+            parser.error(f"--picture {file}: there is no such file")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.quick:
+        args.count, args.seeds, args.strengths, args.steps = 3, args.seeds[:1], [0.5], args.steps or 8
+    with tempfile.TemporaryDirectory() as spare:
+        sae = autoencoder(args, Path(spare))
+    return run(sae, args)
+
+
+def run(sae: Any, args: argparse.Namespace) -> int:
+    vlm = nd.load(args.model)
+    site = site_of(vlm, sae)
+    material = Material.of_folder(args.show) if args.show else Material.bundled()
+    if args.quick:
+        names = material.names[::8]
+        material = Material(names, material.pictures[::8], names, material.categories)
+    settings = nd.Settings.demo() if vlm.is_demo else nd.Settings.paper(site.layer)
+    settings = settings.but(steps=args.steps or settings.steps)
+    why, told = picked(vlm, sae, material, args)
+    print(f"{len(why)} features at {vlm.describe(site)}", flush=True)
+    made = make_cards(
+        vlm, sae, list(why), args.folder, material=material, found=told, seeds=args.seeds, strengths=args.strengths,
+        objective=args.objective, settings=settings, progress=True,
+    )  # fmt: skip
+    print(made, file=sys.stderr)
+    for index, error in made.failed.items():
+        print(f"feature {index}: {error}", file=sys.stderr)
+    if made.interrupted or not made.cards:
+        return 130 if made.interrupted else 1
+    judge = examiner(args, material)
+    judged = judge and judge_features(
+        vlm, sae, made.cards, args.folder / "judged", judge, material=material, settings=settings, progress=True
+    )
+    results(vlm, sae, made, judged, material, why, args)
+    return 1 if made.failed else 0
+
+
+# %%
+if __name__ == "__main__":
+    sys.exit(main())

@@ -112,9 +112,12 @@ def _positions(vlm: VLM, extra: dict[str, torch.Tensor]) -> torch.Tensor:
     root, stack = (vlm.model.get(path) for path in (vlm.family.root, vlm.family.layers.rpartition(".")[0]))
     ids = vlm.image_prompt.ids.to(vlm.device)[None]
     grey = vlm.pack(torch.full((1, 3, *vlm.image_size), 0.5))
+    module = vlm.hf.get_submodule(vlm.family.root)
+    before = module.rope_deltas  # the model keeps what it works out, for its next words
     with torch.no_grad(), vlm.quiet(), root.trace(input_ids=ids, **grey, **extra, use_cache=False) as tracer:
         caught = nnsight.save(stack.inputs[1]["position_ids"])
         tracer.stop()
+    module.rope_deltas = before
     return caught
 
 

@@ -1,0 +1,241 @@
+"""Every family's record against its real classes: their own processors, plain forward passes, plain autograd."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_families
+import torch
+from PIL import Image
+
+import nnsight_dream as nd
+from nnsight_dream.trace import Climb, _picture_inputs, ascend
+
+NAMES = list(tiny_families.BUILDERS)
+CLOSE = {"atol": 3e-5, "rtol": 1e-4}
+
+
+@pytest.fixture(params=NAMES, scope="module")
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def parts(name: str) -> tiny_families.Miniature:
+    return tiny_families.build(name)
+
+
+@pytest.fixture(scope="module")
+def vlm(parts: tiny_families.Miniature) -> nd.VLM:
+    """Loaded, and so checked: the real processor's token ids, types and pixels are the record's."""
+    return nd.load(parts.model, processor=parts.processor, **parts.load)
+
+
+def noise(*size: int, seed: int = 0) -> np.ndarray:
+    """An 8-bit picture (H, W, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def tensor(*pictures: np.ndarray) -> torch.Tensor:
+    """The same as (B, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def asked(parts: tiny_families.Miniature, picture: np.ndarray, question: str = "What is it?") -> dict[str, Any]:
+    """A whole question about a picture, as the model's own processor makes it."""
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    text = parts.prompt(turn)
+    given = parts.processor(
+        text=[text], images=[[Image.fromarray(picture)]], add_special_tokens=False, return_tensors="pt", **parts.options
+    )
+    return {k: v for k, v in given.items() if k in parts.inputs} if parts.inputs else dict(given)
+
+
+@contextmanager
+def hooked(vlm: nd.VLM, layer: int) -> Iterator[list[torch.Tensor]]:
+    """What a block gives in a plain forward pass."""
+    caught: list[torch.Tensor] = []
+
+    def catch(module: Any, args: Any, output: Any) -> None:
+        caught.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = vlm.hf.get_submodule(f"{vlm.family.layers}.{layer - 1}").register_forward_hook(catch)
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+def places(vlm: nd.VLM, ids: torch.Tensor) -> torch.Tensor:
+    """Where a question's patches are."""
+    return (ids[0] == vlm.config.image_token_id).nonzero().flatten()[: vlm.grid[0] * vlm.grid[1]]
+
+
+def test_patches_equal_a_plain_forward(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    picture = noise(*parts.size)
+    given = asked(parts, picture)
+    with torch.no_grad(), hooked(vlm, vlm.layers) as last:
+        states = parts.model(**given, output_hidden_states=True).hidden_states
+    at = places(vlm, given["input_ids"])
+    assert len(at) == vlm.grid[0] * vlm.grid[1] > 4
+    found = nd.read_pictures(vlm, tensor(picture), range(1, vlm.layers + 1))
+    for layer in range(1, vlm.layers + 1):
+        # Hugging Face's last hidden state is behind the final norm
+        theirs = states[layer] if layer < vlm.layers else last[0]
+        torch.testing.assert_close(found[nd.Site(layer)], theirs[:, at], **CLOSE)
+    before = nd.read_pictures(vlm, tensor(picture), [vlm.site(1, "resid_pre")])
+    torch.testing.assert_close(before[nd.Site(1, "resid_pre")], states[0][:, at], **CLOSE)
+
+
+def test_pixels_and_what_goes_with_them_equal_the_processors(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    pictures = [noise(*parts.size, seed=s) for s in (1, 2)]
+    images = parts.processor.image_processor
+    theirs = images(images=[[Image.fromarray(p)] for p in pictures], return_tensors="pt", **parts.options)
+    mine = vlm.pack(tensor(*pictures))
+    for key, value in mine.items():
+        torch.testing.assert_close(value, theirs[key], atol=1e-6, rtol=0)
+    for size in ((parts.size[0] // 2, parts.size[1] // 2), (parts.size[0] * 2, parts.size[1] * 2)):
+        picture = noise(*size, seed=3)
+        theirs = images(images=[Image.fromarray(picture)], return_tensors="pt", **vlm.family.views(vlm.pixels))
+        step = (vlm.pack(tensor(picture))["pixel_values"] - theirs["pixel_values"]) * 255 * max(vlm.pixels.std)
+        assert step.abs().max() <= 1.3  # PIL rounds to 8 bits, once or twice
+        assert step.mean().abs() < 0.2
+
+
+def test_a_batch_equals_single_pictures(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    x = tensor(*(noise(*parts.size, seed=s) for s in range(3)))
+    together = nd.read_pictures(vlm, x, [3])[nd.Site(3)]
+    for row in range(3):
+        torch.testing.assert_close(together[row : row + 1], nd.read_pictures(vlm, x[row : row + 1], [3])[nd.Site(3)])
+
+
+def silenced(model: torch.nn.Module, tower: str) -> torch.nn.Module:
+    """A copy in whose tower no patch sees another: what attention adds is nothing."""
+    model = copy.deepcopy(model)
+    ends = ("out_proj", "o_proj", "proj", "projection_layer")
+    for name, module in model.get_submodule(tower).named_modules():
+        if name.rpartition(".")[2] in ends and ("attn" in name or "attention" in name):
+            for parameter in module.parameters():
+                parameter.data.zero_()
+    return model
+
+
+def test_image_tokens_go_row_by_row(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    lone = nd.load(silenced(parts.model, vlm.family.tower), processor=parts.processor, check=False, **parts.load)
+    site = lone.site(1, "resid_pre")
+    (height, width), (rows, cols) = lone.image_size, lone.grid
+    x = (0.3 + 0.4 * torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))).requires_grad_(True)
+    patches = nd.read_pictures(lone, x, [site])[site]
+    for token in range(rows * cols):
+        (gradient,) = torch.autograd.grad(patches[0, token].square().sum(), x, retain_graph=True)
+        row, col = divmod(token, cols)
+        cell = gradient.abs().sum((0, 1)).unflatten(1, (cols, -1)).unflatten(0, (rows, -1)).sum((1, 3))
+        assert cell[row, col] > 0
+        assert cell[row, col] > 0.999 * cell.sum(), (token, cell)
+
+
+def test_a_step_of_the_climb_follows_a_plain_gradient(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    layer, canvas = 2, nd.Pixels(parts.size[0])
+    weight = torch.randn(vlm.width, generator=torch.Generator().manual_seed(4))
+
+    def term(step: nd.Step) -> torch.Tensor:
+        return (step.patches[nd.Site(layer)] @ weight).mean().expand(1)
+
+    start = [part.detach() for part in canvas.start(1, [torch.Generator().manual_seed(0)], vlm.device)]
+    (after,), history, _ = ascend(
+        vlm,
+        canvas,
+        (),
+        [term],
+        [nd.Site(layer)],
+        Climb(1, 1, 0.5, 1e9),
+        [torch.Generator().manual_seed(0)],
+        parts=start,
+    )
+    (part,) = [p.clone().requires_grad_(True) for p in start]
+    given = asked(parts, noise(*parts.size))
+    given |= {k: v[: len(given[k])] for k, v in vlm.pack(canvas.render([part])).items()}
+    with hooked(vlm, layer) as caught:
+        parts.model(**given)
+    score = (caught[0][0, places(vlm, given["input_ids"])] @ weight).mean()
+    (gradient,) = torch.autograd.grad(score, part)
+    assert gradient.norm() > 1e-4
+    assert history[0, 0].item() == pytest.approx(score.item(), abs=1e-4)
+    torch.testing.assert_close(after - start[0], 0.5 * gradient, atol=1e-6, rtol=1e-3)
+
+
+def test_bfloat16_is_close_to_float32(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    half = nd.load(copy.deepcopy(parts.model).bfloat16(), processor=parts.processor, **parts.load)
+    picture = noise(*parts.size)
+    x = tensor(picture).requires_grad_(True)
+    given = asked(parts, picture)
+    given = {k: v.bfloat16() if v.is_floating_point() else v for k, v in given.items()}
+    for layer in (1, 3):
+        with torch.no_grad(), hooked(half, layer) as caught:
+            half.hf(**given)
+        whole = nd.read_pictures(vlm, x, [layer])[nd.Site(layer)]
+        rough = nd.read_pictures(half, x, [layer])[nd.Site(layer)]
+        assert rough.dtype == torch.bfloat16
+        ours, plain = ((r.float() - whole).norm() for r in (rough, caught[0][:, places(vlm, given["input_ids"])]))
+        assert 0 < ours < 0.12 * whole.norm()
+        assert ours < 1.5 * plain
+    (gradient,) = torch.autograd.grad(rough.float().square().sum(), x)
+    assert gradient.dtype == torch.float32
+    assert gradient.isfinite().all()
+
+
+def test_concepts_are_read_at_the_words_own_tokens(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    found = nd.concept(vlm, "octopus", 2, baseline=None, cache=False)
+    text = parts.prompt([{"role": "user", "content": [{"type": "text", "text": "octopus"}]}], True)
+    given = vlm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    start = text.index("octopus")
+    own = [i for i, (p, q) in enumerate(given["offset_mapping"]) if q > start and p < start + len("octopus")]
+    ids = torch.tensor([given["input_ids"]])
+    with torch.no_grad(), hooked(vlm, 2) as caught:
+        parts.model(input_ids=ids, **vlm.family.text(ids))
+    torch.testing.assert_close(found.vector, caught[0][0, own].mean(0), **CLOSE)
+    several = nd.concept(vlm, ["octopus", "a big grey elephant"], [1, 3])  # padded, less the baseline words
+    alone = nd.concept(vlm, "octopus", 3)
+    torch.testing.assert_close(several[0][1].vector, alone.vector, **CLOSE)
+    assert alone.vector.norm() > 0.1
+
+
+def test_a_model_is_left_as_it_was(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    given = asked(parts, noise(*parts.size))
+    root = parts.model.get_submodule(vlm.family.root)
+    with torch.no_grad():
+        before, kept = parts.model(**given).logits, getattr(root, "rope_deltas", None)
+        again = nd.load(parts.model, processor=parts.processor, **parts.load)
+        nd.read_pictures(again, tensor(noise(*parts.size)), [1])
+        assert getattr(root, "rope_deltas", None) is kept
+        assert torch.equal(before, parts.model(**given).logits)
+    assert all(p.requires_grad for p in parts.model.parameters())
+
+
+def test_a_wrong_grid_is_found(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    rows, cols = vlm.grid
+    wrong = dataclasses.replace(vlm.family, grid=lambda config, pixels: (rows, cols + 1))
+    with pytest.raises(ValueError, match="field 'grid'"):
+        nd.load(parts.model, processor=parts.processor, family=wrong, **parts.load)
+
+
+def test_what_goes_with_the_ids_matters(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    """So that the comparisons above can fail."""
+    constants = _picture_inputs(vlm, 1)
+    if vlm.family.positions:
+        at = vlm.image_prompt.positions
+        rows, cols = vlm.grid
+        axes = constants["position_ids"][-3:, 0, at] - constants["position_ids"][-3:, 0, at[:1]]
+        token = torch.arange(rows * cols)
+        assert torch.equal(axes, torch.stack([token * 0, token // cols, token % cols]))
+    if not vlm.image_prompt.extra:
+        return
+    bare = dataclasses.replace(vlm.family, extra=lambda ids, image: {}, positions=False, masks=False)
+    with pytest.raises(ValueError, match="field 'extra'"):
+        nd.load(parts.model, processor=parts.processor, family=bare, **parts.load)

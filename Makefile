@@ -28,6 +28,7 @@ types: $(VENV)/.ready
 
 recipes: $(VENV)/.ready  ## every recipe and every README block, on the bundled model
 	$(BIN)/python tests/run_recipes.py
+	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
 
 bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook (5 minutes)
 	$(BIN)/python benchmarks/step.py

@@ -35,6 +35,9 @@ _HOMES = {
     "synthesis": ("Settings", "synthesize"),
     "prototype": ("Prototype", "Prototypes"),
     "sae_reading": ("Active", "Candidate", "Strangeness", "candidates", "features_of", "strangeness"),
+    "readouts": ("Logits", "top_logits"),
+    "cards": ("Card", "Material", "make_cards"),
+    "feature_judging": ("judge_features",),
     "demo": ("demo_sae",),
     "trace": ("Step", "check", "read_pictures", "read_text"),
     "judges": ("DemoJudge", "Verdict"),
@@ -53,10 +56,12 @@ __all__ = ["__version__", *_WHERE]
 if TYPE_CHECKING:
     from .augment import Noise, Rotate, Scale, Shift
     from .canvas import MACO, Fourier, MultiResolution, Pixels
+    from .cards import Card, Material, make_cards
     from .demo import demo_sae
     from .directions import Direction, concept, contrast, cosine, from_images, from_tensor, probe
     from .examiners import DemoExaminer, VLMJudge, ZeroShotJudge
     from .families import Family
+    from .feature_judging import judge_features
     from .features import Feature, feature, feature_from_tensors
     from .intervals import bootstrap, wilson
     from .judges import DemoJudge, Verdict
@@ -65,6 +70,7 @@ if TYPE_CHECKING:
     from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Objective, Pictures, TotalVariation
     from .openai_judge import OpenAIJudge
     from .prototype import Prototype, Prototypes
+    from .readouts import Logits, top_logits
     from .sae_reading import Active, Candidate, Strangeness, candidates, features_of, strangeness
     from .sites import Site
     from .store import Entry, Job, Store

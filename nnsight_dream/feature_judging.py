@@ -11,6 +11,7 @@ Three sets of pictures go through the same questions, each kept in a store of it
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,8 @@ def twin(aim: Feature, seed: int) -> Feature:
 
 
 def _twin(one: Latent, seed: int) -> Latent:
-    generator = torch.Generator().manual_seed(seed * 2**32 + one.index)
+    drawn_by = hashlib.sha256(f"{seed} {one.index}".encode()).digest()[:4]  # torch heeds 32 bits of a seed
+    generator = torch.Generator().manual_seed(int.from_bytes(drawn_by, "big"))
 
     def like(vector: torch.Tensor) -> torch.Tensor:
         drawn = torch.randn(vector.shape, generator=generator)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 
-.PHONY: demo test lint types recipes bench bench-pictures early-alignment train-demo clean
+.PHONY: demo test lint types recipes bench bench-pictures early-alignment sae-features train-demo clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ bench-pictures: $(VENV)/.ready  ## how often the judge names a prototype: by lay
 
 early-alignment: $(VENV)/.ready  ## the paper's experiment on the bundled model, whole; goes on where it stopped
 	$(BIN)/python recipes/early_alignment.py --folder build/early-alignment
+
+sae-features: $(VENV)/.ready  ## cards of 50 word-and-picture features of the bundled SAE, judged; goes on where it stopped
+	$(BIN)/python recipes/sae_features.py --folder build/sae-features
 
 train-demo: $(VENV)/.ready  ## hours: fetch the art and train tower, language model and judge anew (resumable)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[train]"

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _climbing(sub)
 
     sub = command("features", _features, "List the features of a sparse autoencoder that fire for words or pictures.")
-    sub.add_argument("sae", metavar="SAE", help="'demo' (the bundled one), a folder or a release of sae-lens")
+    sub.add_argument("sae", nargs="?", default="demo", metavar="SAE", help="'demo' (default), a folder or a release")
     sub.add_argument("id", nargs="?", metavar="SAE_ID", help="the SAE's id in a release")
     sub.add_argument("--word", nargs="+", metavar="WORD", help="words or phrases, such as octopus")
     sub.add_argument("--picture", nargs="+", type=Path, metavar="FILE", help="picture files")

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import cards, feature_climb, feature_judging, gallery, readouts, sae_reading, tables
+from nnsight_dream import cards, cli, demo, feature_climb, feature_judging, gallery, readouts, sae_reading, tables
 from nnsight_dream.asking import answer_row, grade_row
 from nnsight_dream.cards import Card, Material, make_cards
 
@@ -304,6 +304,20 @@ def test_other_architectures(vlm: nd.VLM, material: Material, tmp_path: Path, ki
     assert all((c.strange is None) == ("transcoder" in kind) for c in made.cards)
     assert all(bool(c.top) != ("transcoder" in kind) for c in made.cards)
     gallery.page(made.cards, tmp_path / "p.html")
+
+
+def test_features_of_a_picture_on_the_command_line(
+    tiny_folder: Path, sae: Any, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae.save_model(tmp_path / "sae")
+    monkeypatch.setattr(demo, "sae_folder", lambda name: tmp_path / "sae")
+    (image,) = noise(1)
+    image.save(tmp_path / "a.png")
+    given = ["features", "--picture", tmp_path / "a.png", "--model", tiny_folder, "--json", "--top", 5]
+    assert cli.main([str(a) for a in given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    wanted = nd.features_of(nd.load(tiny_folder), sae, image, top=5)
+    assert [(r["index"], r["picture"]) for r in found] == [(f.index, pytest.approx(f.max, rel=1e-4)) for f in wanted]
 
 
 # -- the judge ---------------------------------------------------------------------------------------------------

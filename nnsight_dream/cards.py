@@ -218,7 +218,8 @@ def make_cards(
     feature that raises is recorded and the others go on. Ctrl-C ends it and gives the cards so far.
 
     Raises ValueError for no feature, seed or a strength that is not above 0; IndexError for a feature that is not
-    there; as `nd.feature` for what is no autoencoder of this model; OSError where the folder cannot be written.
+    there; ValueError for `found` of other material; as `nd.feature` for what is no autoencoder of this model; OSError
+    where the folder cannot be written.
     """
     numbers = list(dict.fromkeys(int(i) for i in features))
     if not numbers or not seeds or not all(0 < s < 100 for s in strengths):
@@ -226,8 +227,14 @@ def make_cards(
             f"features={numbers}, seeds={list(seeds)}, strengths={list(strengths)}: at least one feature and one seed "
             "are needed; a strength is a share of the steps above 0"
         )
+    material = material or Material.bundled()
+    if found and (len(found.words), found.pictures) != (len(material.words), material.names):
+        raise ValueError(
+            f"found= has responses to {len(found.words)} words and {len(found.pictures)} pictures, not to the "
+            "material: give responses(vlm, sae, site, material.words, material.pictures, material.names)"
+        )
     sae = load_sae(sae, sae_id) if isinstance(sae, (str, Path)) else sae
-    site, material = site_of(vlm, sae), material or Material.bundled()
+    site = site_of(vlm, sae)
     aims = {i: f for i, f in zip(numbers, feature(sae, numbers, objective=objective), strict=True)}
     chosen = settings or chosen_settings(vlm, site)
     shots = (

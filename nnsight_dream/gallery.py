@@ -72,6 +72,7 @@ def page(
     pictures: Sequence[Seen] = (),
     verdicts: Mapping[str, Sequence[Sequence[str]]] | None = None,
     rates: Sequence[Mapping[str, Any]] = (),
+    labels: Mapping[int, str] | None = None,
     title: str = "Features",
 ) -> Path:
     """Write one HTML file with cards to search and click through; it holds all it shows and loads nothing.
@@ -79,6 +80,7 @@ def page(
     pictures   pictures with the features that make them, see `seen_by`
     verdicts   by a card's key, rows of (question, what the judge said, "yes" or "no")
     rates      rows of `feature_judging.judge_features`
+    labels     words for features that have no card, by number
 
     Names are only ever text in it. Raises ValueError for no card, OSError where the file cannot be written.
     """
@@ -103,7 +105,9 @@ def page(
         pictures=[dict(name=p.name, image=kept(p.image), features=[_active(f) for f in p.features]) for p in pictures],
         rates=[[str(k) for k in rates[0]], *([_cell(k, v) for k, v in r.items()] for r in rates)] if rates else [],
     )
-    data["images"] = list(shelf)
+    lists = [c["near"] + c["makes"] for c in data["cards"]] + [p["features"] for p in data["pictures"]]
+    mentioned = {row[0] for rows in lists for row in rows}
+    data |= dict(images=list(shelf), labels={i: word for i, word in (labels or {}).items() if i in mentioned})
     template = Path(__file__).with_name("cards_page.html").read_text(encoding="utf-8")
     return _written(path, _filled(template, data=data))
 
@@ -150,7 +154,7 @@ def _shown(card: Card, near: Sequence[tuple[int, float]], verdicts: Sequence[Any
         note=card.note,
         near=_pairs(card.near),
         like=_pairs(near),
-        makes=[list(map(_round, row)) for row in card.makes],
+        makes=[[row[0], *map(_round, row[1:])] for row in card.makes],
         strength=_round(readings.get("act_max", 0.0) / card.most_real) if card.most_real > 0 else 0.0,
         link=card.link or "",
         facts=_facts(card, first, readings),

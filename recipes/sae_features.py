@@ -126,7 +126,14 @@ def examiner(args: argparse.Namespace, material: Material) -> Any:
 
 
 def results(
-    vlm: nd.VLM, sae: Any, made: Made, judged: Judged | None, material: Material, why: dict[int, str], args: Any
+    vlm: nd.VLM,
+    sae: Any,
+    made: Made,
+    judged: Judged | None,
+    material: Material,
+    why: dict[int, str],
+    labels: dict[int, str],
+    args: argparse.Namespace,
 ) -> None:
     """Write the tables and the page."""
     images, names = [opened(f) for f in args.picture or []], [f.name for f in args.picture or []]
@@ -153,6 +160,7 @@ def results(
         pictures=seen,
         verdicts=judged.verdicts if judged else None,
         rates=judged.rows if judged else (),
+        labels=labels,
         title=f"Features of {args.sae if args.sae != 'demo' else 'the bundled autoencoder'}",
     )
     print(index)
@@ -221,7 +229,9 @@ def run(sae: Any, args: argparse.Namespace) -> int:
     judged = judge and judge_features(
         vlm, sae, made.cards, args.folder / "judged", judge, material=material, settings=settings, progress=True
     )
-    results(vlm, sae, made, judged, material, why, args)
+    first = {i: told.top_words(i, 1) for i in told.features} if told else {}
+    labels = {i: words[0][0] for i, words in first.items() if words}
+    results(vlm, sae, made, judged, material, why, labels, args)
     return 1 if made.failed else 0
 
 

@@ -22,6 +22,7 @@ import nnsight_dream as nd
 from nnsight_dream import cards, cli, demo, feature_climb, feature_judging, gallery, readouts, sae_reading, tables
 from nnsight_dream.asking import answer_row, grade_row
 from nnsight_dream.cards import Card, Material, make_cards
+from nnsight_dream.responses import responses
 
 BAD = "<script>document.title='broken'</script>"
 WORDS = ("octopus", BAD, "a red fish", "desk", '"quoted" & <b>bold</b>', "the lion sleeps")
@@ -271,6 +272,9 @@ def test_failures_interrupts_and_refusals(
         make_cards(vlm, sae, [], tmp_path)
     with pytest.raises(ValueError, match="share of the steps above 0"):
         make_cards(vlm, sae, [1], tmp_path, material=material, strengths=[0.0])
+    read = responses(vlm, sae, 3, ["a"], noise(1), ["b"])
+    with pytest.raises(ValueError, match="responses to 1 words and 1 pictures, not to the material"):
+        make_cards(vlm, sae, [1], tmp_path, material=material, found=read)
     with pytest.raises(IndexError, match="feature 40: this autoencoder has features 0 to 39"):
         make_cards(vlm, sae, [40], tmp_path, material=material)
     with pytest.raises(ValueError, match="a name for each picture"):
@@ -418,7 +422,15 @@ def page(vlm: nd.VLM, sae: Any, deck: cards.Made, tmp_path_factory: pytest.TempP
     verdicts = {first.key: [("demo, hint", BAD, "yes")], second.key: [("demo, hint", "cat", "no")]}
     rates = [dict(kind="features", question="hint", named=1, pictures=2, rate=0.5, low=0.1, high=None)]
     path = tmp_path_factory.mktemp("page") / "index.html"
-    return gallery.page(deck.cards, path, pictures=seen, verdicts=verdicts, rates=rates, title="A <b>test</b>")
+    return gallery.page(
+        deck.cards,
+        path,
+        pictures=seen,
+        verdicts=verdicts,
+        rates=rates,
+        labels=dict.fromkeys(range(40), BAD),
+        title="A <b>test</b>",
+    )
 
 
 def test_the_page_holds_all_and_loads_nothing(page: Path, deck: cards.Made, tmp_path: Path) -> None:
@@ -495,6 +507,11 @@ def test_the_page_is_searched_and_clicked_through(page: Path, deck: cards.Made, 
         assert tab.run(is_open)
         tab.press("Escape")
         assert tab.run("return document.querySelector('#pictures figcaption').textContent;") == BAD
+        bare = tab.run(
+            "return [...document.querySelectorAll('#pictures span.chip > span')].map(t => t.firstChild.textContent);"
+        )
+        assert bare
+        assert all(told.endswith(BAD) for told in bare)  # features without a card
         assert "50%" in tab.run("return document.querySelector('#rates').innerText;")
         assert tab.troubles == []
         assert tab.loaded == [page.as_uri()]

@@ -36,7 +36,8 @@ _HOMES = {
     "prototype": ("Prototype", "Prototypes"),
     "sae_reading": ("Active", "Candidate", "Strangeness", "candidates", "features_of", "strangeness"),
     "readouts": ("Logits", "top_logits"),
-    "cards": ("Card", "Material", "make_cards"),
+    "cards": ("Card", "Material"),
+    "card_making": ("make_cards",),
     "feature_judging": ("judge_features",),
     "demo": ("demo_sae",),
     "trace": ("Step", "check", "read_pictures", "read_text"),
@@ -56,7 +57,8 @@ __all__ = ["__version__", *_WHERE]
 if TYPE_CHECKING:
     from .augment import Noise, Rotate, Scale, Shift
     from .canvas import MACO, Fourier, MultiResolution, Pixels
-    from .cards import Card, Material, make_cards
+    from .card_making import make_cards
+    from .cards import Card, Material
     from .demo import demo_sae
     from .directions import Direction, concept, contrast, cosine, from_images, from_tensor, probe
     from .examiners import DemoExaminer, VLMJudge, ZeroShotJudge

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from .asking import Examiner
-from .cards import Card, Material, chosen_settings
+from .card_making import chosen_settings
+from .cards import Card, Material
 from .features import Feature, feature
 from .intervals import wilson
 from .judging import examine

@@ -28,7 +28,8 @@ import torch
 
 import nnsight_dream as nd
 from nnsight_dream import tables
-from nnsight_dream.cards import FILES, Made, Material, make_cards, opened
+from nnsight_dream.card_making import Made, make_cards
+from nnsight_dream.cards import FILES, Material, opened
 from nnsight_dream.feature_judging import Judged, judge_features
 from nnsight_dream.gallery import page, seen_by
 from nnsight_dream.responses import Responses, responses, selective

@@ -19,9 +19,21 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import cards, cli, demo, feature_climb, feature_judging, gallery, readouts, sae_reading, tables
+from nnsight_dream import (
+    card_making,
+    cards,
+    cli,
+    demo,
+    feature_climb,
+    feature_judging,
+    gallery,
+    readouts,
+    sae_reading,
+    tables,
+)
 from nnsight_dream.asking import answer_row, grade_row
-from nnsight_dream.cards import Card, Material, make_cards
+from nnsight_dream.card_making import Made, make_cards
+from nnsight_dream.cards import Card, Material
 from nnsight_dream.responses import responses
 
 BAD = "<script>document.title='broken'</script>"
@@ -38,7 +50,7 @@ def noise(count: int, side: int = 112, seed: int = 0) -> list[Image.Image]:
 @pytest.fixture(autouse=True, scope="module")
 def references() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (cards, feature_climb, sae_reading):
+        for module in (card_making, feature_climb, sae_reading):
             patch.setattr(module, "reference_pictures", lambda: tuple(noise(6, 28, seed=9)))
         yield
 
@@ -62,7 +74,7 @@ def material() -> Material:
 
 
 @pytest.fixture(scope="module")
-def deck(vlm: nd.VLM, sae: Any, material: Material, tmp_path_factory: pytest.TempPathFactory) -> cards.Made:
+def deck(vlm: nd.VLM, sae: Any, material: Material, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("deck")
     return make_cards(vlm, sae, NUMBERS, folder, material=material, settings=FEW)
 
@@ -143,7 +155,7 @@ def own_states(vlm: nd.VLM, hf: Any, word: str) -> torch.Tensor:
 
 
 def test_words_and_pictures_against_encode_over_hidden_states(
-    vlm: nd.VLM, sae: Any, tiny_parts: tuple, deck: cards.Made, material: Material
+    vlm: nd.VLM, sae: Any, tiny_parts: tuple, deck: Made, material: Material
 ) -> None:
     hf, processor = tiny_parts
     pixels = torch.stack([torch.from_numpy(np.asarray(p).copy()).permute(2, 0, 1) / 255 for p in material.pictures])
@@ -165,7 +177,7 @@ def test_words_and_pictures_against_encode_over_hidden_states(
     assert any(c.shown for c in deck.cards)
 
 
-def test_what_a_card_says_of_its_prototype(vlm: nd.VLM, sae: Any, tiny_parts: tuple, deck: cards.Made) -> None:
+def test_what_a_card_says_of_its_prototype(vlm: nd.VLM, sae: Any, tiny_parts: tuple, deck: Made) -> None:
     hf, _ = tiny_parts
     row = sae.W_dec.detach()
     for card in deck.cards:
@@ -188,7 +200,7 @@ def test_what_a_card_says_of_its_prototype(vlm: nd.VLM, sae: Any, tiny_parts: tu
         assert card.link == f"https://neuronpedia.org/tiny/2-res/{card.index}"
 
 
-def test_the_pictures_of_a_card(vlm: nd.VLM, sae: Any, deck: cards.Made) -> None:
+def test_the_pictures_of_a_card(vlm: nd.VLM, sae: Any, deck: Made) -> None:
     card = deck.cards[0]
     names = [s.name for s in card.shots]
     assert names == ["seed0", "seed1", "seed0-strength0.25", "seed0-strength0.5", "minus-seed0"]
@@ -207,7 +219,7 @@ def killed(folder: Path, after: int, vlm: nd.VLM, sae: Any, material: Material) 
     def work() -> None:
         from nnsight_dream import prototype
 
-        left, write = [after], cards.write_whole
+        left, write = [after], card_making.write_whole
 
         def counting(path: Path, data: bytes) -> None:
             left[0] -= 1
@@ -215,7 +227,7 @@ def killed(folder: Path, after: int, vlm: nd.VLM, sae: Any, material: Material) 
                 os.kill(os.getpid(), signal.SIGKILL)
             write(path, data)
 
-        cards.write_whole = prototype.write_whole = counting
+        card_making.write_whole = prototype.write_whole = counting
         make_cards(vlm, sae, NUMBERS[:2], folder, material=material, settings=FEW)
 
     process = multiprocessing.get_context("fork").Process(target=work)
@@ -226,15 +238,15 @@ def killed(folder: Path, after: int, vlm: nd.VLM, sae: Any, material: Material) 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_run_goes_on(
-    vlm: nd.VLM, sae: Any, material: Material, deck: cards.Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vlm: nd.VLM, sae: Any, material: Material, deck: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for after in (5, 14, 30):  # among prototypes, then after the last of them, then in the second card
         assert killed(tmp_path, after, vlm, sae, material) == -signal.SIGKILL
     there = cards.cards_of(tmp_path)
     assert len(there) < 2
     climbs: list[Any] = []
-    climb = cards.climb_pairs
-    monkeypatch.setattr(cards, "climb_pairs", lambda *given: climbs.append(given) or climb(*given))
+    climb = card_making.climb_pairs
+    monkeypatch.setattr(card_making, "climb_pairs", lambda *given: climbs.append(given) or climb(*given))
     made = make_cards(vlm, sae, NUMBERS[:2], tmp_path, material=material, settings=FEW)
     assert (made.fresh, made.failed, len(made.cards)) == (2 - len(there), {}, 2)
     assert len(climbs) < 3 * made.fresh  # what was there of the second is not climbed again
@@ -265,7 +277,7 @@ def test_failures_interrupts_and_refusals(
         def stop(*given: Any) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(cards, "climb_pairs", stop)
+        patch.setattr(card_making, "climb_pairs", stop)
         stopped = make_cards(vlm, dead, [8, 9], tmp_path, **told)
     assert (stopped.interrupted, [c.index for c in stopped.cards]) == (True, [8])
     with pytest.raises(ValueError, match="at least one feature and one seed"):
@@ -346,7 +358,7 @@ class Knowing:
             keep(one, answer_row(one, text, "answer", text, self.name, rank=1 if text == one.concept else 9), *grades)
 
 
-def test_the_judge_on_features(vlm: nd.VLM, sae: Any, material: Material, deck: cards.Made, tmp_path: Path) -> None:
+def test_the_judge_on_features(vlm: nd.VLM, sae: Any, material: Material, deck: Made, tmp_path: Path) -> None:
     words = [c.label for c in deck.cards]
     known = {c.prototype().image.tobytes(): c.label for c in deck.cards[:2]}
     judge = Knowing(known)
@@ -403,7 +415,7 @@ def test_words_are_dealt_out_anew() -> None:
 # -- the gallery -------------------------------------------------------------------------------------------------
 
 
-def test_nearest_pictures_against_numpy(deck: cards.Made) -> None:
+def test_nearest_pictures_against_numpy(deck: Made) -> None:
     found = gallery.nearest_pictures(deck.cards)
     rows = np.array([c.middle for c in deck.cards])
     for i, card in enumerate(deck.cards):
@@ -416,7 +428,7 @@ def test_nearest_pictures_against_numpy(deck: cards.Made) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(vlm: nd.VLM, sae: Any, deck: cards.Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(vlm: nd.VLM, sae: Any, deck: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen = gallery.seen_by(vlm, sae, [deck.cards[0].prototype(), noise(1)[0]], [BAD, "noise"], top=40)
     first, second = deck.cards[:2]
     verdicts = {first.key: [("demo, hint", BAD, "yes")], second.key: [("demo, hint", "cat", "no")]}
@@ -433,7 +445,7 @@ def page(vlm: nd.VLM, sae: Any, deck: cards.Made, tmp_path_factory: pytest.TempP
     )
 
 
-def test_the_page_holds_all_and_loads_nothing(page: Path, deck: cards.Made, tmp_path: Path) -> None:
+def test_the_page_holds_all_and_loads_nothing(page: Path, deck: Made, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:)(?:https?:)?//""", text)
     assert text.count("<script") == 2  # the words hold one too
@@ -454,7 +466,7 @@ field.dispatchEvent(new Event(field.tagName === "INPUT" ? "input" : "change"));
 
 
 @chromium.needed
-def test_the_page_is_searched_and_clicked_through(page: Path, deck: cards.Made, tmp_path: Path) -> None:
+def test_the_page_is_searched_and_clicked_through(page: Path, deck: Made, tmp_path: Path) -> None:
     heading = "return document.querySelector('dialog h2').textContent;"
     is_open = "return document.querySelector('dialog').open;"
     every = [f"feature {i}" for i in NUMBERS]

@@ -47,7 +47,12 @@ class Material:
 
     @classmethod
     def bundled(cls) -> Material:
-        """The names of the bundled concepts, and the bundled picture of each."""
+        """The names of the bundled concepts, and the bundled picture of each.
+
+        >>> import nnsight_dream as nd
+        >>> len(nd.Material.bundled().pictures), nd.Material.bundled().categories["octopus"]
+        (477, 'animal')
+        """
         from . import demo
 
         shown = demo.pictures()

@@ -13,7 +13,15 @@ from typing import Any
 
 import torch
 
-from .pixels import PixelFormat, merged_patches, plain_pixels, stated
+from .pixels import (
+    PixelFormat,
+    merged_patches,
+    one_of_several,
+    placed_patches,
+    plain_pixels,
+    sized_pixels,
+    stated,
+)
 
 
 def _square(config: Any, pixels: PixelFormat) -> tuple[int, int]:
@@ -49,13 +57,15 @@ class Family:
     `wrapped` is the text that the family's processor puts for one image: `{begin}`, `{image}` (repeated by the
     grid, rows joined by `between`) and `{end}` are the checkpoint's own tokens; `placeholder` is what its chat template
     writes there. `begin_id` and `end_id` name the config fields that hold the ids of the tokens around an image, if
-    there are any. `spare` image tokens behind the grid are no patches. `looks_ahead` says that image tokens see the
-    text behind them. `chat_template` serves checkpoints that have none.
+    there are any. `tiles_behind` says that the processor puts a picture's tiles behind its whole view, which they
+    cannot change and which alone is read here; `looks_ahead` that image tokens see the text behind them.
+    `chat_template` serves checkpoints that have none.
 
     `pixels` reads the numbers of the image processor (processor, config), `grid` the rows and columns of image tokens
     (config, numbers), `pack` makes the pixel inputs (pictures, numbers), `extra` the other inputs that depend on the
     token ids (ids, image id), `text` those of text alone (ids). `views` are the options with which the image
-    processor makes one view of that size of a picture, and cuts nothing up.
+    processor makes one view of that size of a picture, and cuts nothing up; `seen` takes that view from what it makes.
+    `encode` makes the image tokens of pixel inputs (root module, inputs) where the root's own way will not do.
     `masks` says that the decoder takes ready attention masks as a dict by layer type, `positions` that it takes ready
     position ids; both are then made once.
     """
@@ -79,12 +89,14 @@ class Family:
     positions: bool = False
     pixels: Callable[[Any, Any], PixelFormat] = stated
     views: Callable[[PixelFormat], dict[str, Any]] = lambda pixels: {}
+    seen: Callable[[Any], Any] = lambda made: made
+    encode: Callable[[Any, dict[str, torch.Tensor]], torch.Tensor] | None = None
     text: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {}
     states: Callable[[Any, Any], Any] = lambda value, config: value[0] if isinstance(value, tuple) else value
     decoders: tuple[str, ...] = ()
     towers: tuple[str, ...] = ()
     between: str = ""
-    spare: int = 0
+    tiles_behind: bool = False
     looks_ahead: bool = False
     chat_template: str | None = None
 
@@ -133,7 +145,9 @@ def _merged(processor: Any, config: Any) -> PixelFormat:
     patch, merge = processor.patch_size, processor.merge_size
     side = math.isqrt(processor.get_number_of_image_patches(CANVAS, CANVAS)) * patch
     frames = processor.temporal_patch_size
-    return PixelFormat.of(processor, (side, side), cell=patch * merge, patch=patch, merge=merge, frames=frames)
+    return PixelFormat.of(
+        processor, (side, side), cell=patch * merge, any_size=True, patch=patch, merge=merge, frames=frames
+    )
 
 
 def _about(pixels: PixelFormat) -> dict[str, Any]:
@@ -171,7 +185,203 @@ QWEN3_5 = replace(
     hooks={k: v for k, v in _PLAIN_HOOKS.items() if k != "attn.hook_z"},
 )
 
-FAMILIES: tuple[Family, ...] = (GEMMA3, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_5)
+
+def _shrunk(processor: Any, config: Any) -> PixelFormat:
+    patch = config.vision_config.patch_size
+    side = patch if isinstance(patch, int) else patch[0]
+    return PixelFormat.of(processor, cell=round(side / config.downsample_ratio), any_size=True)
+
+
+INTERNVL = Family(
+    name="internvl",
+    model_types=("internvl",),
+    root="model",
+    layers="model.language_model.layers",
+    tower="model.vision_tower",
+    projector="model.multi_modal_projector",
+    placeholder="{image}",
+    wrapped="<img>{image}</img>",
+    pixels=_shrunk,
+    views=lambda pixels: {"crop_to_patches": False, "size": dict(zip(("height", "width"), pixels.size, strict=True))},
+    kinds=_PLAIN_KINDS,
+    hooks=_PLAIN_HOOKS,
+)
+
+
+def _by_patch(processor: Any, config: Any) -> PixelFormat:
+    return PixelFormat.of(processor, cell=config.vision_config.patch_size)
+
+
+LLAVA = Family(
+    name="llava",
+    model_types=("llava",),
+    towers=("clip_vision_model", "siglip_vision_model"),
+    root="model",
+    layers="model.language_model.layers",
+    tower="model.vision_tower",
+    projector="model.multi_modal_projector",
+    placeholder="{image}",
+    wrapped="{image}",
+    pixels=_by_patch,
+    kinds=_PLAIN_KINDS,
+    hooks=_PLAIN_HOOKS,
+)
+
+
+def _whole_view(processor: Any, config: Any) -> PixelFormat:
+    size = processor.size
+    side = size.get("shortest_edge") or size["height"]
+    return PixelFormat.of(processor, (side, side), cell=config.vision_config.patch_size)
+
+
+def _first_view(root: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The image tokens of the whole picture, which stand before those of its tiles; no line ends among them."""
+    config = root.config
+    states = root.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states
+    layers = config.vision_feature_layer
+    chosen = states[layers] if isinstance(layers, int) else torch.cat([states[i] for i in layers], -1)
+    if config.vision_feature_select_strategy == "default":
+        chosen = chosen[:, 1:]
+    return root.multi_modal_projector(chosen)
+
+
+LLAVA_NEXT = replace(
+    LLAVA,
+    name="llava_next",
+    model_types=("llava_next",),
+    towers=(),
+    pixels=_whole_view,
+    seen=lambda made: {"pixel_values": made["pixel_values"][:, 0]},
+    encode=_first_view,
+    tiles_behind=True,
+)
+LLAVA_ONEVISION = replace(LLAVA_NEXT, name="llava_onevision", model_types=("llava_onevision",))
+
+
+def _longest(pixels: PixelFormat) -> dict[str, Any]:
+    return {"size": {"longest_edge": max(pixels.size)}}
+
+
+def _side_of(processor: Any, cell: int) -> tuple[int, int]:
+    """What Pixtral's processor makes of the paper's canvas: no longer than it allows, rounded up to whole cells."""
+    side = min(CANVAS, processor.size["longest_edge"])
+    return (-(-side // cell) * cell,) * 2
+
+
+def _by_rows(processor: Any, config: Any) -> PixelFormat:
+    cell = config.vision_config.patch_size * getattr(config, "spatial_merge_size", 1)
+    return PixelFormat.of(processor, _side_of(processor, cell), cell=cell, any_size=True)
+
+
+PIXTRAL = replace(
+    LLAVA,
+    name="pixtral",
+    towers=("pixtral",),
+    wrapped="{image}[IMG_END]",
+    between="[IMG_BREAK]",
+    pixels=_by_rows,
+    pack=sized_pixels,
+    views=_longest,
+)
+MISTRAL3 = replace(PIXTRAL, name="mistral3", model_types=("mistral3",))
+
+PALIGEMMA = replace(
+    LLAVA,
+    name="paligemma",
+    model_types=("paligemma",),
+    towers=(),
+    decoders=("gemma",),
+    extra=lambda ids, image: {"token_type_ids": torch.zeros_like(ids)},  # all is prefix, which sees all of itself
+    text=lambda ids: {"token_type_ids": torch.zeros_like(ids)},  # else a padding mask would turn it causal
+    looks_ahead=True,
+    chat_template=(
+        "{% for m in messages %}{% if m.content is string %}{{ bos_token }}{{ m.content }}{% else %}"
+        "{% for c in m.content if c.type == 'image' %}<image>{% endfor %}{{ bos_token }}"
+        "{% for c in m.content if c.type == 'text' %}{{ c.text }}{% endfor %}{% endif %}{{ '\\n' }}{% endfor %}"
+    ),
+)
+PALIGEMMA2 = replace(PALIGEMMA, name="paligemma2", decoders=("gemma2",), kinds=GEMMA3.kinds, hooks=GEMMA3.hooks)
+
+
+def _one_view(processor: Any, config: Any) -> PixelFormat:
+    side = processor.max_image_size["longest_edge"]
+    return PixelFormat.of(processor, (side, side), cell=config.vision_config.patch_size * config.scale_factor)
+
+
+IDEFICS3 = Family(
+    name="idefics3",
+    model_types=("idefics3",),
+    root="model",
+    layers="model.text_model.layers",
+    tower="model.vision_model",
+    projector="model.connector",
+    placeholder="{image}",
+    wrapped="<fake_token_around_image><global-img>{image}<fake_token_around_image>",
+    pixels=_one_view,
+    pack=one_of_several,
+    # do_resize is the detour over four times the size, made to cut tiles from
+    views=lambda pixels: {"do_image_splitting": False, "do_resize": False},
+    kinds=_PLAIN_KINDS,
+    hooks=_PLAIN_HOOKS,
+)
+SMOLVLM = replace(IDEFICS3, name="smolvlm", model_types=("smolvlm",))
+
+
+def _within_budget(processor: Any, config: Any) -> PixelFormat:
+    """Gemma 4's processor brings every picture to as many tokens as are allowed; here a square one."""
+    patch, pool = processor.patch_size, processor.pooling_kernel_size
+    side = math.isqrt(processor.max_soft_tokens) * patch * pool
+    return PixelFormat.of(processor, (side, side), cell=patch * pool, any_size=True, patch=patch)
+
+
+def _unpadded(made: Any) -> dict[str, torch.Tensor]:
+    real = made["image_position_ids"][0, :, 0] >= 0
+    return {name: made[name][:, real] for name in ("pixel_values", "image_position_ids")}
+
+
+GEMMA4 = replace(
+    GEMMA3,
+    name="gemma4",
+    model_types=("gemma4",),
+    projector="model.embed_vision",
+    placeholder="{image}",
+    wrapped="{begin}{image}{end}",
+    begin_id="boi_token_id",
+    end_id="eoi_token_id",
+    grid=_cells,
+    pixels=_within_budget,
+    pack=placed_patches,
+    seen=_unpadded,
+    extra=_multimodal_types,
+)
+# no tower: patches of a whole token's size go straight into the projector
+GEMMA4_UNIFIED = replace(
+    GEMMA4,
+    name="gemma4_unified",
+    model_types=("gemma4_unified",),
+    tower="",
+    pixels=lambda processor, config: replace((made := _within_budget(processor, config)), patch=made.cell),
+)
+
+FAMILIES: tuple[Family, ...] = (
+    GEMMA3,
+    GEMMA4,
+    GEMMA4_UNIFIED,
+    INTERNVL,
+    QWEN2_VL,
+    QWEN2_5_VL,
+    QWEN3_VL,
+    QWEN3_5,
+    LLAVA,
+    LLAVA_NEXT,
+    LLAVA_ONEVISION,
+    PIXTRAL,
+    MISTRAL3,
+    PALIGEMMA,
+    PALIGEMMA2,
+    IDEFICS3,
+    SMOLVLM,
+)
 
 
 def family_of(config: Any) -> Family:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,11 @@ class PixelFormat:
     """How a checkpoint's image processor turns a picture into numbers.
 
     `size` is (height, width) in pixels; `mean` and `std` are per RGB channel, for values in [0, 1];
-    `resample` is PIL's number of the interpolation (2 bilinear, 3 bicubic); `crop` says that the shorter side is
-    resized to it and the middle cut out, where otherwise the picture is squeezed.
-    `cell` is the side in pixels of one image token where the model takes pictures of any whole number of them, 0 where
-    it takes its own size alone. Where the processor cuts pictures into patches itself, `patch` is a patch's side,
-    `merge` how many on a side become one token, `frames` how often a still is repeated.
+    `resample` is PIL's number of the interpolation (1 Lanczos, 2 bilinear, 3 bicubic); `crop` says that the shorter
+    side is resized to it and the middle cut out, where otherwise the picture is squeezed.
+    `cell` is the side in pixels of one image token, where a family's grid is counted by it; `any_size` says that the
+    model takes pictures of any whole number of cells. Where the processor cuts pictures into patches itself, `patch`
+    is a patch's side, `merge` how many on a side become one token, `frames` how often a still is repeated.
     """
 
     size: tuple[int, int]
@@ -27,14 +28,23 @@ class PixelFormat:
     resample: int = 2
     crop: bool = False
     cell: int = 0
+    any_size: bool = False
     patch: int = 0
     merge: int = 1
     frames: int = 1
 
     @classmethod
     def of(cls, processor: Any, size: tuple[int, int] | None = None, **more: Any) -> PixelFormat:
-        """Read the numbers off a Hugging Face image processor; `size` where it states none."""
-        height, width = size or _stated_size(processor)
+        """Read the numbers off a Hugging Face image processor; `size` where it states none, `more` as they are."""
+        stated, crop = processor.size, False
+        if size is not None:
+            height, width = size
+        elif "height" in stated:
+            height, width = stated["height"], stated["width"]
+        elif getattr(processor, "do_center_crop", False):
+            height, width, crop = processor.crop_size["height"], processor.crop_size["width"], True
+        else:
+            height = width = stated["shortest_edge"]
         scale = processor.rescale_factor * 255 if processor.do_rescale else 255.0
         mean = tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0)
         std = tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0)
@@ -43,13 +53,8 @@ class PixelFormat:
             tuple(m / scale for m in mean),  # type: ignore[arg-type]
             tuple(s / scale for s in std),  # type: ignore[arg-type]
             int(processor.resample if processor.resample is not None else 2),
-            **more,
+            **{"crop": crop, **more},
         )
-
-
-def _stated_size(processor: Any) -> tuple[int, int]:
-    size = processor.size
-    return (size["height"], size["width"]) if "height" in size else (size["shortest_edge"],) * 2
 
 
 def stated(processor: Any, config: Any) -> PixelFormat:
@@ -61,7 +66,9 @@ def resize(pictures: torch.Tensor, size: tuple[int, int], resample: int) -> torc
     """Resize (B, 3, H, W) in [0, 1] as PIL does, differentiably: within one 8-bit step of it.
 
     PIL rounds to 8 bits and clips between its two one-dimensional passes; bilinear needs neither to stay in range,
-    bicubic overshoots, so it is done in two clipped passes here too.
+    bicubic and Lanczos overshoot, so they are done in two clipped passes here too, across and then down. Pillow 13
+    may go down first where a picture loses more of its height than of its width; such pictures, if they are noisy,
+    come out up to ten steps off. Square pictures to square ones never do.
     """
     if tuple(pictures.shape[-2:]) == tuple(size):
         return pictures
@@ -70,15 +77,38 @@ def resize(pictures: torch.Tensor, size: tuple[int, int], resample: int) -> torc
     if resample == 3:
         wide = F.interpolate(pictures, (pictures.shape[-2], size[1]), mode="bicubic", antialias=True)
         return F.interpolate(wide.clamp(0, 1), size, mode="bicubic", antialias=True).clamp(0, 1)
+    if resample == 1:
+        across, down = (_lanczos(pictures.shape[i], size[i]).to(pictures) for i in (-1, -2))
+        return (down @ (pictures @ across.T).clamp(0, 1)).clamp(0, 1)
     raise ValueError(
-        f"this checkpoint's image processor resizes with PIL filter {resample}; 2 (bilinear) and 3 (bicubic) "
-        "have differentiable twins here. Give a canvas of the model's own size so that nothing is resized."
+        f"this checkpoint's image processor resizes with PIL filter {resample}; 1 (Lanczos), 2 (bilinear) and 3 "
+        "(bicubic) have differentiable twins here. Give a canvas of the model's own size so that nothing is resized."
     )
+
+
+@functools.cache
+def _lanczos(before: int, after: int) -> torch.Tensor:
+    """The weights (after, before) of a one-dimensional Lanczos filter of three lobes, widened where it shrinks."""
+    step = before / after
+    centre = (torch.arange(after, dtype=torch.float64) + 0.5) * step
+    far = (torch.arange(before, dtype=torch.float64) + 0.5 - centre[:, None]) / max(step, 1.0)
+    weight = torch.where(far.abs() < 3, torch.sinc(far) * torch.sinc(far / 3), 0)
+    return weight / weight.sum(1, keepdim=True)
+
+
+def cropped(pictures: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor:
+    """Resize so that the shorter side of (B, 3, H, W) fits, and cut the middle out, as CLIP's processor does."""
+    height, width = pictures.shape[-2:]
+    short = min(size)
+    tall, wide = (int(short * height / width), short) if width <= height else (short, int(short * width / height))
+    x = resize(pictures, (tall, wide), resample)
+    top, left = (tall - size[0]) // 2, (wide - size[1]) // 2
+    return x[..., top : top + size[0], left : left + size[1]]
 
 
 def normalised(pictures: torch.Tensor, pixels: PixelFormat) -> torch.Tensor:
     """Pictures (B, 3, H, W) in [0, 1] as `pixel_values` (B, 3, height, width): resized, (x - mean) / std."""
-    x = resize(pictures, pixels.size, pixels.resample)
+    x = (cropped if pixels.crop else resize)(pictures, pixels.size, pixels.resample)
     mean = torch.tensor(pixels.mean, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
     std = torch.tensor(pixels.std, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
     return (x - mean) / std
@@ -87,6 +117,31 @@ def normalised(pictures: torch.Tensor, pixels: PixelFormat) -> torch.Tensor:
 def plain_pixels(pictures: torch.Tensor, pixels: PixelFormat) -> dict[str, torch.Tensor]:
     """The common case: `pixel_values` and nothing else."""
     return {"pixel_values": normalised(pictures, pixels)}
+
+
+def sized_pixels(pictures: torch.Tensor, pixels: PixelFormat) -> dict[str, torch.Tensor]:
+    """Pixtral's: `pixel_values` and the size of each."""
+    sizes = torch.tensor([pixels.size]).expand(len(pictures), -1)
+    return {**plain_pixels(pictures, pixels), "image_sizes": sizes}
+
+
+def one_of_several(pictures: torch.Tensor, pixels: PixelFormat) -> dict[str, torch.Tensor]:
+    """Idefics3's: (B, 1, 3, height, width), one view.
+
+    The model takes a view of zeros for padding and drops it, as neutral grey comes to; a zero is therefore given as
+    1e-7, less than float32 can tell apart from it at one.
+    """
+    x = normalised(pictures, pixels)[:, None]
+    return {"pixel_values": x + 1e-7 * (x.detach() == 0)}
+
+
+def placed_patches(pictures: torch.Tensor, pixels: PixelFormat) -> dict[str, torch.Tensor]:
+    """Gemma 4's: patches (B, rows * columns, patch * patch * 3), channels last, and the column and row of each."""
+    x, p = normalised(pictures, pixels), pixels.patch
+    patches = x.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 3, 5, 1)
+    rows, cols = patches.shape[1:3]
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).flip(1)
+    return {"pixel_values": patches.flatten(3).flatten(1, 2), "image_position_ids": places.expand(len(x), -1, -1)}
 
 
 def merged_patches(pictures: torch.Tensor, pixels: PixelFormat) -> dict[str, torch.Tensor]:

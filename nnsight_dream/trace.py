@@ -95,6 +95,17 @@ def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
     return {"input_ids": ids, **{k: _repeated(v, count) for k, v in vlm._cache[key].items()}}
 
 
+def _pixel_inputs(vlm: VLM, pictures: torch.Tensor) -> dict[str, Any]:
+    """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way."""
+    inputs = vlm.pack(pictures)
+    if vlm.family.encode is None:
+        return inputs
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    tokens = vlm.family.encode(vlm.hf.get_submodule(vlm.family.root), inputs)
+    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tuple(tokens))}}  # type: ignore[arg-type]
+
+
 def _repeated(value: Any, count: int) -> Any:
     """An input of one picture for `count`: (1, T) by rows; positions (axes, 1, T) in the middle; masks broadcast."""
     if isinstance(value, dict):
@@ -111,7 +122,7 @@ def _positions(vlm: VLM, extra: dict[str, torch.Tensor]) -> torch.Tensor:
 
     root, stack = (vlm.model.get(path) for path in (vlm.family.root, vlm.family.layers.rpartition(".")[0]))
     ids = vlm.image_prompt.ids.to(vlm.device)[None]
-    grey = vlm.pack(torch.full((1, 3, *vlm.image_size), 0.5))
+    grey = _pixel_inputs(vlm, torch.full((1, 3, *vlm.image_size), 0.5))
     module = vlm.hf.get_submodule(vlm.family.root)
     before = module.rope_deltas  # the model keeps what it works out, for its next words
     with torch.no_grad(), vlm.quiet(), root.trace(input_ids=ids, **grey, **extra, use_cache=False) as tracer:
@@ -133,7 +144,7 @@ def _masks(vlm: VLM, extra: dict[str, torch.Tensor]) -> dict[str, torch.Tensor |
     blocks = [vlm.model.get(f"{vlm.family.layers}.{i}") for i in firsts]
     root = vlm.model.get(vlm.family.root)
     ids = vlm.image_prompt.ids.to(vlm.device)[None]
-    grey = vlm.pack(torch.full((1, 3, *vlm.image_size), 0.5))
+    grey = _pixel_inputs(vlm, torch.full((1, 3, *vlm.image_size), 0.5))
     with torch.no_grad(), vlm.quiet(), root.trace(input_ids=ids, **grey, **extra, use_cache=False) as tracer:
         caught = nnsight.save([block.inputs[1]["attention_mask"] for block in blocks])
         tracer.stop()
@@ -154,7 +165,7 @@ def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int |
         raise ValueError(f"pictures are in [0, 1]; got {low:.3g} to {high:.3g}. Divide 8-bit values by 255")
     needed = torch.is_grad_enabled() and pictures.requires_grad
     with torch.set_grad_enabled(needed), vlm.quiet():
-        inputs = {**_picture_inputs(vlm, len(pictures)), **vlm.pack(pictures)}
+        inputs = {**_picture_inputs(vlm, len(pictures)), **_pixel_inputs(vlm, pictures)}
         found = _run(vlm, where, inputs)
     return {site: _at(vlm, site, found[site]) for site in where}
 
@@ -286,7 +297,7 @@ def ascend(
                     views = pictures.repeat_interleave(climb.batch, 0)
                     for change in augment:
                         views = change(views, generators, climb.batch)
-                    found = _run(vlm, where, {**constants, **vlm.pack(views)})
+                    found = _run(vlm, where, {**constants, **_pixel_inputs(vlm, views)})
                     patches = {site: _at(vlm, site, found[site]).float() for site in where}
                     now = Step(pictures, views, patches, climb.batch, vlm.grid, progress)
                     score = torch.stack([term(now) for term in terms]).sum(0)
@@ -419,12 +430,15 @@ def _check_prompt(vlm: VLM) -> None:
     from PIL import Image
 
     picture = Image.new("RGB", (vlm.image_size[1], vlm.image_size[0]), (128, 128, 128))
-    text = _picture_turn(vlm)
-    given = vlm.processor(text=[text], images=[[picture]], add_special_tokens=False, **vlm.family.views(vlm.pixels))
+    # a family's own template stands for what its processor writes around the words by itself
+    bare = vlm.chat_template == vlm.family.chat_template
+    told: dict[str, Any] = {} if bare else {"add_special_tokens": False}
+    text = vlm.placeholder if bare else _picture_turn(vlm)
+    given = vlm.processor(text=[text], images=[[picture]], **told, **vlm.family.views(vlm.pixels))
     own = torch.as_tensor(given["input_ids"][0])
     mine = prompt.ids
     placed = int((own == vlm.config.image_token_id).sum())
-    if placed != rows * cols + vlm.family.spare:
+    if placed < rows * cols or (placed > rows * cols and not vlm.family.tiles_behind):
         raise ValueError(
             f"family {vlm.family.name}: field 'grid' says {rows} x {cols} = {rows * cols} image tokens; this "
             f"checkpoint's processor puts {placed}"
@@ -435,7 +449,7 @@ def _check_prompt(vlm: VLM) -> None:
             f"processor gives {vlm.tokenizer.decode(own)!r}"
         )
     for name, value in given.items():  # what goes with the ids, token by token
-        if name in ("input_ids", "attention_mask") or np.shape(value) != (1, len(own)):
+        if name in ("input_ids", "attention_mask", "labels") or np.shape(value) != (1, len(own)):
             continue
         made = prompt.extra.get(name)
         if made is None or not torch.equal(made[0].cpu(), torch.as_tensor(value[0])[: len(mine)]):
@@ -445,18 +459,24 @@ def _check_prompt(vlm: VLM) -> None:
             )
 
 
+def _keeps_shape(vlm: VLM) -> bool:
+    """Whether the image processor makes views of many shapes, each like its picture's."""
+    size = getattr(vlm.processor.image_processor, "size", None) or {}
+    return vlm.pixels.any_size and "height" not in size
+
+
 def _check_pixels(vlm: VLM) -> None:
     from PIL import Image
 
     family, (height, width) = vlm.family, vlm.image_size
     other = (max(8, height * 3 // 4), max(8, width // 2))  # not square: tiling would show
-    if "height" not in vlm.processor.image_processor.size and not vlm.pixels.crop and vlm.pixels.cell:
-        # the processor would keep such a picture's shape, and this model sees one shape only
-        other = (height * 3 // 4, width * 3 // 4)
+    if _keeps_shape(vlm):  # this model run sees pictures of one shape only
+        other = (2 * height, 2 * width)
     for size in ((height, width), other):
         noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         images = vlm.processor.image_processor
-        theirs = images(images=[Image.fromarray(noise)], return_tensors="pt", **family.views(vlm.pixels))
+        made = images(images=[Image.fromarray(noise)], return_tensors="pt", **family.views(vlm.pixels))
+        theirs = family.seen(made)
         x = torch.from_numpy(noise).permute(2, 0, 1)[None].float() / 255
         mine = family.pack(x, vlm.pixels)
         for name, value in mine.items():

@@ -72,6 +72,12 @@ class VLM:
         return own or getattr(self.processor, "chat_template", None) or self.family.chat_template
 
     @property
+    def placeholder(self) -> str:
+        """What the chat template writes for a picture."""
+        begin, image, end = _marks(self)
+        return self.family.placeholder.format(begin=begin, image=image, end=end)
+
+    @property
     def layers(self) -> int:
         """How many decoder blocks are loaded."""
         return len(self.hf.get_submodule(self.family.layers))  # type: ignore[arg-type]
@@ -290,8 +296,11 @@ def _unnamed(hf: torch.nn.Module) -> str:
     return f"{type(hf).__name__}-{_digest(hf.named_parameters())[:8]}"
 
 
-def _token(vlm: VLM, field_name: str) -> str:
-    return vlm.tokenizer.convert_ids_to_tokens(getattr(vlm.config, field_name)) if field_name else ""
+def _marks(vlm: VLM) -> tuple[str, str, str]:
+    """The tokens that begin, hold and end a picture; nothing for those that a family has not."""
+    fields = (vlm.family.begin_id, "image_token_id", vlm.family.end_id)
+    begin, image, end = (vlm.tokenizer.convert_ids_to_tokens(getattr(vlm.config, f)) if f else "" for f in fields)
+    return begin, image, end
 
 
 def _picture_turn(vlm: VLM) -> str:
@@ -303,16 +312,14 @@ def _picture_turn(vlm: VLM) -> str:
 def _image_prompt(vlm: VLM) -> ImagePrompt:
     family, image_id = vlm.family, vlm.config.image_token_id
     rows, cols = vlm.grid
-    begin, end = _token(vlm, family.begin_id), _token(vlm, family.end_id)
-    image = vlm.tokenizer.convert_ids_to_tokens(image_id)
-    text = _picture_turn(vlm)
-    placeholder = family.placeholder.format(begin=begin, image=image, end=end)
+    begin, image, end = _marks(vlm)
+    text, placeholder = _picture_turn(vlm), vlm.placeholder
     if text.count(placeholder) != 1:
         raise ValueError(
             f"the chat template should write {placeholder!r} once for a picture (family {family.name}, field "
             f"'placeholder'); it wrote {text!r}"
         )
-    tokens = family.between.join([image * cols] * rows) + image * family.spare
+    tokens = family.between.join([image * cols] * rows)
     text = text.replace(placeholder, family.wrapped.format(begin=begin, image=tokens, end=end))
     ids = torch.tensor(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
     places = (ids == image_id).nonzero().flatten()
@@ -320,7 +327,6 @@ def _image_prompt(vlm: VLM) -> ImagePrompt:
         raise ValueError(f"no image token {image!r} (id {image_id}) in {text!r}: mend the record's 'wrapped' field")
     if not family.looks_ahead:
         ids = ids[: int(places[-1]) + 1]
-    places = places[: len(places) - family.spare]
     return ImagePrompt(ids, places, family.extra(ids[None], image_id), text)
 
 
@@ -413,7 +419,7 @@ def _size_for(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:
     """The size asked for, if the model can see pictures of it."""
     size = (asked, asked) if isinstance(asked, int) else tuple(asked)
     cell = vlm.pixels.cell
-    if not cell and size != vlm.image_size:
+    if not vlm.pixels.any_size and size != vlm.image_size:
         raise ValueError(
             f"image_size={asked!r}: {vlm.id} ({vlm.family.name}) sees pictures of {vlm.image_size[0]} x "
             f"{vlm.image_size[1]} pixels only; leave image_size= out"

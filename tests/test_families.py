@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream.trace import Climb, _picture_inputs, ascend
+from nnsight_dream.trace import Climb, _keeps_shape, _picture_inputs, ascend
 
 NAMES = list(tiny_families.BUILDERS)
 CLOSE = {"atol": 3e-5, "rtol": 1e-4}
@@ -49,12 +49,11 @@ def tensor(*pictures: np.ndarray) -> torch.Tensor:
 
 def asked(parts: tiny_families.Miniature, picture: np.ndarray, question: str = "What is it?") -> dict[str, Any]:
     """A whole question about a picture, as the model's own processor makes it."""
-    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    text = parts.prompt(turn)
-    given = parts.processor(
-        text=[text], images=[[Image.fromarray(picture)]], add_special_tokens=False, return_tensors="pt", **parts.options
-    )
-    return {k: v for k, v in given.items() if k in parts.inputs} if parts.inputs else dict(given)
+    text = parts.prompt([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}])
+    told: dict[str, Any] = {} if parts.bare else {"add_special_tokens": False}
+    images = [[Image.fromarray(picture)]]
+    given = parts.processor(text=[text], images=images, return_tensors="pt", **told, **parts.options)
+    return {k: v for k, v in given.items() if k in (parts.inputs or given)}
 
 
 @contextmanager
@@ -96,14 +95,19 @@ def test_patches_equal_a_plain_forward(vlm: nd.VLM, parts: tiny_families.Miniatu
 def test_pixels_and_what_goes_with_them_equal_the_processors(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
     pictures = [noise(*parts.size, seed=s) for s in (1, 2)]
     images = parts.processor.image_processor
-    theirs = images(images=[[Image.fromarray(p)] for p in pictures], return_tensors="pt", **parts.options)
+    made = images(images=[[Image.fromarray(p)] for p in pictures], return_tensors="pt", **parts.options)
+    theirs = vlm.family.seen(made)
     mine = vlm.pack(tensor(*pictures))
     for key, value in mine.items():
         torch.testing.assert_close(value, theirs[key], atol=1e-6, rtol=0)
-    for size in ((parts.size[0] // 2, parts.size[1] // 2), (parts.size[0] * 2, parts.size[1] * 2)):
+    other = [(parts.size[0] * 2, parts.size[1] * 2), (parts.size[0] * 3 // 2, parts.size[1] * 3 // 2)]
+    if not _keeps_shape(vlm):
+        other += [(parts.size[0] // 2, parts.size[1] // 2), (90, 130), (100, 201)]
+    for size in other:
         picture = noise(*size, seed=3)
-        theirs = images(images=[Image.fromarray(picture)], return_tensors="pt", **vlm.family.views(vlm.pixels))
-        step = (vlm.pack(tensor(picture))["pixel_values"] - theirs["pixel_values"]) * 255 * max(vlm.pixels.std)
+        made = images(images=[Image.fromarray(picture)], return_tensors="pt", **vlm.family.views(vlm.pixels))
+        theirs = vlm.family.seen(made)["pixel_values"]
+        step = (vlm.pack(tensor(picture))["pixel_values"] - theirs) * 255 * max(vlm.pixels.std)
         assert step.abs().max() <= 1.3  # PIL rounds to 8 bits, once or twice
         assert step.mean().abs() < 0.2
 
@@ -160,7 +164,10 @@ def test_a_step_of_the_climb_follows_a_plain_gradient(vlm: nd.VLM, parts: tiny_f
     )
     (part,) = [p.clone().requires_grad_(True) for p in start]
     given = asked(parts, noise(*parts.size))
-    given |= {k: v[: len(given[k])] for k, v in vlm.pack(canvas.render([part])).items()}
+    packed = vlm.pack(canvas.render([part]))
+    if vlm.family.tiles_behind:  # the model gets its tiles all the same, after the view that is climbed
+        packed = {"pixel_values": torch.cat([packed["pixel_values"][:, None], given["pixel_values"][:, 1:]], 1)}
+    given |= packed
     with hooked(vlm, layer) as caught:
         parts.model(**given)
     score = (caught[0][0, places(vlm, given["input_ids"])] @ weight).mean()
@@ -183,7 +190,7 @@ def test_bfloat16_is_close_to_float32(vlm: nd.VLM, parts: tiny_families.Miniatur
         rough = nd.read_pictures(half, x, [layer])[nd.Site(layer)]
         assert rough.dtype == torch.bfloat16
         ours, plain = ((r.float() - whole).norm() for r in (rough, caught[0][:, places(vlm, given["input_ids"])]))
-        assert 0 < ours < 0.12 * whole.norm()
+        assert 0 < ours < 0.2 * whole.norm()
         assert ours < 1.5 * plain
     (gradient,) = torch.autograd.grad(rough.float().square().sum(), x)
     assert gradient.dtype == torch.float32
@@ -193,6 +200,7 @@ def test_bfloat16_is_close_to_float32(vlm: nd.VLM, parts: tiny_families.Miniatur
 def test_concepts_are_read_at_the_words_own_tokens(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
     found = nd.concept(vlm, "octopus", 2, baseline=None, cache=False)
     text = parts.prompt([{"role": "user", "content": [{"type": "text", "text": "octopus"}]}], True)
+    text = "<bos>octopus\n" if parts.bare else text
     given = vlm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     start = text.index("octopus")
     own = [i for i, (p, q) in enumerate(given["offset_mapping"]) if q > start and p < start + len("octopus")]

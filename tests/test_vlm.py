@@ -527,7 +527,7 @@ def test_bfloat16_is_close_to_float32(tiny_parts: tuple, tiny_folder: Path) -> N
     assert made.history != whole.history
 
 
-@pytest.mark.parametrize("resample", [2, 3])
+@pytest.mark.parametrize("resample", [1, 2, 3])
 @pytest.mark.parametrize("size", [(112, 112), (64, 64), (300, 300), (90, 200), (111, 113)])
 def test_pixels_equal_the_processors(tiny_parts: tuple, resample: int, size: tuple[int, int]) -> None:
     hf, _ = tiny_parts
@@ -544,7 +544,7 @@ def test_pixels_equal_the_processors(tiny_parts: tuple, resample: int, size: tup
     if size == (SIDE, SIDE):
         assert (mine - theirs).abs().max() <= 1e-6
     else:
-        assert step.abs().max() <= 1.1
+        assert step.abs().max() <= (1.1 if resample > 1 else 1.3)  # what Lanczos overshoots is rounded too
         assert step.mean().abs() < 0.15
 
 
@@ -561,7 +561,7 @@ def test_processors_that_leave_a_step_out(tiny_parts: tuple, rescale: bool, norm
 
 def test_a_filter_without_a_differentiable_twin(tiny_parts: tuple) -> None:
     processor = tiny.processor()
-    processor.image_processor.resample = 1  # Lanczos
+    processor.image_processor.resample = 4  # box
     vlm = nd.load(tiny_parts[0], processor=processor, check=False)
     with pytest.raises(ValueError, match="canvas of the model's own size"):
         vlm.pack(torch.rand(1, 3, 64, 64))

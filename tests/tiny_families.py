@@ -7,6 +7,8 @@ the check of its arguments left out: text and pictures go through the family's o
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,9 +46,12 @@ class Miniature:
     options: dict[str, Any]  # for the processor: one view of just this size
     load: dict[str, Any]  # for nd.load
     inputs: tuple[str, ...] = ()  # of what the processor gives, those that the model takes; () for all
+    bare: str = ""  # what the processor gets for a picture where there is no chat template
 
     def prompt(self, turns: list[dict[str, Any]], answer: bool = False) -> str:
         """Turns by the chat template."""
+        if self.bare:
+            return self.bare
         return self.processor.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer)
 
 
@@ -82,8 +87,15 @@ def tokenizer(*specials: str, template: str | None, bos: str = "<bos>", eos: str
 def real(path: str, *parts: Any, **options: Any) -> Any:
     """An object of a real processor class `module.Class`, though it has no processor of videos."""
     module, _, name = path.rpartition(".")
-    cls = getattr(__import__(f"transformers.models.{module}", fromlist=[name]), name)
-    with mock.patch.object(cls, "check_argument_for_proper_class", return_value=None):
+    # some modules import torchvision for a class beside the one that is wanted
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.v2")
+    with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in names}):
+        found = importlib.import_module(f"transformers.models.{module}")
+    cls = getattr(found, name)
+    with (
+        mock.patch.object(cls, "check_argument_for_proper_class", return_value=None),
+        mock.patch.object(found, "num2words", mock.MagicMock(), create=True),
+    ):
         return cls(*parts, **options)
 
 
@@ -160,8 +172,206 @@ def qwen(version: str) -> Miniature:
     return Miniature(model, real(kind, images, tokens), size, {}, {"image_size": size})
 
 
+def internvl() -> Miniature:
+    """InternVL 3 and 3.5 (hf): tiles off; 56 px, 4 x 4 patches, 2 x 2 tokens, or any multiple of 28 pixels."""
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    tokens = tokenizer(
+        "<|im_start|>", "<|im_end|>", template=CHATML.replace("IMAGE", "<IMG_CONTEXT>\n"),
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>",
+    )  # fmt: skip
+    config = hf.InternVLConfig(
+        text_config=dict(TEXT, model_type="qwen2"),
+        vision_config=TOWER,
+        image_token_id=tokens.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=16,
+        downsample_ratio=0.5,
+    )
+    images = GotOcr2ImageProcessorPil(
+        size=dict(height=112, width=112), image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
+    )
+    processor = real("internvl.processing_internvl.InternVLProcessor", images, tokens, image_seq_length=16)
+    model = randomise(hf.InternVLForConditionalGeneration(config))
+    return Miniature(model, processor, (112, 112), {"crop_to_patches": False}, {})
+
+
+VICUNA = (
+    "{% for m in messages %}{{ m.role | upper }}: {% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}{% if c.type == 'image' %}<image>\n{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %} "
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def llava(version: str, tower: str = "clip_vision_model") -> Miniature:
+    """LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision: 56 px, 4 x 4 tokens; the last two add tiles."""
+    tokens = tokenizer("<image>", "<video>", template=VICUNA)
+    clip = dict(TOWER, model_type=tower)
+    clip |= dict(projection_dim=16) if tower[0] == "c" else dict(vision_use_head=False)
+    known = dict(image_token_index=tokens.convert_tokens_to_ids("<image>"))
+    pins = [[56, 112], [112, 56], [112, 112]]
+    size = dict(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+    strategy = dict(vision_feature_select_strategy="default" if tower[0] == "c" else "full")
+    if version == "llava":
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        config = hf.LlavaConfig(text_config=dict(TEXT, model_type="llama"), vision_config=clip, image_seq_length=16,
+                                vision_feature_layer=-2, **strategy, **known)  # fmt: skip
+        model, images = hf.LlavaForConditionalGeneration(config), CLIPImageProcessorPil(**size)
+        kind = "llava.processing_llava.LlavaProcessor"
+        more = dict(patch_size=14, num_additional_image_tokens=1 if tower[0] == "c" else 0, **strategy)
+    elif version == "llava_next":
+        from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+        config = hf.LlavaNextConfig(text_config=dict(TEXT, model_type="llama"), vision_config=clip,
+                                    image_grid_pinpoints=pins, vision_feature_layer=-2, **strategy, **known)  # fmt: skip
+        model = hf.LlavaNextForConditionalGeneration(config)
+        images = LlavaNextImageProcessorPil(**size, image_grid_pinpoints=pins)
+        kind = "llava_next.processing_llava_next.LlavaNextProcessor"
+        more = dict(patch_size=14, num_additional_image_tokens=1 if tower[0] == "c" else 0, **strategy)
+    else:
+        from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+            LlavaOnevisionImageProcessorPil,
+        )
+
+        config = hf.LlavaOnevisionConfig(
+            text_config=dict(TEXT, model_type="qwen2"), vision_config=clip, image_grid_pinpoints=pins,
+            video_token_index=tokens.convert_tokens_to_ids("<video>"), vision_feature_layer=-1, **strategy, **known,
+        )  # fmt: skip
+        model = hf.LlavaOnevisionForConditionalGeneration(config)
+        images = LlavaOnevisionImageProcessorPil(size=dict(height=56, width=56), image_grid_pinpoints=pins)
+        kind = "llava_onevision.processing_llava_onevision.LlavaOnevisionProcessor"
+        more = dict(num_image_tokens=16, **strategy)
+    return Miniature(randomise(model), real(kind, images, tokens, **more), (56, 56), {}, {})
+
+
+def pixtral(version: str) -> Miniature:
+    """Pixtral (a LLaVA with Pixtral's tower) and Mistral 3: any multiple of a token's side, row ends among the tokens."""
+    from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+    template = (
+        "{{ bos_token }}{% for m in messages %}[INST]{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for c in m.content %}{% if c.type == 'image' %}[IMG]{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}"
+        "[/INST]{% endfor %}"
+    )
+    tokens = tokenizer(
+        "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]", template=template, bos="<s>", eos="</s>"
+    )
+    patch, merge = (16, 1) if version == "pixtral" else (14, 2)
+    shared = dict(
+        text_config=dict(TEXT, model_type="mistral", head_dim=8, sliding_window=None),
+        vision_config=dict(TOWER, model_type="pixtral", hidden_size=32, image_size=8 * patch, patch_size=patch),
+        image_token_index=tokens.convert_tokens_to_ids("[IMG]"),
+    )
+    if version == "pixtral":
+        config: Any = hf.LlavaConfig(**shared, vision_feature_layer=-1, vision_feature_select_strategy="full")
+        model = hf.LlavaForConditionalGeneration(config)
+    else:
+        model = hf.Mistral3ForConditionalGeneration(hf.Mistral3Config(**shared, spatial_merge_size=merge))
+    images = PixtralImageProcessorPil(patch_size=dict(height=patch, width=patch))
+    processor = real(
+        "pixtral.processing_pixtral.PixtralProcessor", images, tokens, patch_size=patch, spatial_merge_size=merge
+    )
+    size = (3 * patch * merge, 4 * patch * merge)
+    return Miniature(randomise(model), processor, size, {}, {"image_size": size})
+
+
+def paligemma(version: int) -> Miniature:
+    """PaliGemma 1 and 2: image tokens first, all of the prompt sees all of it, no chat template."""
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    tokens = tokenizer(template=None, image_token="<image>")
+    config = hf.PaliGemmaConfig(
+        text_config=dict(TEXT, model_type="gemma" if version == 1 else "gemma2", head_dim=8)
+        | (dict(query_pre_attn_scalar=8, sliding_window=64) if version == 2 else {}),
+        vision_config=dict(TOWER, model_type="siglip_vision_model", vision_use_head=False, projection_dim=32),
+        projection_dim=32,
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+    )
+    images = SiglipImageProcessorPil(size=dict(height=56, width=56))
+    images.image_seq_length = 16
+    processor = real("paligemma.processing_paligemma.PaliGemmaProcessor", images, tokens)
+    model = randomise(hf.PaliGemmaForConditionalGeneration(config))
+    return Miniature(
+        model, processor, (56, 56), {}, {}, ("input_ids", "pixel_values", "token_type_ids"), bare="<image>"
+    )
+
+
+def idefics(version: str) -> Miniature:
+    """Idefics3 and SmolVLM: one view of 56 px, 4 x 4 patches, 2 x 2 tokens; 112 px for a grid that shows rows."""
+    template = (
+        "<|im_start|>{% for m in messages %}{{ m.role | capitalize }}:"
+        "{% if m.content is string %} {{ m.content }}{% else %}{% for c in m.content %}"
+        "{% if c.type == 'image' %}<image>{% else %} {{ c.text }}{% endif %}{% endfor %}{% endif %}"
+        "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    marks = dict(
+        fake_image_token="<fake_token_around_image>", image_token="<image>", end_of_utterance_token="<end_of_utterance>"
+    )
+    tokens = tokenizer(
+        "<|im_start|>", "<global-img>", *marks.values(), template=template,
+        **({**marks, "global_image_token": "<global-img>"} if version == "smolvlm" else {}),
+    )  # fmt: skip
+    title, videos = ("Idefics3", ()) if version == "idefics3" else ("SmolVLM", (None,))
+    pil = importlib.import_module(f"transformers.models.{version}.image_processing_pil_{version}")
+    images = getattr(pil, f"{title}ImageProcessorPil")(
+        size={"longest_edge": 448}, max_image_size={"longest_edge": 112}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    config = getattr(hf, f"{title}Config")(
+        text_config=dict(TEXT, model_type="llama"),
+        vision_config=dict(TOWER, image_size=112),
+        scale_factor=2,
+        image_token_id=tokens.convert_tokens_to_ids("<image>"),
+    )
+    model = randomise(getattr(hf, f"{title}ForConditionalGeneration")(config))
+    processor = real(f"{version}.processing_{version}.{title}Processor", images, tokens, *videos, image_seq_len=16)
+    return Miniature(model, processor, (112, 112), {"do_image_splitting": False, "do_resize": False}, {})
+
+
+def gemma4(attention: str | None) -> Miniature:
+    """Gemma 4 with causal or bidirectional image attention: any multiple of 48 pixels."""
+    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+    tokens = tokenizer(
+        "<|turn>", "<turn|>", "<|video|>", template=GEMMA4_TURNS, boi_token="<|image>", eoi_token="<image|>",
+        image_token="<|image|>", audio_token="<|audio|>", boa_token="<|audio>", eoa_token="<audio|>",
+    )  # fmt: skip
+    known = ids(tokens, image_token_id="<|image|>", boi_token_id="<|image>", eoi_token_id="<image|>")
+    known |= ids(tokens, video_token_id="<|video|>", audio_token_id="<|audio|>", boa_token_id="<|audio>")
+    config = hf.Gemma4Config(
+        text_config=dict(
+            TEXT, head_dim=8, global_head_dim=8, sliding_window=64, hidden_size_per_layer_input=8,
+            vocab_size_per_layer_input=500, num_kv_shared_layers=2, use_bidirectional_attention=attention,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+        ),
+        vision_config=dict(
+            hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+            head_dim=12, patch_size=16, pooling_kernel_size=3, position_embedding_size=64,
+        ),
+        audio_config=None, eoa_token_index=tokens.convert_tokens_to_ids("<audio|>"), **known,
+    )  # fmt: skip
+    images = Gemma4ImageProcessorPil(max_soft_tokens=70)
+    processor = real("gemma4.processing_gemma4.Gemma4Processor", None, images, tokens, None)
+    model = randomise(hf.Gemma4ForConditionalGeneration(config))
+    return Miniature(model, processor, (384, 384), {}, {})
+
+
+GEMMA4_TURNS = (
+    "{{ bos_token }}{% for m in messages %}<|turn>{{ m.role }}\n{% if m.content is string %}{{ m.content | trim }}"
+    "{% else %}{% for c in m.content %}{% if c.type == 'image' %}<|image|>{% else %}{{ c.text | trim }}{% endif %}"
+    "{% endfor %}{% endif %}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+)
+
+
 BUILDERS: dict[str, Callable[[], Miniature]] = {
-    name: functools.partial(qwen, name) for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
+    **{name: functools.partial(qwen, name) for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")},
+    "internvl": internvl,
+    **{name: functools.partial(llava, name) for name in ("llava", "llava_next")},
+    "llava_onevision": functools.partial(llava, "llava_onevision", "siglip_vision_model"),
+    **{name: functools.partial(pixtral, name) for name in ("pixtral", "mistral3")},
+    **{f"paligemma{n}": functools.partial(paligemma, n) for n in (1, 2)},
+    **{name: functools.partial(idefics, name) for name in ("idefics3", "smolvlm")},
+    "gemma4": functools.partial(gemma4, None),
+    "gemma4_vision": functools.partial(gemma4, "vision"),
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -78,31 +80,86 @@ def gemma_scope(
     features: int,
     index: int,
     hook: str | None,
+    hook_out: str | None = None,
+    out: int | None = None,
     model: str = "gemma-v3-4b-it",
     seed: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Gemma Scope 2's two files, one latent filled in; returns its column, row, biases and threshold.
 
-    hook   what config.json says is read; None writes no config.json
+    hook, hook_out   what config.json says is read and written; without `hook` there is no config.json
+    out              the width that is written to, where it is another
     """
+    out = out or width
     generator = torch.Generator().manual_seed(seed)
     made = {
         "w_enc": torch.randn(width, generator=generator),
-        "w_dec": torch.randn(width, generator=generator),
+        "w_dec": torch.randn(out, generator=generator),
         "b_enc": torch.randn(1, generator=generator),
-        "b_dec": torch.randn(width, generator=generator),
+        "b_dec": torch.randn(out, generator=generator),
         "threshold": torch.rand(1, generator=generator),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    shapes = {"w_enc": (width, features), "w_dec": (features, width), "b_enc": (features,), "b_dec": (width,)}
+    shapes = {"w_enc": (width, features), "w_dec": (features, out), "b_enc": (features,), "b_dec": (out,)}
     places: dict[str, tuple] = {"w_enc": (None, index), "w_dec": (index,), "b_enc": (index,), "b_dec": (0,)}
     shapes["threshold"], places["threshold"] = (features,), (index,)
+    if "affine" in folder.name:
+        shapes["affine_skip_connection"] = (width, out)
     filled = {name: {places[name]: made[name]} for name in made}
     write_sparse(folder / "params.safetensors", shapes, filled)
     if hook is not None:
-        told = {"architecture": "jump_relu", "model_name": model, "hf_hook_point_in": hook}
-        (folder / "config.json").write_text(json.dumps(told), encoding="utf-8")
+        _gemma_config(folder, features, hook, hook_out, model)
     return made
+
+
+def _gemma_config(folder: Path, features: int, hook: str, hook_out: str | None, model: str) -> None:
+    """config.json with the keys of the real ones."""
+    told = {
+        "hf_hook_point_in": hook,
+        "hf_hook_point_out": hook_out or hook,
+        "width": features,
+        "model_name": model,
+        "architecture": "jump_relu",
+        "l0": 60,
+        "affine_connection": "affine" in folder.name,
+        "type": "sae" if hook_out in (None, hook) else "transcoder",
+    }
+    (folder / "config.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+def gemma_scope_whole(
+    folder: Path,
+    *,
+    width: int,
+    features: int,
+    hook: str,
+    hook_out: str | None = None,
+    model: str = "gemma-v3-4b-it",
+    seed: int = 0,
+) -> dict[str, torch.Tensor]:
+    """The same with every latent filled in; returns the tensors under their names in the file."""
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"w_enc": (width, features), "w_dec": (features, width), "b_enc": (features,), "b_dec": (width,)}
+    if "affine" in folder.name:
+        shapes["affine_skip_connection"] = (width, width)
+    made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    made["threshold"] = torch.rand(features, generator=generator)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(made, folder / "params.safetensors")
+    _gemma_config(folder, features, hook, hook_out, model)
+    return made
+
+
+def linked(hub: Path, repo: str) -> None:
+    """Turn the files of a repository in a cache into links to blobs, as the hub's client lays them out."""
+    home = hub / ("models--" + repo.replace("/", "--"))
+    (home / "blobs").mkdir(exist_ok=True)
+    for path in sorted(p for p in (home / "snapshots").rglob("*") if p.is_file() and not p.is_symlink()):
+        blob = home / "blobs" / hashlib.sha256(str(path).encode()).hexdigest()  # the client's names are hashes, too
+        path.rename(blob)
+        path.symlink_to(os.path.relpath(blob, path.parent))
 
 
 def cached(hub: Path, repo: str, path: str) -> Path:

@@ -300,6 +300,13 @@ def test_failures_interrupts_and_refusals(
         cards.cards_of(tmp_path)
 
 
+def test_an_autoencoder_by_its_folder(vlm: nd.VLM, sae: Any, material: Material, deck: Made, tmp_path: Path) -> None:
+    sae.save_model(tmp_path / "saes" / "layer3")
+    told = dict(material=material, settings=FEW)
+    made = make_cards(vlm, tmp_path / "saes", NUMBERS[:1], deck.cards[0].folder.parents[1], sae_id="layer3", **told)
+    assert (made.fresh, [c.key for c in made.cards]) == (0, [deck.cards[0].key])  # the same card, which is there
+
+
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
     image = Image.new("RGBA", (20, 10), (255, 0, 0, 0))
     image.save(tmp_path / "clear.png")

@@ -32,6 +32,7 @@ from nnsight_dream.card_making import Made, make_cards
 from nnsight_dream.cards import FILES, Material, opened
 from nnsight_dream.feature_judging import Judged, judge_features
 from nnsight_dream.gallery import page, seen_by
+from nnsight_dream.judging import JudgeStopped
 from nnsight_dream.responses import Responses, responses, selective
 from nnsight_dream.sae_reading import site_of
 from nnsight_dream.sae_releases import load_sae
@@ -210,7 +211,7 @@ def run(sae: Any, args: argparse.Namespace) -> int:
     vlm = nd.load(args.model)
     site = site_of(vlm, sae)
     material = Material.of_folder(args.show) if args.show else Material.bundled()
-    if args.quick:
+    if args.quick and not args.show:
         names = material.names[::8]
         material = Material(names, material.pictures[::8], names, material.categories)
     settings = nd.Settings.demo() if vlm.is_demo else nd.Settings.paper(site.layer)
@@ -226,14 +227,20 @@ def run(sae: Any, args: argparse.Namespace) -> int:
         print(f"feature {index}: {error}", file=sys.stderr)
     if made.interrupted or not made.cards:
         return 130 if made.interrupted else 1
-    judge = examiner(args, material)
-    judged = judge and judge_features(
-        vlm, sae, made.cards, args.folder / "judged", judge, material=material, settings=settings, progress=True
-    )
+    judge, judged, failed = examiner(args, material), None, bool(made.failed)
+    try:
+        judged = judge and judge_features(
+            vlm, sae, made.cards, args.folder / "judged", judge, material=material, settings=settings, progress=True
+        )
+    except JudgeStopped as stop:
+        print(f"judge {judge.name} stopped: {stop}", file=sys.stderr)
+        failed = True
+    except KeyboardInterrupt:
+        return 130
     first = {i: told.top_words(i, 1) for i in told.features} if told else {}
     labels = {i: words[0][0] for i, words in first.items() if words}
     results(vlm, sae, made, judged, material, why, labels, args)
-    return 1 if made.failed else 0
+    return int(failed)
 
 
 # %%

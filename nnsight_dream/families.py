@@ -45,6 +45,15 @@ def _image_types(ids: torch.Tensor, image: int) -> dict[str, torch.Tensor]:
     return {"token_type_ids": (ids == image).long()}
 
 
+def _one(value: Any) -> Any:
+    """Of several results the first."""
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _is_stack(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 4
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of vision-language models, as facts.
@@ -65,7 +74,9 @@ class Family:
     (config, numbers), `pack` makes the pixel inputs (pictures, numbers), `extra` the other inputs that depend on the
     token ids (ids, image id), `text` those of text alone (ids). `views` are the options with which the image
     processor makes one view of that size of a picture, and cuts nothing up; `seen` takes that view from what it makes.
-    `encode` makes the image tokens of pixel inputs (root module, inputs) where the root's own way will not do.
+    `encode` makes the image tokens of pixel inputs (root module, inputs) where the root's own way will not do;
+    `surrogate` (root, inputs, temperature) does where no gradient passes the root's own way, if it is asked for.
+    `stand_in` is a class of image processor with the same numbers that needs no torchvision, where the own does.
     `masks` says that the decoder takes ready attention masks as a dict by layer type, `positions` that it takes ready
     position ids; both are then made once.
     """
@@ -90,9 +101,11 @@ class Family:
     pixels: Callable[[Any, Any], PixelFormat] = stated
     views: Callable[[PixelFormat], dict[str, Any]] = lambda pixels: {}
     seen: Callable[[Any], Any] = lambda made: made
-    encode: Callable[[Any, dict[str, torch.Tensor]], torch.Tensor] | None = None
+    encode: Callable[[Any, dict[str, torch.Tensor]], Any] | None = None
+    surrogate: Callable[[Any, dict[str, torch.Tensor], float], Any] | None = None
+    stand_in: str = ""
     text: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {}
-    states: Callable[[Any, Any], Any] = lambda value, config: value[0] if isinstance(value, tuple) else value
+    states: Callable[[Any, Any], Any] = lambda value, config: _one(value)
     decoders: tuple[str, ...] = ()
     towers: tuple[str, ...] = ()
     between: str = ""
@@ -189,7 +202,7 @@ QWEN3_5 = replace(
 def _shrunk(processor: Any, config: Any) -> PixelFormat:
     patch = config.vision_config.patch_size
     side = patch if isinstance(patch, int) else patch[0]
-    return PixelFormat.of(processor, cell=round(side / config.downsample_ratio), any_size=True)
+    return PixelFormat.of(processor, cell=round(side / config.downsample_ratio), any_size=True, square=True)
 
 
 INTERNVL = Family(
@@ -234,7 +247,7 @@ def _whole_view(processor: Any, config: Any) -> PixelFormat:
     return PixelFormat.of(processor, (side, side), cell=config.vision_config.patch_size)
 
 
-def _first_view(root: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def _first_view(root: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """The image tokens of the whole picture, which stand before those of its tiles; no line ends among them."""
     config = root.config
     states = root.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states
@@ -242,7 +255,7 @@ def _first_view(root: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     chosen = states[layers] if isinstance(layers, int) else torch.cat([states[i] for i in layers], -1)
     if config.vision_feature_select_strategy == "default":
         chosen = chosen[:, 1:]
-    return root.multi_modal_projector(chosen)
+    return tuple(root.multi_modal_projector(chosen))
 
 
 LLAVA_NEXT = replace(
@@ -360,11 +373,67 @@ GEMMA4_UNIFIED = replace(
     name="gemma4_unified",
     model_types=("gemma4_unified",),
     tower="",
+    stand_in="Gemma4ImageProcessorPil",
     pixels=lambda processor, config: replace((made := _within_budget(processor, config)), patch=made.cell),
+)
+
+GEMMA3N = replace(
+    GEMMA3,
+    name="gemma3n",
+    model_types=("gemma3n",),
+    projector="model.embed_vision",
+    grid=lambda config, pixels: (math.isqrt(config.vision_soft_tokens_per_image),) * 2,
+    # four streams run side by side (AltUp); this one is the residual stream that goes on
+    states=lambda value, config: value[config.get_text_config().altup_active_idx] if _is_stack(value) else _one(value),
+    begin_id="boi_token_id",
+    end_id="eoi_token_id",
+)
+
+
+def _by_code(processor: Any, config: Any) -> PixelFormat:
+    return PixelFormat.of(processor, cell=2 ** (len(config.vq_config.channel_multiplier) - 1))
+
+
+def _soft_codes(root: Any, inputs: dict[str, torch.Tensor], temperature: float) -> torch.Tensor:
+    """Straight-through estimate (Bengio et al. 2013): tokens as the model makes them, with the gradient of soft ones.
+
+    Chameleon replaces each cell of a picture by the nearest word of a code book, through which no gradient passes.
+    Here it passes as if words were mixed, by softmax(-squared distance / temperature). It is not the gradient of
+    what the model computes, but a biased guess: the lower the temperature the truer, and the more often nought.
+    """
+    codes = root.vqmodel.quantize.embedding.weight
+    cells = root.vqmodel.quant_conv(root.vqmodel.encoder(inputs["pixel_values"])).flatten(2).transpose(1, 2)
+    far = torch.cdist(cells.float(), codes.float()).square()
+    soft = (-far / temperature).softmax(-1)
+    hard = torch.nn.functional.one_hot(far.argmin(-1), len(codes)).to(soft)
+    words = root.embed_tokens.weight[root.vocabulary_mapping.img2bpe_mapping_tensor.long().to(codes.device)]
+    return (hard + soft - soft.detach()).to(words.dtype) @ words
+
+
+# early fusion: a picture becomes words of the vocabulary. No gradient passes but by the surrogate
+CHAMELEON = Family(
+    name="chameleon",
+    model_types=("chameleon",),
+    root="model",
+    layers="model.layers",
+    tower="model.vqmodel",
+    projector="",
+    placeholder="{image}",
+    wrapped="<racm3:break>{image}<eoss>",
+    pixels=_by_code,
+    surrogate=_soft_codes,
+    kinds=_PLAIN_KINDS,
+    hooks=_PLAIN_HOOKS,
+    chat_template=(
+        "{{ bos_token }}{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for c in m.content %}{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}{% endfor %}"
+        "{% endif %}{% endfor %}"
+    ),
 )
 
 FAMILIES: tuple[Family, ...] = (
     GEMMA3,
+    GEMMA3N,
     GEMMA4,
     GEMMA4_UNIFIED,
     INTERNVL,
@@ -381,6 +450,7 @@ FAMILIES: tuple[Family, ...] = (
     PALIGEMMA2,
     IDEFICS3,
     SMOLVLM,
+    CHAMELEON,
 )
 
 

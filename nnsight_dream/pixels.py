@@ -18,8 +18,9 @@ class PixelFormat:
     `resample` is PIL's number of the interpolation (1 Lanczos, 2 bilinear, 3 bicubic); `crop` says that the shorter
     side is resized to it and the middle cut out, where otherwise the picture is squeezed.
     `cell` is the side in pixels of one image token, where a family's grid is counted by it; `any_size` says that the
-    model takes pictures of any whole number of cells. Where the processor cuts pictures into patches itself, `patch`
-    is a patch's side, `merge` how many on a side become one token, `frames` how often a still is repeated.
+    model takes pictures of any whole number of cells, `square` that they must be square. Where the processor cuts
+    pictures into patches itself, `patch` is a patch's side, `merge` how many on a side become one token, `frames` how
+    often a still is repeated.
     """
 
     size: tuple[int, int]
@@ -29,6 +30,7 @@ class PixelFormat:
     crop: bool = False
     cell: int = 0
     any_size: bool = False
+    square: bool = False
     patch: int = 0
     merge: int = 1
     frames: int = 1

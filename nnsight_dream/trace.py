@@ -97,13 +97,27 @@ def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
 
 def _pixel_inputs(vlm: VLM, pictures: torch.Tensor) -> dict[str, Any]:
     """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way."""
-    inputs = vlm.pack(pictures)
-    if vlm.family.encode is None:
+    inputs, family = vlm.pack(pictures), vlm.family
+    soft, temperature = family.surrogate, vlm.straight_through
+    if family.encode is None and temperature is None:
+        if soft is not None and torch.is_grad_enabled() and pictures.requires_grad:
+            raise RuntimeError(_HARD.format(name=family.name))
         return inputs
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    tokens = vlm.family.encode(vlm.hf.get_submodule(vlm.family.root), inputs)
-    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tuple(tokens))}}  # type: ignore[arg-type]
+    root = vlm.hf.get_submodule(family.root)
+    if soft is not None and temperature is not None:
+        tokens = soft(root, inputs, temperature)
+    else:
+        tokens = family.encode(root, inputs)  # type: ignore[misc]
+    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tokens)}}
+
+
+_HARD = (
+    "{name} turns pictures into words of a code book, and no gradient passes through that choice. Load it with "
+    "straight_through=1.0 (a temperature) to climb by the gradient of soft words instead: a biased guess, since the "
+    "model never computes with soft words"
+)
 
 
 def _repeated(value: Any, count: int) -> Any:
@@ -469,6 +483,8 @@ def _check_pixels(vlm: VLM) -> None:
     from PIL import Image
 
     family, (height, width) = vlm.family, vlm.image_size
+    if family.stand_in == type(vlm.processor.image_processor).__name__:  # the real one is not there to compare with
+        return
     other = (max(8, height * 3 // 4), max(8, width // 2))  # not square: tiling would show
     if _keeps_shape(vlm):  # this model run sees pictures of one shape only
         other = (2 * height, 2 * width)
@@ -501,6 +517,8 @@ def _check_pixels(vlm: VLM) -> None:
 
 
 def _check_gradient(vlm: VLM) -> None:
+    if vlm.family.surrogate is not None and vlm.straight_through is None:  # there is none, and none was asked for
+        return
     height, width = vlm.image_size
     grain = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     x = (0.4 + 0.2 * grain).to(vlm.device).requires_grad_(True)

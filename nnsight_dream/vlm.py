@@ -45,6 +45,7 @@ class VLM:
     processor  its processor, or None; `tokenizer` its tokenizer
     family     the record of facts about its family
     pixels     the numbers of its image processor
+    straight_through   the temperature of a surrogate gradient, or None (see `load`)
     id, revision   its name and commit, as far as known
     """
 
@@ -58,6 +59,7 @@ class VLM:
     revision: str | None = None
     is_demo: bool = False
     first_layer: int = 1
+    straight_through: float | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -340,6 +342,7 @@ def load(
     dtype: torch.dtype | None = None,
     family: Family | None = None,
     image_size: int | tuple[int, int] | None = None,
+    straight_through: float | None = None,
     first_layer: int = 1,
     **options: Any,
 ) -> VLM:
@@ -353,6 +356,9 @@ def load(
     family       a record of your own for an unknown family
     image_size   the side, or (height, width), in pixels at which the model sees pictures, for families that take any:
                  a multiple of an image token's side; what the processor makes of 448 x 448 pixels if not given
+    straight_through   for families that turn pictures into words of a code book (Chameleon), through which no gradient
+                 passes: climb by the gradient of soft words instead, mixed at this temperature (1.0, say). It is a
+                 biased guess of no true gradient, since the model computes with hard words; off if not given
     first_layer  1: `layer=1` is the first block, as in the paper; 0: `layer=0` is, should its authors have meant that
 
     A model in hand keeps its device, types, training mode and `requires_grad`; no hook is registered on it. nnsight
@@ -367,13 +373,14 @@ def load(
     """
     import nnsight
 
-    named = ("processor", "up_to_layer", "check", "device", "dtype", "family", "image_size", "first_layer")
+    named = ["processor", "up_to_layer", "check", "device", "dtype", "family"]
+    named += ["image_size", "straight_through", "first_layer"]
     for name in options:
         if near := difflib.get_close_matches(name, named, 1, 0.8):
             raise TypeError(f"load: unexpected keyword {name!r}; did you mean {near[0]}=?")
     if isinstance(x, VLM):
         asked = {"processor": processor, "up_to_layer": up_to_layer, "device": device, "dtype": dtype}
-        asked |= {"family": family, "image_size": image_size}
+        asked |= {"family": family, "image_size": image_size, "straight_through": straight_through}
         told = [k for k, v in {**asked, **options}.items() if v is not None]
         if told or first_layer not in (1, x.first_layer):
             raise ValueError(f"{', '.join(told or ['first_layer'])}= cannot change a VLM; load its model or name anew")
@@ -406,6 +413,14 @@ def load(
         processor = processor or getattr(model, "processor", None) or _processor_of(name)
         vlm = _wrap(model, hf, processor, family, name)
     vlm.first_layer = first_layer
+    if straight_through is not None:
+        if vlm.family.surrogate is None:
+            raise ValueError(
+                f"straight_through={straight_through!r}: gradients pass through {vlm.family.name}; leave it out"
+            )
+        if not straight_through > 0:
+            raise ValueError(f"straight_through={straight_through!r} is a temperature: give one above 0, such as 1.0")
+        vlm.straight_through = float(straight_through)
     if image_size is not None:
         vlm.pixels = replace(vlm.pixels, size=_size_for(vlm, image_size))
     if check:
@@ -423,6 +438,10 @@ def _size_for(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:
         raise ValueError(
             f"image_size={asked!r}: {vlm.id} ({vlm.family.name}) sees pictures of {vlm.image_size[0]} x "
             f"{vlm.image_size[1]} pixels only; leave image_size= out"
+        )
+    if vlm.pixels.square and len(set(size)) > 1:
+        raise ValueError(
+            f"image_size={asked!r}: {vlm.family.name} takes square pictures only; did you mean {max(size)}?"
         )
     if len(size) != 2 or not all(isinstance(n, int) and n > 0 and n % (cell or n) == 0 for n in size):
         near = max(cell, round(max(size) / cell) * cell)

@@ -13,6 +13,7 @@ import pytest
 import tiny_families
 import torch
 from PIL import Image
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import nnsight_dream as nd
 from nnsight_dream.trace import Climb, _keeps_shape, _picture_inputs, ascend
@@ -35,6 +36,12 @@ def parts(name: str) -> tiny_families.Miniature:
 def vlm(parts: tiny_families.Miniature) -> nd.VLM:
     """Loaded, and so checked: the real processor's token ids, types and pixels are the record's."""
     return nd.load(parts.model, processor=parts.processor, **parts.load)
+
+
+@pytest.fixture(scope="module")
+def climbing(vlm: nd.VLM, parts: tiny_families.Miniature) -> nd.VLM:
+    """The same, with a surrogate gradient where there is no other."""
+    return nd.load(parts.model, processor=parts.processor, **parts.load, **parts.climb) if parts.climb else vlm
 
 
 def noise(*size: int, seed: int = 0) -> np.ndarray:
@@ -122,7 +129,7 @@ def test_a_batch_equals_single_pictures(vlm: nd.VLM, parts: tiny_families.Miniat
 def silenced(model: torch.nn.Module, tower: str) -> torch.nn.Module:
     """A copy in whose tower no patch sees another: what attention adds is nothing."""
     model = copy.deepcopy(model)
-    ends = ("out_proj", "o_proj", "proj", "projection_layer")
+    ends = ("out_proj", "o_proj", "proj", "projection_layer", "proj_out")
     for name, module in model.get_submodule(tower).named_modules():
         if name.rpartition(".")[2] in ends and ("attn" in name or "attention" in name):
             for parameter in module.parameters():
@@ -131,7 +138,8 @@ def silenced(model: torch.nn.Module, tower: str) -> torch.nn.Module:
 
 
 def test_image_tokens_go_row_by_row(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
-    lone = nd.load(silenced(parts.model, vlm.family.tower), processor=parts.processor, check=False, **parts.load)
+    quiet = silenced(parts.model, vlm.family.tower)
+    lone = nd.load(quiet, processor=parts.processor, check=False, **parts.load, **parts.climb)
     site = lone.site(1, "resid_pre")
     (height, width), (rows, cols) = lone.image_size, lone.grid
     x = (0.3 + 0.4 * torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))).requires_grad_(True)
@@ -141,11 +149,33 @@ def test_image_tokens_go_row_by_row(vlm: nd.VLM, parts: tiny_families.Miniature)
         row, col = divmod(token, cols)
         cell = gradient.abs().sum((0, 1)).unflatten(1, (cols, -1)).unflatten(0, (rows, -1)).sum((1, 3))
         assert cell[row, col] > 0
-        assert cell[row, col] > 0.999 * cell.sum(), (token, cell)
+        if parts.climb:  # convolutions and their norms reach beyond a cell
+            at = (
+                torch.stack([cell.sum(1) @ torch.arange(rows).float(), cell.sum(0) @ torch.arange(cols).float()])
+                / cell.sum()
+            )
+            assert (at - torch.tensor([row, col])).abs().max() < 4, (token, at)
+        else:
+            assert cell[row, col] > 0.999 * cell.sum(), (token, cell)
 
 
-def test_a_step_of_the_climb_follows_a_plain_gradient(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
-    layer, canvas = 2, nd.Pixels(parts.size[0])
+def soft(hf: Any, pixels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Chameleon's words for pixels, chosen hard and with the gradient of a soft choice, cell by cell."""
+    vq, words = hf.model.vqmodel, hf.model.vocabulary_mapping
+    cells = vq.quant_conv(vq.encoder(pixels))[0].flatten(1).T
+    rows = []
+    for cell in cells:
+        far = ((vq.quantize.embedding.weight - cell) ** 2).sum(1)
+        share = torch.exp(far.min().detach() / temperature - far / temperature)
+        share = share / share.sum()
+        chosen = torch.zeros_like(share)
+        chosen[far.argmin()] = 1
+        rows.append((chosen + share - share.detach()) @ hf.model.embed_tokens.weight[words.img2bpe_mapping_tensor])
+    return torch.stack(rows)[None]
+
+
+def test_a_step_of_the_climb_follows_a_plain_gradient(climbing: nd.VLM, parts: tiny_families.Miniature) -> None:
+    vlm, layer, canvas = climbing, 2, nd.Pixels(parts.size[0])
     weight = torch.randn(vlm.width, generator=torch.Generator().manual_seed(4))
 
     def term(step: nd.Step) -> torch.Tensor:
@@ -164,9 +194,13 @@ def test_a_step_of_the_climb_follows_a_plain_gradient(vlm: nd.VLM, parts: tiny_f
     )
     (part,) = [p.clone().requires_grad_(True) for p in start]
     given = asked(parts, noise(*parts.size))
-    packed = vlm.pack(canvas.render([part]))
+    packed: dict[str, Any] = vlm.pack(canvas.render([part]))
     if vlm.family.tiles_behind:  # the model gets its tiles all the same, after the view that is climbed
         packed = {"pixel_values": torch.cat([packed["pixel_values"][:, None], given["pixel_values"][:, 1:]], 1)}
+    if parts.climb:
+        tokens = soft(parts.model, packed["pixel_values"], parts.climb["straight_through"])
+        packed = {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tokens)}}
+        del given["pixel_values"]
     given |= packed
     with hooked(vlm, layer) as caught:
         parts.model(**given)
@@ -174,10 +208,13 @@ def test_a_step_of_the_climb_follows_a_plain_gradient(vlm: nd.VLM, parts: tiny_f
     (gradient,) = torch.autograd.grad(score, part)
     assert gradient.norm() > 1e-4
     assert history[0, 0].item() == pytest.approx(score.item(), abs=1e-4)
-    torch.testing.assert_close(after - start[0], 0.5 * gradient, atol=1e-6, rtol=1e-3)
+    near = 2e-5 if parts.climb else 1e-6
+    torch.testing.assert_close(after - start[0], 0.5 * gradient, atol=near, rtol=1e-3)
 
 
 def test_bfloat16_is_close_to_float32(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    if parts.climb:
+        pytest.skip("words of a code book: the least rounding changes some of them")
     half = nd.load(copy.deepcopy(parts.model).bfloat16(), processor=parts.processor, **parts.load)
     picture = noise(*parts.size)
     x = tensor(picture).requires_grad_(True)
@@ -247,3 +284,131 @@ def test_what_goes_with_the_ids_matters(vlm: nd.VLM, parts: tiny_families.Miniat
     bare = dataclasses.replace(vlm.family, extra=lambda ids, image: {}, positions=False, masks=False)
     with pytest.raises(ValueError, match="field 'extra'"):
         nd.load(parts.model, processor=parts.processor, family=bare, **parts.load)
+
+
+# -- what only some families have --------------------------------------------------------------------------------
+
+
+def test_the_surrogate_is_off_unless_asked_for() -> None:
+    parts = tiny_families.build("chameleon")
+    hard = nd.load(parts.model, processor=parts.processor)
+    x = tensor(noise(*parts.size)).requires_grad_(True)
+    with pytest.raises(RuntimeError, match=r"no gradient passes .* straight_through=1.0 .*biased") as error:
+        nd.read_pictures(hard, x, [1])
+    with pytest.raises(RuntimeError, match="straight_through"):
+        nd.synthesize(hard, nd.concept(hard, "bee", 1, cache=False), steps=1)
+    assert "straight_through=1.0" in str(error.value)
+    asked_for = nd.load(parts.model, processor=parts.processor, straight_through=1.0)  # as the error says
+    states = nd.read_pictures(asked_for, x, [2])[nd.Site(2)]
+    torch.testing.assert_close(states, nd.read_pictures(hard, x.detach(), [2])[nd.Site(2)], **CLOSE)
+    made = nd.synthesize(asked_for, nd.concept(asked_for, "bee", 1, cache=False), steps=3, canvas=nd.Pixels(64))
+    assert len(set(made.history)) > 1
+    with pytest.raises(ValueError, match="above 0"):
+        nd.load(parts.model, processor=parts.processor, straight_through=0)
+    other = tiny_families.build("llava")
+    with pytest.raises(ValueError, match="gradients pass through llava; leave it out"):
+        nd.load(other.model, processor=other.processor, straight_through=1.0)
+
+
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+def test_neutral_grey_is_no_padding(name: str) -> None:
+    """A view of zeros, which these models drop: grey comes to nothing but zeros, and is where every climb starts."""
+    parts = tiny_families.build(name)
+    vlm = nd.load(parts.model, processor=parts.processor)
+    grey = torch.full((2, 3, *parts.size), 0.5).requires_grad_(True)
+    with pytest.raises(Exception):  # noqa: B017 what Hugging Face comes to differs
+        parts.model.model(input_ids=vlm.image_prompt.ids.expand(2, -1), pixel_values=2 * grey[:, None].detach() - 1)
+    found = nd.read_pictures(vlm, grey, [2])[nd.Site(2)]
+    states = parts.model.model.vision_model(torch.zeros(2, 3, *parts.size)).last_hidden_state
+    tokens = parts.model.model.connector(states)
+    with torch.no_grad(), hooked(vlm, 2) as caught:
+        features = {"image": BaseModelOutputWithPooling(pooler_output=tokens)}
+        parts.model.model(input_ids=vlm.image_prompt.ids.expand(2, -1), mm_encoder_outputs=features)
+    torch.testing.assert_close(found, caught[0][:, vlm.image_prompt.positions], **CLOSE)
+    (gradient,) = torch.autograd.grad(found.square().sum(), grey)
+    assert (gradient != 0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["paligemma1", "paligemma2"])
+def test_image_tokens_that_see_the_text_behind_them(name: str) -> None:
+    parts = tiny_families.build(name)
+    vlm = nd.load(parts.model, processor=parts.processor)
+    assert len(vlm.image_prompt.ids) > int(vlm.image_prompt.positions[-1]) + 1
+    shut = dataclasses.replace(vlm.family, looks_ahead=False)
+    short = nd.load(parts.model, processor=parts.processor, family=shut, check=False)
+    x = tensor(noise(*parts.size))
+    assert (nd.read_pictures(vlm, x, [2])[nd.Site(2)] - nd.read_pictures(short, x, [2])[nd.Site(2)]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma4_vision", "gemma4_unified"])
+def test_types_of_tokens_matter(name: str) -> None:
+    """So that the comparisons with them can fail: without them positions, or attention, are those of text."""
+    parts = tiny_families.build(name)
+    vlm = nd.load(parts.model, processor=parts.processor, **parts.load)
+    picture = noise(*parts.size)
+    given = asked(parts, picture)
+    given["mm_token_type_ids"] = torch.zeros_like(given["mm_token_type_ids"])
+    try:
+        with torch.no_grad(), hooked(vlm, 3) as caught:
+            parts.model(**given)
+    except (ValueError, IndexError, RuntimeError, StopIteration):
+        return  # some say so themselves
+    found = nd.read_pictures(vlm, tensor(picture), [3])[nd.Site(3)]
+    assert (found - caught[0][:, places(vlm, given["input_ids"])]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["internvl", "gemma4_vision", "mistral3", "qwen3_vl"])
+def test_other_sizes(name: str) -> None:
+    """The model sees pictures of the size asked for; the processor, given such a picture, agrees."""
+    parts = tiny_families.build(name)
+    cell = nd.load(parts.model, processor=parts.processor, check=False).pixels.cell
+    plain = parts.processor if name != "gemma4_vision" else None  # whose processor has a few budgets of its own
+    for size in ((3 * cell, 5 * cell), (6 * cell, 6 * cell)):
+        vlm = nd.load(
+            parts.model, processor=parts.processor, image_size=size, check=plain is not None and name != "internvl"
+        )
+        assert vlm.grid == (size[0] // cell, size[1] // cell)
+        found = nd.read_pictures(vlm, tensor(noise(*size)), [2])[nd.Site(2)]
+        assert found.shape == (1, vlm.grid[0] * vlm.grid[1], 32)
+    assert (
+        nd.load(parts.model, processor=parts.processor, image_size=4 * cell, check=False).image_size == (4 * cell,) * 2
+    )
+
+
+def test_sizes_that_cannot_be() -> None:
+    parts = tiny_families.build("qwen2_5_vl")
+    with pytest.raises(ValueError, match=r"in multiples of 28 pixels.* did you mean 112\?"):
+        nd.load(parts.model, processor=parts.processor, image_size=100)
+    assert nd.load(parts.model, processor=parts.processor, image_size=112).grid == (4, 4)
+    square = tiny_families.build("internvl")
+    with pytest.raises(ValueError, match=r"square pictures only; did you mean 84\?"):
+        nd.load(square.model, processor=square.processor, image_size=(56, 84))
+    fixed = tiny_families.build("llava")
+    with pytest.raises(ValueError, match="sees pictures of 56 x 56 pixels only; leave image_size= out"):
+        nd.load(fixed.model, processor=fixed.processor, image_size=112)
+    assert nd.load(fixed.model, processor=fixed.processor, image_size=56).grid == (4, 4)
+
+
+def test_the_size_is_what_the_processor_makes_of_the_papers_canvas() -> None:
+    for name, size in {"qwen2_5_vl": 448, "qwen3_vl": 448, "pixtral": 448, "mistral3": 448, "gemma4": 384}.items():
+        parts = tiny_families.build(name)
+        vlm = nd.load(parts.model, processor=parts.processor, check=name.startswith("qwen2"))
+        assert vlm.image_size == (size, size), name
+
+
+def test_constants_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.gemma4 import modeling_gemma4 as gemma4
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
+
+    built: list[str] = []
+    for module, name in ((gemma4, "create_masks_for_vision_model"), (qwen.Qwen2_5_VLModel, "get_rope_index")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, real=real, name=name, **k: built.append(name) or real(*a, **k))
+    for family in ("gemma4_vision", "qwen2_5_vl"):
+        parts = tiny_families.build(family)
+        vlm = nd.load(parts.model, processor=parts.processor, check=False, **parts.load)
+        built.clear()
+        direction = nd.from_tensor(vlm, torch.ones(32), 1)
+        nd.synthesize(vlm, direction, steps=4, batch=1, canvas=nd.Pixels(32), augment=())
+        nd.read_pictures(vlm, tensor(noise(*parts.size), noise(*parts.size, seed=1)), [2])
+        assert len(built) == 1, built

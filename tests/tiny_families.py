@@ -10,7 +10,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -46,6 +46,7 @@ class Miniature:
     options: dict[str, Any]  # for the processor: one view of just this size
     load: dict[str, Any]  # for nd.load
     inputs: tuple[str, ...] = ()  # of what the processor gives, those that the model takes; () for all
+    climb: dict[str, Any] = field(default_factory=dict)  # for nd.load, where gradients are wanted
     bare: str = ""  # what the processor gets for a picture where there is no chat template
 
     def prompt(self, turns: list[dict[str, Any]], answer: bool = False) -> str:
@@ -355,6 +356,64 @@ def gemma4(attention: str | None) -> Miniature:
     return Miniature(model, processor, (384, 384), {}, {})
 
 
+def gemma4_unified() -> Miniature:
+    """Gemma 4 without a tower: patches of 48 pixels; the processor of pictures is made of parts, its own needs more."""
+    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.v2")
+    with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in names}):
+        own = importlib.import_module("transformers.models.gemma4_unified.image_processing_gemma4_unified")
+
+    class Merged(Gemma4ImageProcessorPil):
+        """Gemma 4's patches, brought together by the unified processor's own function."""
+
+        def preprocess(self, images: Any, **options: Any) -> Any:
+            made = super().preprocess(images, **{**options, "return_tensors": "pt"})
+            real = made["image_position_ids"][0, :, 0] >= 0
+            patches, at = made["pixel_values"][:, real], made["image_position_ids"][:, real]
+            merged, places = own.patches_merge(patches, at, patches.shape[1] // self.pooling_kernel_size**2)
+            return hf.BatchFeature({**made, "pixel_values": merged, "image_position_ids": places})
+
+    small = gemma4(None)
+    tokens, known = small.processor.tokenizer, small.model.config
+    config = hf.Gemma4UnifiedConfig(
+        text_config=dict(
+            TEXT, head_dim=8, global_head_dim=8, sliding_window=64, use_bidirectional_attention="vision",
+            layer_types=["sliding_attention", "full_attention"] * 2,
+        ),
+        vision_config=dict(patch_size=16, pooling_kernel_size=3, mm_embed_dim=32, mm_posemb_size=16, output_proj_dims=32),
+        audio_config=None, image_token_id=known.image_token_id, boi_token_id=known.boi_token_id,
+        eoi_token_id=known.eoi_token_id, video_token_id=known.video_token_id, audio_token_id=known.audio_token_id,
+        boa_token_id=known.boa_token_id, eoa_token_index=tokens.convert_tokens_to_ids("<audio|>"),
+    )  # fmt: skip
+    images = Merged(max_soft_tokens=70)
+    processor = real("gemma4_unified.processing_gemma4_unified.Gemma4UnifiedProcessor", None, images, tokens, None)
+    model = randomise(hf.Gemma4UnifiedForConditionalGeneration(config))
+    return Miniature(model, processor, (384, 384), {}, {})
+
+
+def chameleon() -> Miniature:
+    """Chameleon: pictures of 64 px become 16 x 16 words of the vocabulary."""
+    from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
+
+    tokens = tokenizer("<racm3:break>", "<eoss>", "<sep>", template=None, image_token="<image>")
+    tokens.sep_token = "<sep>"
+    letters = str.maketrans("0123456789", "ABCDEFGHIJ")
+    words = {f"IMGIMG{str(i).translate(letters)}Z": 300 + i for i in range(64)}
+    config = hf.ChameleonConfig(
+        **dict(TEXT, swin_norm=False),
+        vocabulary_map={"<image>": tokens.convert_tokens_to_ids("<image>"), **words},
+        vq_config=dict(
+            embed_dim=16, num_embeddings=64, latent_channels=16, resolution=64, base_channels=32,
+            channel_multiplier=[1, 1, 2], num_res_blocks=1, attn_type="vanilla",
+        ),
+    )  # fmt: skip
+    images = ChameleonImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    processor = real("chameleon.processing_chameleon.ChameleonProcessor", images, tokens, image_seq_length=256)
+    model = randomise(hf.ChameleonForConditionalGeneration(config))
+    return Miniature(model, processor, (64, 64), {}, {}, climb={"straight_through": 2.0}, bare="<image>")
+
+
 GEMMA4_TURNS = (
     "{{ bos_token }}{% for m in messages %}<|turn>{{ m.role }}\n{% if m.content is string %}{{ m.content | trim }}"
     "{% else %}{% for c in m.content %}{% if c.type == 'image' %}<|image|>{% else %}{{ c.text | trim }}{% endif %}"
@@ -371,6 +430,8 @@ BUILDERS: dict[str, Callable[[], Miniature]] = {
     **{f"paligemma{n}": functools.partial(paligemma, n) for n in (1, 2)},
     **{name: functools.partial(idefics, name) for name in ("idefics3", "smolvlm")},
     "gemma4": functools.partial(gemma4, None),
+    "gemma4_unified": gemma4_unified,
+    "chameleon": chameleon,
     "gemma4_vision": functools.partial(gemma4, "vision"),
 }
 

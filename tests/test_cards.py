@@ -405,6 +405,10 @@ def test_random_twins(vlm: nd.VLM, sae: Any, tiny_parts: tuple, material: Materi
     assert torch.equal(latent.encoder, feature_judging.twin(aim, 0).parts[0][1].encoder)
     for different in (own, other.parts[0][1], third.parts[0][1]):
         assert abs(torch.cosine_similarity(latent.encoder, different.encoder, dim=0)) < 0.7
+    gated = nd.feature(saes.build("gated", model=None), 3)
+    gate, drawn = gated.parts[0][1].gate, feature_judging.twin(gated, 0).parts[0][1].gate
+    assert (drawn[0].norm().item(), drawn[1]) == (pytest.approx(gate[0].norm().item(), rel=1e-5), gate[1])
+    assert feature_judging.twin(nd.feature(saes.build("transcoder", model=None), 3), 0).parts[0][1].decoder is None
     states = [own_states(vlm, tiny_parts[0], word) for word in WORDS]
     best = [max(range(len(WORDS)), key=lambda i, f=f: float(f.parts[0][1].pre(states[i]).max())) for f in (one, other)]
     assert feature_judging._words(vlm, [one, other], material) == [WORDS[i] for i in best]

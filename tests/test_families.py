@@ -154,7 +154,7 @@ def test_image_tokens_go_row_by_row(vlm: nd.VLM, parts: tiny_families.Miniature)
                 torch.stack([cell.sum(1) @ torch.arange(rows).float(), cell.sum(0) @ torch.arange(cols).float()])
                 / cell.sum()
             )
-            assert (at - torch.tensor([row, col])).abs().max() < 4, (token, at)
+            assert (at - torch.tensor([row, col])).abs().max() < 5, (token, at)
         else:
             assert cell[row, col] > 0.999 * cell.sum(), (token, cell)
 
@@ -362,11 +362,10 @@ def test_other_sizes(name: str) -> None:
     """The model sees pictures of the size asked for; the processor, given such a picture, agrees."""
     parts = tiny_families.build(name)
     cell = nd.load(parts.model, processor=parts.processor, check=False).pixels.cell
-    plain = parts.processor if name != "gemma4_vision" else None  # whose processor has a few budgets of its own
-    for size in ((3 * cell, 5 * cell), (6 * cell, 6 * cell)):
-        vlm = nd.load(
-            parts.model, processor=parts.processor, image_size=size, check=plain is not None and name != "internvl"
-        )
+    # Gemma 4's processor has a few budgets of its own; InternVL's writes as many tokens as it is told
+    agrees, wide = name in ("mistral3", "qwen3_vl"), 3 if name == "internvl" else 5
+    for size in ((3 * cell, wide * cell), (6 * cell, 6 * cell)):
+        vlm = nd.load(parts.model, processor=parts.processor, image_size=size, check=agrees)
         assert vlm.grid == (size[0] // cell, size[1] // cell)
         found = nd.read_pictures(vlm, tensor(noise(*size)), [2])[nd.Site(2)]
         assert found.shape == (1, vlm.grid[0] * vlm.grid[1], 32)

@@ -382,6 +382,7 @@ GEMMA3N = replace(
     name="gemma3n",
     model_types=("gemma3n",),
     projector="model.embed_vision",
+    placeholder="{image}",
     grid=lambda config, pixels: (math.isqrt(config.vision_soft_tokens_per_image),) * 2,
     # four streams run side by side (AltUp); this one is the residual stream that goes on
     states=lambda value, config: value[config.get_text_config().altup_active_idx] if _is_stack(value) else _one(value),

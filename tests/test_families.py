@@ -63,13 +63,18 @@ def asked(parts: tiny_families.Miniature, picture: np.ndarray, question: str = "
     return {k: v for k, v in given.items() if k in (parts.inputs or given)}
 
 
+def stream(states: torch.Tensor) -> torch.Tensor:
+    """(B, T, d); of Gemma 3n's several streams the active one."""
+    return states[0] if states.ndim == 4 else states
+
+
 @contextmanager
 def hooked(vlm: nd.VLM, layer: int) -> Iterator[list[torch.Tensor]]:
     """What a block gives in a plain forward pass."""
     caught: list[torch.Tensor] = []
 
     def catch(module: Any, args: Any, output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
+        caught.append(stream(output[0] if isinstance(output, tuple) else output))
 
     handle = vlm.hf.get_submodule(f"{vlm.family.layers}.{layer - 1}").register_forward_hook(catch)
     try:
@@ -93,10 +98,10 @@ def test_patches_equal_a_plain_forward(vlm: nd.VLM, parts: tiny_families.Miniatu
     found = nd.read_pictures(vlm, tensor(picture), range(1, vlm.layers + 1))
     for layer in range(1, vlm.layers + 1):
         # Hugging Face's last hidden state is behind the final norm
-        theirs = states[layer] if layer < vlm.layers else last[0]
+        theirs = stream(states[layer]) if layer < vlm.layers else last[0]
         torch.testing.assert_close(found[nd.Site(layer)], theirs[:, at], **CLOSE)
     before = nd.read_pictures(vlm, tensor(picture), [vlm.site(1, "resid_pre")])
-    torch.testing.assert_close(before[nd.Site(1, "resid_pre")], states[0][:, at], **CLOSE)
+    torch.testing.assert_close(before[nd.Site(1, "resid_pre")], stream(states[0])[:, at], **CLOSE)
 
 
 def test_pixels_and_what_goes_with_them_equal_the_processors(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:

@@ -18,6 +18,7 @@ import tiny
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 TEXT = dict(
     vocab_size=500,
@@ -392,6 +393,57 @@ def gemma4_unified() -> Miniature:
     return Miniature(model, processor, (384, 384), {}, {})
 
 
+class Convolution(torch.nn.Module):
+    """A stand-in for Gemma 3n's tower, which comes from timm: a map of features from patches of 14 pixels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.patch = torch.nn.Conv2d(3, width, 14, 14)
+
+    def forward(self, pixel_values: torch.Tensor, **_: Any) -> Any:
+        return BaseModelOutputWithPooling(last_hidden_state=self.patch(pixel_values))
+
+
+def gemma3n() -> Miniature:
+    """Gemma 3n: its own decoder of four streams, embedders and processor; of the tower only its shape."""
+    from transformers.models.gemma3n import modeling_gemma3n as own
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    tokens = tokenizer(
+        "<start_of_turn>", "<end_of_turn>", template=tiny.CHAT_TEMPLATE, boi_token="<start_of_image>",
+        eoi_token="<end_of_image>", image_token="<image_soft_token>", audio_token="<audio_soft_token>",
+        boa_token="<start_of_audio>", eoa_token="<end_of_audio>",
+    )  # fmt: skip
+    tokens.chat_template = tiny.CHAT_TEMPLATE.replace("<start_of_image>", "<image_soft_token>")
+    known = ids(tokens, image_token_id="<image_soft_token>", boi_token_id="<start_of_image>")
+    known |= ids(tokens, eoi_token_id="<end_of_image>", audio_token_id="<audio_soft_token>")
+    config = hf.Gemma3nConfig(
+        text_config=dict(
+            TEXT, vocab_size=600, head_dim=8, sliding_window=64, layer_types=["sliding_attention", "full_attention"] * 2,
+            hidden_size_per_layer_input=8, vocab_size_per_layer_input=500, num_kv_shared_layers=2, laurel_rank=8,
+            altup_num_inputs=3, activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0], intermediate_size=[64] * 4,
+        ),
+        vision_config=dict(hidden_size=24, vocab_size=8, vocab_offset=500),
+        audio_config=dict(
+            hidden_size=16, vocab_size=8, vocab_offset=520, conf_num_hidden_layers=1, conf_num_attention_heads=2,
+            sscp_conv_channel_size=[8, 4],
+        ),
+        vision_soft_tokens_per_image=16, audio_soft_tokens_per_image=4, **known,
+    )  # fmt: skip
+    real_one = own.AutoModel.from_config
+
+    def made(part: Any, **options: Any) -> torch.nn.Module:
+        return Convolution(24) if part.model_type == "gemma3n_vision" else real_one(part, **options)
+
+    with mock.patch.object(own.AutoModel, "from_config", made):
+        model = randomise(hf.Gemma3nForConditionalGeneration(config))
+    images = SiglipImageProcessorPil(size=dict(height=56, width=56), image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor = real(
+        "gemma3n.processing_gemma3n.Gemma3nProcessor", None, images, tokens, image_seq_length=16, audio_seq_length=4
+    )
+    return Miniature(model, processor, (56, 56), {}, {})
+
+
 def chameleon() -> Miniature:
     """Chameleon: pictures of 64 px become 16 x 16 words of the vocabulary."""
     from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
@@ -432,6 +484,7 @@ BUILDERS: dict[str, Callable[[], Miniature]] = {
     "gemma4": functools.partial(gemma4, None),
     "gemma4_unified": gemma4_unified,
     "chameleon": chameleon,
+    "gemma3n": gemma3n,
     "gemma4_vision": functools.partial(gemma4, "vision"),
 }
 

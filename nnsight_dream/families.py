@@ -1,37 +1,31 @@
 """What is particular to each family of vision-language models: one frozen record each, and nothing else knows a family.
 
-A record says where layers, tower and image tokens are and how a picture becomes the model's pixel input.
+A record says where layers, tower and image tokens are and how a picture becomes the model's pixel input; what its
+fields mean is told in `family.py`.
 Numbers that belong to a checkpoint (mean, std, size, token ids) are read from the checkpoint, never written here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from .family import Family, cells, first
 from .pixels import (
     PixelFormat,
     merged_patches,
     one_of_several,
     placed_patches,
-    plain_pixels,
     sized_pixels,
-    stated,
 )
 
 
 def _square(config: Any, pixels: PixelFormat) -> tuple[int, int]:
     side = math.isqrt(config.mm_tokens_per_image)
     return side, side
-
-
-def _cells(config: Any, pixels: PixelFormat) -> tuple[int, int]:
-    """The grid of a model that takes pictures of any whole number of cells."""
-    return pixels.size[0] // pixels.cell, pixels.size[1] // pixels.cell
 
 
 CANVAS = 448  # the side in pixels of the pictures of arXiv 2601.08017, for models that take any size
@@ -45,73 +39,8 @@ def _image_types(ids: torch.Tensor, image: int) -> dict[str, torch.Tensor]:
     return {"token_type_ids": (ids == image).long()}
 
 
-def _one(value: Any) -> Any:
-    """Of several results the first."""
-    return value[0] if isinstance(value, tuple) else value
-
-
 def _is_stack(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 4
-
-
-@dataclass(frozen=True)
-class Family:
-    """One family of vision-language models, as facts.
-
-    A config belongs to it by `model_types` and, where families share one, by the types of its `decoders` and `towers`.
-    `root` is the module that takes token ids and pixels and has no head; `layers` the decoder's blocks.
-    `kinds` maps a site kind to (module path below a block, "output" or "input"); `hooks` does so for other hooks of
-    TransformerLens, by their names there. `states` takes (batch, tokens, width) out of what a block gives.
-
-    `wrapped` is the text that the family's processor puts for one image: `{begin}`, `{image}` (repeated by the
-    grid, rows joined by `between`) and `{end}` are the checkpoint's own tokens; `placeholder` is what its chat template
-    writes there. `begin_id` and `end_id` name the config fields that hold the ids of the tokens around an image, if
-    there are any. `tiles_behind` says that the processor puts a picture's tiles behind its whole view, which they
-    cannot change and which alone is read here; `looks_ahead` that image tokens see the text behind them.
-    `chat_template` serves checkpoints that have none.
-
-    `pixels` reads the numbers of the image processor (processor, config), `grid` the rows and columns of image tokens
-    (config, numbers), `pack` makes the pixel inputs (pictures, numbers), `extra` the other inputs that depend on the
-    token ids (ids, image id), `text` those of text alone (ids). `views` are the options with which the image
-    processor makes one view of that size of a picture, and cuts nothing up; `seen` takes that view from what it makes.
-    `encode` makes the image tokens of pixel inputs (root module, inputs) where the root's own way will not do;
-    `surrogate` (root, inputs, temperature) does where no gradient passes the root's own way, if it is asked for.
-    `stand_in` is a class of image processor with the same numbers that needs no torchvision, where the own does.
-    `masks` says that the decoder takes ready attention masks as a dict by layer type, `positions` that it takes ready
-    position ids; both are then made once.
-    """
-
-    name: str
-    model_types: tuple[str, ...]
-    root: str
-    layers: str
-    tower: str
-    projector: str
-    placeholder: str
-    wrapped: str
-    begin_id: str = ""
-    end_id: str = ""
-    grid: Callable[[Any, PixelFormat], tuple[int, int]] = _cells
-    pack: Callable[[torch.Tensor, PixelFormat], dict[str, torch.Tensor]] = plain_pixels
-    extra: Callable[[torch.Tensor, int], dict[str, torch.Tensor]] = lambda ids, image: {}
-    kinds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    hooks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    masks: bool = False
-    positions: bool = False
-    pixels: Callable[[Any, Any], PixelFormat] = stated
-    views: Callable[[PixelFormat], dict[str, Any]] = lambda pixels: {}
-    seen: Callable[[Any], Any] = lambda made: made
-    encode: Callable[[Any, dict[str, torch.Tensor]], Any] | None = None
-    surrogate: Callable[[Any, dict[str, torch.Tensor], float], Any] | None = None
-    stand_in: str = ""
-    text: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {}
-    states: Callable[[Any, Any], Any] = lambda value, config: _one(value)
-    decoders: tuple[str, ...] = ()
-    towers: tuple[str, ...] = ()
-    between: str = ""
-    tiles_behind: bool = False
-    looks_ahead: bool = False
-    chat_template: str | None = None
 
 
 _RESIDUAL = {"resid_pre": ("", "input"), "resid_post": ("", "output")}
@@ -361,7 +290,7 @@ GEMMA4 = replace(
     wrapped="{begin}{image}{end}",
     begin_id="boi_token_id",
     end_id="eoi_token_id",
-    grid=_cells,
+    grid=cells,
     pixels=_within_budget,
     pack=placed_patches,
     seen=_unpadded,
@@ -385,7 +314,7 @@ GEMMA3N = replace(
     placeholder="{image}",
     grid=lambda config, pixels: (math.isqrt(config.vision_soft_tokens_per_image),) * 2,
     # four streams run side by side (AltUp); this one is the residual stream that goes on
-    states=lambda value, config: value[config.get_text_config().altup_active_idx] if _is_stack(value) else _one(value),
+    states=lambda value, config: value[config.get_text_config().altup_active_idx] if _is_stack(value) else first(value),
     begin_id="boi_token_id",
     end_id="eoi_token_id",
 )

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream.families import GEMMA3, PixelFormat, plain_pixels
+from nnsight_dream.families import GEMMA3
+from nnsight_dream.pixels import PixelFormat, plain_pixels
 from nnsight_dream.vlm import _spread
 
 SIDE, GRID = 112, 4

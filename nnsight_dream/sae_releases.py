@@ -89,12 +89,12 @@ def _file(repo: str, name: str) -> Path:
         return Path(cached)
     if cached is not None:
         raise FileNotFoundError(f"{repo} has no file {name}")
-    if not reachable():
-        raise ConnectionError(_unreachable(f"{name} of {repo}"))
+    if why := out_of_reach():
+        raise ConnectionError(_unreachable(f"{name} of {repo}", why))
     try:
         return Path(hf_hub_download(repo, name))
     except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError that means a broken connection
-        raise ConnectionError(_unreachable(f"{name} of {repo}")) from error
+        raise ConnectionError(_unreachable(f"{name} of {repo}", _refused(error))) from error
     except GatedRepoError as error:
         raise PermissionError(
             f"{repo} is gated: accept its terms on huggingface.co and log in (hf auth login)"
@@ -105,29 +105,43 @@ def _file(repo: str, name: str) -> Path:
         raise FileNotFoundError(f"{repo} has no file {name}") from error
 
 
-def reachable() -> bool:
-    """Whether the hub answers within `PATIENCE` seconds; False at once under HF_HUB_OFFLINE."""
+def out_of_reach() -> str | None:
+    """Why the hub is of no use now, found within `PATIENCE` seconds; None where it answers.
+
+    At once under HF_HUB_OFFLINE. An answer that is an error of the server's, or "too many requests", is none: the hub's
+    own client would ask again for half a minute.
+    """
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
-        return False
-    answered: list[bool] = []
+        return "HF_HUB_OFFLINE is set"
+    answered: list[int] = []
 
     def ask() -> None:
         with contextlib.suppress(Exception):
-            get_session().head(constants.ENDPOINT, timeout=PATIENCE)
-            answered.append(True)
+            answered.append(get_session().head(constants.ENDPOINT, timeout=PATIENCE).status_code)
 
     thread = threading.Thread(target=ask, daemon=True)  # looking up a host name heeds no timeout
     thread.start()
     thread.join(PATIENCE + 1)
-    return bool(answered)
+    if not answered:
+        return f"{constants.ENDPOINT} cannot be reached"
+    if answered[0] == 429 or answered[0] >= 500:
+        return f"{constants.ENDPOINT} only answers with status {answered[0]}"
+    return None
 
 
-def _unreachable(what: str) -> str:
+def _refused(error: BaseException) -> str:
+    """What the hub's client, which says no more than that it failed, was told itself."""
     from huggingface_hub import constants
 
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+    told = " ".join(str(error.__cause__ or error).split())
+    return f"{constants.ENDPOINT} did not give it ({told})"
+
+
+def _unreachable(what: str, why: str) -> str:
+    from huggingface_hub import constants
+
     return (
         f"{what} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}) and {why}: go online once, copy the cache "
         "from a machine that has it, or give a local folder"
@@ -138,16 +152,19 @@ def _unreachable(what: str) -> str:
 def _patient(what: str) -> Iterator[None]:
     """For loaders that retry for half a minute: without a network they are told so, and their errors become one."""
     from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if reachable():
-        yield
+    if (why := out_of_reach()) is None:
+        try:
+            yield
+        except LocalEntryNotFoundError as error:
+            raise ConnectionError(_unreachable(what, _refused(error))) from error
         return
-    missing = _unreachable(what)
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         yield
     except OSError as error:  # what is not cached, and what requests and huggingface_hub say without a network
-        raise ConnectionError(missing) from error
+        raise ConnectionError(_unreachable(what, why)) from error
     finally:
         constants.HF_HUB_OFFLINE = before
 

@@ -117,6 +117,96 @@ def test_a_batch_top_k_reads_as_what_it_is_saved_as(kind: str, tmp_path: Path) -
             torch.testing.assert_close(now.readings(hidden)["act"], other.readings(hidden)["act"], atol=1e-5, rtol=1e-4)
 
 
+def test_every_architecture_of_sae_lens_is_read_or_refused() -> None:
+    """An architecture that a new sae-lens brings is seen here."""
+    from sae_lens import registry
+
+    read = {*saes.ARCHITECTURES, *saes.TRANSCODERS}
+    assert set(registry.SAE_CLASS_REGISTRY) - read <= {"temporal", "matching_pursuit"}  # refused: see below
+    assert set(registry.SAE_TRAINING_CLASS_REGISTRY) - set(TRAINED) <= {"matching_pursuit"}
+
+
+TRAINED = ("standard", "gated", "topk", "abstopk", "jumprelu", "batchtopk", "matryoshka_batchtopk")
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_an_autoencoder_in_training_reads_as_what_it_is_saved_as(kind: str, tmp_path: Path) -> None:
+    from sae_lens import SAE
+    from sae_lens.registry import get_sae_training_class
+
+    cls, config = get_sae_training_class(kind)
+    more = {"k": 5} if "topk" in kind else {}
+    if kind.startswith("matryoshka"):
+        more["matryoshka_widths"] = [10, 40]
+    sae = cls(config(d_in=32, d_sae=40, **more))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, parameter in sorted(sae.named_parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.ndim == 1 else 1.0))
+        if "batchtopk" in kind:
+            sae.topk_threshold.fill_(0.37)
+    sae.save_inference_model(str(tmp_path))
+    saved = SAE.load_from_disk(str(tmp_path))
+    hidden = 3 * torch.randn(50, 32, generator=generator)
+    with torch.no_grad():
+        acts = saved.encode(hidden)
+    some = 0
+    for index in range(0, 40, 3):
+        there = acts[:, index] != 0 if saved.cfg.architecture() in ("topk", "abstopk") else slice(None)
+        some += int((acts[:, index] != 0).sum())
+        for feature in (nd.feature(sae, index, site=3), nd.feature(tmp_path, index, site=3)):
+            found = feature.readings(hidden)["act"]
+            torch.testing.assert_close(found[there], acts[:, index][there], atol=1e-4, rtol=1e-4)
+    assert some > 20
+
+
+@pytest.mark.parametrize("kind", [*saes.ARCHITECTURES, "transcoder", "jumprelu_transcoder"])
+def test_a_folded_autoencoder_reads_as_it_encodes(kind: str) -> None:
+    """`fold_W_dec_norm` puts latents on one scale, in place."""
+    sae = saes.build(kind, **({"rescale_acts_by_decoder_norm": True} if "topk" in kind else {}))
+    sae.fold_W_dec_norm()
+    hidden = 3 * torch.randn(9, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        acts = sae.encode(hidden)
+    for index, feature in enumerate(nd.feature(sae, list(range(40)))):
+        there = acts[:, index] != 0 if "topk" in kind else slice(None)
+        found = feature.readings(hidden)["act"]
+        torch.testing.assert_close(found[there], acts[:, index][there], atol=1e-4, rtol=1e-4)
+
+
+def test_an_autoencoder_of_heads_reads_them_side_by_side() -> None:
+    """sae-lens flattens the heads of hook_z itself; a model has them flat at o_proj's input."""
+    sae = saes.build("standard", hook="blocks.2.attn.hook_z", hf_hook=None, reshape_activations="hook_z")
+    heads = torch.randn(5, 11, 4, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        acts = sae.encode(heads)
+    for index, feature in enumerate(nd.feature(sae, [0, 7, 39])):
+        torch.testing.assert_close(feature.readings(heads.flatten(-2))["act"], acts[..., [0, 7, 39][index]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_an_autoencoder_of_another_type_reads_to_its_precision(dtype: torch.dtype) -> None:
+    sae = saes.build("jumprelu").to(dtype)
+    sae.cfg.dtype, sae.dtype = str(dtype), dtype
+    hidden = torch.randn(50, 32, generator=torch.Generator().manual_seed(1)).bfloat16()
+    with torch.no_grad():
+        acts = sae.encode(hidden.to(dtype)).float()
+    feature = nd.feature(sae, 7)
+    found, precise = feature.readings(hidden), 1e-5 if dtype == torch.float64 else 0.1
+    sure = (found["pre"] - feature.parts[0][1].threshold).abs() > precise  # nearer ones fall to either side
+    assert sure.sum() > 40
+    torch.testing.assert_close(found["act"][sure], acts[sure, 7], atol=precise, rtol=precise)
+
+
+def test_an_untold_factor_is_left_out_as_sae_lens_leaves_it_out() -> None:
+    sae = saes.build("standard", normalize_activations="expected_average_only_in")
+    hidden = torch.randn(9, 32, generator=torch.Generator().manual_seed(1))
+    with pytest.warns(UserWarning, match="expected_average_only_in"):
+        found = nd.feature(sae, 3).readings(hidden)["act"]
+    with torch.no_grad():
+        torch.testing.assert_close(found, sae.encode(hidden)[:, 3], atol=1e-5, rtol=1e-5)
+
+
 def test_tensors_of_anyone() -> None:
     generator = torch.Generator().manual_seed(0)
     w, v = torch.randn(32, 9, generator=generator), torch.randn(9, 32, generator=generator)
@@ -351,11 +441,6 @@ def test_choices_of_a_feature() -> None:
         nd.feature(across, 0).but(objective="decoder")
     with pytest.raises(TypeError, match="gard"):
         random_feature().but(gard=None)
-
-
-def test_an_untold_factor_is_warned_of() -> None:
-    with pytest.warns(UserWarning, match="expected_average_only_in"):
-        nd.feature(saes.build("standard", normalize_activations="expected_average_only_in"), 0)
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 
-.PHONY: demo test lint types recipes bench bench-pictures early-alignment sae-features train-demo clean
+.PHONY: demo test lint types recipes check-sae-format bench bench-pictures early-alignment sae-features train-demo clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ types: $(VENV)/.ready
 recipes: $(VENV)/.ready  ## every recipe and every README block, on the bundled model
 	$(BIN)/python tests/run_recipes.py
 	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
+
+check-sae-format: $(VENV)/.ready  ## Gemma Scope 2's format with files as large as the real ones (a minute)
+	$(BIN)/python -m pytest -s -m full_size tests/test_gemma_scope.py
 
 bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook (5 minutes)
 	$(BIN)/python benchmarks/step.py

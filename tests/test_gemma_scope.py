@@ -5,7 +5,10 @@ The model has random weights and two layers, but the widths of Gemma 3 4B: a res
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,3 +189,63 @@ def test_a_million_latents_equal_the_whole(tmp_path: Path) -> None:
             found["cosine"], torch.cosine_similarity(hidden - made["b_dec"], row, dim=-1), atol=1e-5, rtol=1e-5
         )
     assert (acts[:, indices] > 0).any()
+
+
+# -- as large as the real ones: `make check-sae-format` -----------------------------------------------------------
+
+PEAK = """
+import json, resource, sys, time
+import nnsight_dream as nd, torch
+nd.feature_from_tensors(0, 1, W_enc=torch.eye(3))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before, began = peak(), time.perf_counter()
+(_, latent), = nd.feature(sys.argv[1], int(sys.argv[2])).parts
+print(json.dumps([peak() - before, time.perf_counter() - began, latent.encoder.tolist(), latent.decoder.tolist()]))
+"""
+
+
+@pytest.mark.full_size
+def test_a_million_latents_at_the_real_width(tmp_path: Path) -> None:
+    """20 GB by their headers, mostly holes on the disk; no more than a few MB come into memory."""
+    where = tmp_path / "resid_post" / "layer_17_width_1m_l0_medium"
+    made = saes.gemma_scope(where, width=2560, features=2**20, index=2**20 - 5, hook="model.layers.17.output")
+    assert (where / "params.safetensors").stat().st_size > 20e9
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(where), str(2**20 - 5)], capture_output=True, text=True, check=True
+    )
+    grown, took, column, row = json.loads(done.stdout)
+    print(f"peak grew by {grown / 1e6:.1f} MB of 21 GB in {took:.1f} s")
+    assert grown < 20e6
+    assert took < 10
+    assert torch.equal(torch.tensor(column), made["w_enc"])
+    assert torch.equal(torch.tensor(row), made["w_dec"])
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize(
+    ("name", "hook", "out"),
+    [
+        ("resid_post_all/layer_1_width_16k_l0_small", "output", None),
+        (
+            "transcoder_all/layer_1_width_16k_l0_small_affine",
+            "pre_feedforward_layernorm.output",
+            "post_feedforward_layernorm.output",
+        ),
+    ],
+)
+def test_latents_at_the_real_size(hub: Path, name: str, hook: str, out: str | None) -> None:
+    """One in 16 latents of a file without holes, against sae-lens's encode of the whole."""
+    folder, block = saes.cached(hub, REPO, name), "model.layers.1."
+    saes.gemma_scope_whole(
+        folder, width=2560, features=FEATURES, hook=block + hook, hook_out=out and block + out, seed=3
+    )
+    saes.linked(hub, REPO)
+    sae_id = name.split("/")[1]
+    release = f"gemma-scope-2-4b-it-{'res' if out is None else 'transcoders'}-all"
+    hidden = torch.randn(4, 2560, generator=torch.Generator().manual_seed(1)) / 16
+    with torch.no_grad():
+        acts = sae_releases.load_sae(release, sae_id).encode(hidden)
+    several = list(range(0, FEATURES, 16))
+    found = torch.stack([f.readings(hidden)["act"] for f in nd.feature(release, sae_id, several)], -1)
+    torch.testing.assert_close(found, acts[:, several], atol=1e-4, rtol=1e-4)
+    assert 0.1 < (found > 0).float().mean() < 0.9

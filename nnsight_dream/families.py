@@ -43,9 +43,9 @@ def _is_stack(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 4
 
 
-_RESIDUAL = {"resid_pre": ("", "input"), "resid_post": ("", "output")}
+RESIDUAL = {"resid_pre": ("", "input"), "resid_post": ("", "output")}
 # blocks as Llama has them: two norms, each before its module
-_PLAIN_KINDS = {**_RESIDUAL, "attn_out": ("self_attn", "output"), "mlp_out": ("mlp", "output")}
+_PLAIN_KINDS = {**RESIDUAL, "attn_out": ("self_attn", "output"), "mlp_out": ("mlp", "output")}
 _PLAIN_HOOKS = {
     "hook_resid_mid": ("post_attention_layernorm", "input"),
     "attn.hook_z": ("self_attn.o_proj", "input"),
@@ -67,7 +67,7 @@ GEMMA3 = Family(
     grid=_square,
     extra=_image_types,  # without them image tokens silently attend causally
     kinds={
-        **_RESIDUAL,
+        **RESIDUAL,
         # TransformerLens reads these after the block's post-norms (Gemma 3 has them), as does Gemma Scope 2
         "attn_out": ("post_attention_layernorm", "output"),
         "mlp_out": ("post_feedforward_layernorm", "output"),
@@ -123,7 +123,7 @@ QWEN3_5 = replace(
     QWEN2_5_VL,
     name="qwen3_5",
     model_types=("qwen3_5", "qwen3_5_moe"),
-    kinds={**_RESIDUAL, "mlp_out": ("mlp", "output")},
+    kinds={**RESIDUAL, "mlp_out": ("mlp", "output")},
     hooks={k: v for k, v in _PLAIN_HOOKS.items() if k != "attn.hook_z"},
 )
 
@@ -384,8 +384,13 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def family_of(config: Any) -> Family:
-    """The record for a Hugging Face config; raises ValueError that lists the known families."""
+def known_families() -> str:
+    """The families by name, with the model types of their configs."""
+    return ", ".join(f"{f.name} ({', '.join(f.model_types)})" for f in FAMILIES)
+
+
+def family_of(config: Any) -> Family | None:
+    """The record for a Hugging Face config, or None for one of an unknown family."""
     decoder, tower = config.get_text_config().model_type, getattr(config, "vision_config", None)
     for family in FAMILIES:
         if (
@@ -394,8 +399,4 @@ def family_of(config: Any) -> Family:
             and (not family.towers or getattr(tower, "model_type", None) in family.towers)
         ):
             return family
-    known = ", ".join(f"{f.name} ({', '.join(f.model_types)})" for f in FAMILIES)
-    raise ValueError(
-        f"no family record for model_type {config.model_type!r}; known families: {known}. "
-        "Write a nnsight_dream.families.Family for it and pass it as nd.load(..., family=record)."
-    )
+    return None

@@ -379,6 +379,8 @@ def check(vlm: VLM) -> None:
     _check_paths(vlm)
     _check_prompt(vlm)
     _check_pixels(vlm)
+    if vlm.family.probed:
+        _check_states(vlm)
     _check_gradient(vlm)
 
 
@@ -514,6 +516,29 @@ def _check_pixels(vlm: VLM) -> None:
                 f"family {family.name}: field 'pack' differs from {type(images).__name__} "
                 f"by {worst:.3g} (allowed {allowed:.3g}) on a {size[1]} x {size[0]} picture; numbers used: {vlm.pixels}"
             )
+
+
+def _check_states(vlm: VLM) -> None:
+    """A record that nobody wrote: activations must be those of all that the processor makes, run by the whole root."""
+    from PIL import Image
+
+    height, width = vlm.image_size
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    text = _picture_turn(vlm)
+    made = vlm.processor(text=[text], images=[[Image.fromarray(noise)]], add_special_tokens=False, return_tensors="pt")
+    given = {k: vlm._to(v) for k, v in made.items() if isinstance(v, torch.Tensor)}
+    site = Site(min(2, vlm.layers))
+    with torch.no_grad(), vlm.quiet():
+        theirs = _run(vlm, [site], given)[site][:, given["input_ids"][0] == vlm.config.image_token_id]
+    mine = read_pictures(vlm, torch.from_numpy(noise).permute(2, 0, 1)[None].float() / 255, [site])[site]
+    worst = (mine - theirs).norm() / theirs.norm()
+    if not worst < (1e-3 if vlm.dtype == torch.float32 else 0.1):
+        raise ValueError(
+            f"family {vlm.family.name}: the record that was probed gives other activations at {site} than the "
+            f"processor's own inputs (they differ by {worst:.2g} of their norm): image tokens may see the text behind "
+            "them, or the model take inputs that go unseen. Write a nnsight_dream.families.Family for it and pass it "
+            "as nd.load(..., family=record)"
+        )
 
 
 def _check_gradient(vlm: VLM) -> None:

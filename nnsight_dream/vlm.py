@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import hashlib
 import importlib.util
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -353,7 +354,7 @@ def load(
     up_to_layer  load only this many decoder blocks: the weights above are never read (ids and folders only)
     check        prove the family's record against the model (see `check`); costs one forward and backward
     device, dtype, options   go to `from_pretrained` (ids and folders only); a model in hand stays as it is
-    family       a record of your own for an unknown family
+    family       a record of your own; one for an unknown family is probed from the model, with a warning
     image_size   the side, or (height, width), in pixels at which the model sees pictures, for families that take any:
                  a multiple of an image token's side; what the processor makes of 448 x 448 pixels if not given
     straight_through   for families that turn pictures into words of a code book (Chameleon), through which no gradient
@@ -410,7 +411,7 @@ def load(
         if next(hf.parameters()).device.type == "meta":
             raise ValueError("this nnsight model has no weights yet: make it with dispatch=True, or load by name")
         name = str(getattr(hf, "name_or_path", "") or _unnamed(hf))
-        processor = processor or getattr(model, "processor", None) or _processor_of(name)
+        processor = processor or getattr(model, "processor", None) or _processor_of(name, family)
         vlm = _wrap(model, hf, processor, family, name)
     vlm.first_layer = first_layer
     if straight_through is not None:
@@ -455,7 +456,7 @@ def _size_for(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:
 def _from_checkpoint(
     x: str | Path, processor: Any, up_to_layer: int | None, family: Family | None, placed: dict[str, Any]
 ) -> VLM:
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.utils import logging
 
     name, is_demo = str(x), str(x) == "demo"
@@ -475,6 +476,13 @@ def _from_checkpoint(
     if up_to_layer is not None:
         if isinstance(up_to_layer, bool) or not isinstance(up_to_layer, int) or not 1 <= up_to_layer <= whole:
             raise ValueError(f"up_to_layer={up_to_layer!r}: {name} has layers 1 to {whole}")
+        if up_to_layer < whole and getattr(text, "hidden_size_per_layer_input", 0):
+            raise ValueError(
+                f"up_to_layer={up_to_layer}: {name} keeps embeddings of all its layers in one matrix and cannot be "
+                "loaded in part; leave up_to_layer= out"
+            )
+        if shared := getattr(text, "num_kv_shared_layers", 0):  # the last ones read keys of those before
+            text.num_kv_shared_layers = max(0, shared - (whole - up_to_layer))
         text.num_hidden_layers = up_to_layer
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[:up_to_layer]
@@ -485,7 +493,7 @@ def _from_checkpoint(
         hf = AutoModelForImageTextToText.from_pretrained(x, config=config, **placed)
     finally:
         logging.set_verbosity(level)
-    processor = processor or AutoProcessor.from_pretrained(x, **revision)
+    processor = processor or _processor_at(x, family, **revision)
     vlm = _wrap(None, hf, processor, family, name)
     vlm.is_demo = is_demo
     vlm.revision = getattr(config, "_commit_hash", None)
@@ -493,11 +501,46 @@ def _from_checkpoint(
     return vlm
 
 
-def _processor_of(name: str) -> Any:
-    from transformers import AutoProcessor
+@dataclass(frozen=True)
+class Parts:
+    """A tokenizer and an image processor: what is needed of a processor, where a whole one cannot be made."""
+
+    tokenizer: Any
+    image_processor: Any
+    chat_template: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"no {name}: this checkpoint's processor cannot be made without torchvision, and its tokenizer and image "
+            "processor stand in for it; pass processor= a whole one where more is needed"
+        )
+
+
+def _processor_at(x: str | Path, family: Family | None, **options: Any) -> Any:
+    """A checkpoint's processor; of one that cannot be made without torchvision, for its videos, the parts."""
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
 
     try:
-        return AutoProcessor.from_pretrained(name, local_files_only=True)
+        return AutoProcessor.from_pretrained(x, **options)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        if importlib.util.find_spec("torchvision") is not None:
+            raise
+        try:
+            if family is not None and family.stand_in:
+                import transformers
+
+                images = getattr(transformers, family.stand_in).from_pretrained(x, **options)
+            else:
+                images = AutoImageProcessor.from_pretrained(x, **options)
+            told = ProcessorMixin.get_processor_dict(x, **options)[0]
+            return Parts(AutoTokenizer.from_pretrained(x, **options), images, told.get("chat_template"))
+        except (ImportError, ValueError, OSError):
+            raise error from None
+
+
+def _processor_of(name: str, family: Family | None) -> Any:
+    try:
+        return _processor_at(name, family, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"this model came without its processor and none is stored under its name {name!r}; pass "
@@ -516,6 +559,16 @@ def _wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str)
             "AutoProcessor.from_pretrained gives for this checkpoint."
         )
     family = family or family_of(hf.config)
+    if family is None:
+        from .probe import probe
+
+        family = probe(hf, processor)
+        warnings.warn(
+            f"no family record for model_type {family.name!r}: one was probed from the model and its processor. The "
+            "check proves what it can of it; before you trust it, compare a picture's activations and pixels with a "
+            "plain forward pass, and see that its image tokens stand row by row",
+            stacklevel=3,
+        )
     return VLM(
         model=model if model is not None else nnsight.NNsight(hf),
         hf=hf,

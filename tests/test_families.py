@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.util
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -289,6 +292,40 @@ def test_what_goes_with_the_ids_matters(vlm: nd.VLM, parts: tiny_families.Miniat
     bare = dataclasses.replace(vlm.family, extra=lambda ids, image: {}, positions=False, masks=False)
     with pytest.raises(ValueError, match="field 'extra'"):
         nd.load(parts.model, processor=parts.processor, family=bare, **parts.load)
+
+
+def saved(parts: tiny_families.Miniature, folder: Path) -> None:
+    """A checkpoint as it stands on the hub: names of classes as they are there, of torchvision's kind."""
+    processor = parts.processor
+    parts.model.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    told = folder / "preprocessor_config.json"
+    told.write_text(told.read_text().replace("ImageProcessorPil", "ImageProcessor"))
+    if "video_processor" in processor.get_attributes():  # a whole one cannot be saved here, nor made again
+        (folder / "processor_config.json").write_text(json.dumps({"processor_class": type(processor).__name__}))
+    else:
+        processor.save_pretrained(folder)
+
+
+def test_a_checkpoint_is_loaded_without_torchvision_and_as_far_as_needed(
+    name: str, vlm: nd.VLM, parts: tiny_families.Miniature, tmp_path: Path
+) -> None:
+    assert importlib.util.find_spec("torchvision") is None
+    if name == "gemma3n":
+        pytest.skip("its tower is timm's, which is not there")
+    saved(parts, tmp_path)
+    x = tensor(noise(*parts.size))
+    if name in ("gemma4", "gemma4_vision"):
+        with pytest.raises(ValueError, match="cannot be loaded in part; leave up_to_layer= out"):
+            nd.load(tmp_path, up_to_layer=2, **parts.load)
+        cut = nd.load(tmp_path, **parts.load)
+    else:
+        cut = nd.load(tmp_path, up_to_layer=2, **parts.load)
+        assert cut.layers == 2
+    torch.testing.assert_close(nd.read_pictures(cut, x, [2])[nd.Site(2)], nd.read_pictures(vlm, x, [2])[nd.Site(2)])
+    ours, whole = (nd.concept(v, "octopus", 2, baseline=None, cache=False).vector for v in (cut, vlm))
+    torch.testing.assert_close(ours, whole)
 
 
 # -- what only some families have --------------------------------------------------------------------------------

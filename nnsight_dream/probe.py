@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from .families import GEMMA3, LLAVA, RESIDUAL, known_families
-from .family import Family
+from .family import Family, cells
 from .pixels import PixelFormat, merged_patches, one_of_several, plain_pixels
 
 SIDE = 448  # of the picture that is shown to the processor, in pixels
+# with which processors are known to leave a picture whole
+WHOLE: tuple[dict[str, Any], ...] = ({}, {"crop_to_patches": False}, {"do_image_splitting": False, "do_resize": False})
 
 
 def probe(hf: Any, processor: Any) -> Family:
@@ -32,9 +34,17 @@ def probe(hf: Any, processor: Any) -> Family:
     image = getattr(hf.config, "image_token_id", None)
     if image is None:
         raise _lost(hf, "image tokens", "its config has no image_token_id: pictures are not tokens of the sequence")
-    given, text = _shown(hf, processor, image)
-    pack, pixels, rows, cols = _pixels(hf, processor, given, int((given["input_ids"][0] == image).sum()))
-    placeholder, wrapped = _wrapped(hf, processor.tokenizer, text, given["input_ids"][0].tolist(), image)
+    lost: list[ValueError] = []
+    for options in WHOLE:
+        try:
+            given = _shown(hf, processor, image, options)
+            pack, pixels, rows, cols = _pixels(hf, processor, given, int((given["input_ids"][0] == image).sum()))
+            break
+        except ValueError as error:
+            lost.append(error)
+    else:
+        raise lost[0]
+    placeholder, wrapped = _wrapped(hf, processor, given["input_ids"][0].tolist(), image)
     block = hf.get_submodule(f"{layers}.0")
     kinds: Mapping[str, tuple[str, str]] = RESIDUAL
     hooks: Mapping[str, tuple[str, str]] = {}
@@ -52,12 +62,14 @@ def probe(hf: Any, processor: Any) -> Family:
         projector="",
         placeholder=placeholder,
         wrapped=wrapped,
-        grid=lambda config, pixels: (rows, cols),
+        grid=lambda config, pixels: cells(config, pixels) if pixels.any_size else (rows, cols),
         pack=pack,
         pixels=lambda images, config: pixels,
+        views=lambda pixels: options,
         extra=_extra(hf, given, image),
         kinds=kinds,
         hooks=hooks,
+        positions=hasattr(hf.get_submodule(root), "rope_deltas"),
         probed=True,
     )
 
@@ -87,23 +99,28 @@ def _root(hf: Any, decoder: torch.nn.Module) -> str:
     raise _lost(hf, "the root", "no module below the head takes input_ids and pixel_values and holds the decoder")
 
 
-def _shown(hf: Any, processor: Any, image: int) -> tuple[Any, str]:
-    """What the processor makes of a grey picture and no word, and the text that it was given."""
+def _shown(hf: Any, processor: Any, image: int, options: dict[str, Any]) -> Any:
+    """What the processor makes of a plain picture and no word."""
     from PIL import Image
 
     if not callable(processor):
         raise _lost(hf, "the prompt", "it needs the whole processor of the checkpoint, which was not given")
-    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
-    template = getattr(processor.tokenizer, "chat_template", None) or getattr(processor, "chat_template", None)
+    picture = Image.new("RGB", (SIDE, SIDE), (120, 130, 140))
+    told = {"add_special_tokens": False, "return_tensors": "pt", **options}
     try:
-        text = processor.tokenizer.apply_chat_template(turn, tokenize=False, chat_template=template)
-        picture = Image.new("RGB", (SIDE, SIDE), (120, 130, 140))
-        given = processor(text=[text], images=[[picture]], add_special_tokens=False, return_tensors="pt")
+        given = processor(text=[_turn(processor, True)], images=[[picture]], **told)
     except Exception as error:  # whatever a stranger's code raises
         raise _lost(hf, "the prompt", f"its processor cannot be given a picture in a chat ({error})") from error
     if image not in given["input_ids"][0]:
         raise _lost(hf, "image tokens", f"its processor puts no token {image} where the picture stands")
-    return given, text
+    return given
+
+
+def _turn(processor: Any, picture: bool) -> str:
+    content = [{"type": "image"}] * picture + [{"type": "text", "text": ""}]
+    template = getattr(processor.tokenizer, "chat_template", None) or getattr(processor, "chat_template", None)
+    turn = [{"role": "user", "content": content}]
+    return str(processor.tokenizer.apply_chat_template(turn, tokenize=False, chat_template=template))
 
 
 def _pixels(
@@ -117,7 +134,8 @@ def _pixels(
         rows, cols = (int(n) // merge for n in given["image_grid_thw"][0, 1:])
         size = (rows * merge * patch, cols * merge * patch)
         frames = getattr(images, "temporal_patch_size", 1)
-        return merged_patches, PixelFormat.of(images, size, patch=patch, merge=merge, frames=frames), rows, cols
+        numbers = {"cell": patch * merge, "any_size": True, "patch": patch, "merge": merge, "frames": frames}
+        return merged_patches, PixelFormat.of(images, size, **numbers), rows, cols
     if side * side != count:
         raise _lost(
             hf, "the grid", f"its processor puts {count} image tokens for a square picture, which is no square number"
@@ -134,27 +152,29 @@ def _pixels(
     )
 
 
-def _wrapped(hf: Any, tokenizer: Any, text: str, ids: list[int], image: int) -> tuple[str, str]:
-    """What the chat template writes for a picture, and what the processor makes of that: where the two differ."""
-    before = tokenizer(text, add_special_tokens=False)["input_ids"]
-    start = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
-    token = tokenizer.convert_ids_to_tokens(image)
-    if (
-        start < len(before)
-        and before[start] != image
-        and text.count(tokenizer.convert_ids_to_tokens(before[start])) == 1
-    ):
-        token = tokenizer.convert_ids_to_tokens(before[start])  # it begins otherwise: a mark of its own for pictures
-    if text.count(token) != 1:
-        raise _lost(hf, "the prompt", f"its chat template does not write {token!r} once for a picture: {text!r}")
-    head = tokenizer(text[: text.index(token)], add_special_tokens=False)["input_ids"]
-    tail = tokenizer(text[text.index(token) + len(token) :], add_special_tokens=False)["input_ids"]
-    middle = ids[len(head) : len(ids) - len(tail)]
+def _wrapped(hf: Any, processor: Any, ids: list[int], image: int) -> tuple[str, str]:
+    """What the chat template writes for a picture, and what the processor makes of that."""
+    tokenizer, text = processor.tokenizer, _turn(processor, True)
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    with_it, without = coded["input_ids"], tokenizer(_turn(processor, False), add_special_tokens=False)["input_ids"]
+    start = _alike(with_it, without)
+    end = len(with_it) - _alike(with_it[start:][::-1], without[start:][::-1])
+    if start >= end:
+        raise _lost(hf, "the prompt", f"its chat template writes nothing for a picture: {text!r}")
+    offsets = coded["offset_mapping"]
+    placeholder = text[offsets[start][0] : offsets[end - 1][1]]
+    middle = ids[start : len(ids) - (len(with_it) - end)]
     first, last = middle.index(image), len(middle) - middle[::-1].index(image)
     if set(middle[first:last]) != {image}:
         raise _lost(hf, "the prompt", "other tokens stand between its image tokens")
-    around = [tokenizer.decode(part).replace("{", "{{").replace("}", "}}") for part in (middle[:first], middle[last:])]
-    return token, "{image}".join(around)
+    around = (tokenizer.decode(part) for part in (middle[:first], middle[last:]))
+    plain = [part.replace("{", "{{").replace("}", "}}") for part in (placeholder, *around)]
+    return plain[0], f"{plain[1]}{{image}}{plain[2]}"
+
+
+def _alike(a: list[int], b: list[int]) -> int:
+    """How many tokens two sequences begin alike with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _extra(hf: Any, given: Any, image: int) -> Callable[[torch.Tensor, int], dict[str, torch.Tensor]]:

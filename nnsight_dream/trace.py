@@ -489,7 +489,7 @@ def _check_pixels(vlm: VLM) -> None:
         return
     other = (max(8, height * 3 // 4), max(8, width // 2))  # not square: tiling would show
     if _keeps_shape(vlm):  # this model run sees pictures of one shape only
-        other = (2 * height, 2 * width)
+        other = (height, width) if family.probed else (2 * height, 2 * width)
     for size in ((height, width), other):
         noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         images = vlm.processor.image_processor
@@ -524,8 +524,9 @@ def _check_states(vlm: VLM) -> None:
 
     height, width = vlm.image_size
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    text = _picture_turn(vlm)
-    made = vlm.processor(text=[text], images=[[Image.fromarray(noise)]], add_special_tokens=False, return_tensors="pt")
+    text, options = _picture_turn(vlm), {"add_special_tokens": False, "return_tensors": "pt"}
+    options |= vlm.family.views(vlm.pixels)
+    made = vlm.processor(text=[text], images=[[Image.fromarray(noise)]], **options)
     given = {k: vlm._to(v) for k, v in made.items() if isinstance(v, torch.Tensor)}
     site = Site(min(2, vlm.layers))
     with torch.no_grad(), vlm.quiet():

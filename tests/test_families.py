@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import importlib.util
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,9 @@ from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import nnsight_dream as nd
+from nnsight_dream import families
 from nnsight_dream.trace import Climb, _keeps_shape, _picture_inputs, ascend
+from nnsight_dream.vlm import Parts
 
 NAMES = list(tiny_families.BUILDERS)
 CLOSE = {"atol": 3e-5, "rtol": 1e-4}
@@ -453,3 +456,87 @@ def test_constants_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         nd.synthesize(vlm, direction, steps=4, batch=1, canvas=nd.Pixels(32), augment=())
         nd.read_pictures(vlm, tensor(noise(*parts.size), noise(*parts.size, seed=1)), [2])
         assert len(built) == 1, built
+
+
+# -- families without a record -----------------------------------------------------------------------------------
+
+
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No record is known."""
+    monkeypatch.setattr(families, "FAMILIES", ())
+
+
+@pytest.mark.parametrize("name", ["vipllava", "glm4v"])
+def test_an_unknown_family_is_probed(name: str) -> None:
+    parts = tiny_families.build(name)
+    with pytest.warns(UserWarning, match=f"no family record for model_type '{name}': one was probed"):
+        vlm = nd.load(parts.model, processor=parts.processor)
+    assert (vlm.image_size, vlm.family.probed) == (parts.size, True)
+    picture = noise(*parts.size)
+    given = asked(parts, picture)
+    with torch.no_grad():
+        states = parts.model(**given, output_hidden_states=True).hidden_states
+    found = nd.read_pictures(vlm, tensor(picture), [1, 3])
+    for layer in (1, 3):
+        torch.testing.assert_close(found[nd.Site(layer)], states[layer][:, places(vlm, given["input_ids"])], **CLOSE)
+    nd.synthesize(vlm, nd.concept(vlm, "bee", 1, cache=False), steps=2, batch=1)
+
+
+@pytest.mark.parametrize("name", ["llava", "internvl", "idefics3", "smolvlm", "qwen2_5_vl", "qwen3_vl"])
+def test_a_probed_record_is_as_good_as_a_written_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = tiny_families.build(name)
+    written = nd.load(parts.model, processor=parts.processor)
+    forgotten(monkeypatch)
+    with pytest.warns(UserWarning, match="no family record"):
+        probed = nd.load(parts.model, processor=parts.processor)
+    assert torch.equal(probed.image_prompt.ids, written.image_prompt.ids)
+    x = tensor(noise(*written.image_size))
+    assert torch.equal(*(nd.read_pictures(v, x, [2])[nd.Site(2)] for v in (probed, written)))
+
+
+REFUSED = {
+    "mllama": "the packing of pixels could not be found",
+    "llava_next": "the grid could not be found .* 88 image tokens",
+    "pixtral": "the prompt could not be found .* other tokens stand between",
+    "gemma4": "the packing of pixels could not be found",
+    "paligemma1": "the prompt could not be found .* chat template",
+    "gemma3n": r"holds \(3, 1, 28, 32\), not \(batch, tokens, width\)",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_family_that_cannot_be_probed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it lacks is told; and with the record that the error asks for, it works."""
+    parts = tiny_families.build(name)
+    record = nd.load(parts.model, processor=parts.processor, check=False).family if name != "mllama" else None
+    forgotten(monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match=REFUSED[name]):
+            nd.load(parts.model, processor=parts.processor)
+    if record is not None:
+        assert nd.load(parts.model, processor=parts.processor, family=record, **parts.load).family is record
+
+
+def test_a_probed_record_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PaliGemma whose tokenizer has a chat template: all looks well, but image tokens see the text behind them."""
+    parts = tiny_families.build("paligemma1")
+    forgotten(monkeypatch)
+    tokens = copy.deepcopy(parts.processor.tokenizer)
+    tokens.chat_template = "{% for c in messages[0].content if c.type == 'image' %}<image>{% endfor %}a b c"
+    monkeypatch.setattr(parts.processor, "tokenizer", tokens)
+    with (
+        pytest.warns(UserWarning, match="probed"),
+        pytest.raises(ValueError, match=r"gives other activations .* text behind them"),
+    ):
+        nd.load(parts.model, processor=parts.processor)
+
+
+def test_a_probe_needs_the_whole_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = tiny_families.build("llava")
+    forgotten(monkeypatch)
+    half = Parts(parts.processor.tokenizer, parts.processor.image_processor)
+    with pytest.raises(ValueError, match="needs the whole processor"):
+        nd.load(parts.model, processor=half)
+    with pytest.raises(AttributeError, match="pass processor= a whole one"):
+        half.apply_chat_template([])

@@ -473,6 +473,70 @@ GEMMA4_TURNS = (
 )
 
 
+def vipllava() -> Miniature:
+    """ViP-LLaVA, which has no record: as LLaVA, from several layers of its tower."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tokens = tokenizer("<image>", template=VICUNA)
+    config = hf.VipLlavaConfig(
+        text_config=dict(TEXT, model_type="llama"),
+        vision_config=dict(TOWER, model_type="clip_vision_model", projection_dim=16),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        vision_feature_layers=[-2, -1],
+        image_seq_length=16,
+    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+    options = dict(patch_size=14, num_additional_image_tokens=1, vision_feature_select_strategy="default")
+    processor = real("llava.processing_llava.LlavaProcessor", images, tokens, **options)
+    return Miniature(randomise(hf.VipLlavaForConditionalGeneration(config)), processor, (56, 56), {}, {})
+
+
+def glm4v() -> Miniature:
+    """GLM-4V, which has no record: patches in Qwen's order, positions of three axes."""
+    from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+
+    wrapped = "<|begin_of_image|><|image|><|end_of_image|>"
+    names = ["<|im_start|>", "<|im_end|>", "<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|video|>"]
+    tokens = tokenizer(*names, template=CHATML.replace("IMAGE", wrapped))
+    rope = dict(rope_type="default", rope_theta=1e4, mrope_section=[1, 1, 2])
+    known = ids(tokens, image_token_id="<|image|>", image_start_token_id="<|begin_of_image|>")
+    known |= ids(tokens, image_end_token_id="<|end_of_image|>", video_token_id="<|video|>")
+    config = hf.Glm4vConfig(
+        text_config=dict(TEXT, rope_parameters=rope, partial_rotary_factor=1.0),
+        vision_config=dict(
+            depth=2,
+            hidden_size=32,
+            num_heads=4,
+            out_hidden_size=32,
+            intermediate_size=48,
+            image_size=112,
+            patch_size=14,
+        ),
+        **known,
+    )
+    processor = real("glm4v.processing_glm4v.Glm4vProcessor", Glm4vImageProcessorPil(), tokens)
+    return Miniature(randomise(hf.Glm4vForConditionalGeneration(config)), processor, (448, 448), {}, {})
+
+
+def mllama() -> Miniature:
+    """Llama 3.2 Vision, whose pictures are no tokens of the sequence: blocks of their own attend to them."""
+    from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+
+    tokens = tokenizer("<|image|>", template=VICUNA.replace("<image>", "<|image|>"))
+    config = hf.MllamaConfig(
+        text_config=dict(TEXT, cross_attention_layers=[1], rope_parameters=dict(rope_type="default", rope_theta=1e4)),
+        vision_config=dict(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_global_layers=1, attention_heads=4,
+            image_size=56, patch_size=14, vision_output_dim=64, intermediate_layers_indices=[0],
+        ),
+        image_token_index=tokens.convert_tokens_to_ids("<|image|>"),
+    )  # fmt: skip
+    images = MllamaImageProcessorPil(size=dict(height=56, width=56))
+    processor = real("mllama.processing_mllama.MllamaProcessor", images, tokens)
+    return Miniature(randomise(hf.MllamaForConditionalGeneration(config)), processor, (56, 56), {}, {})
+
+
+UNKNOWN = {"vipllava": vipllava, "glm4v": glm4v, "mllama": mllama}  # no record is written for these
 BUILDERS: dict[str, Callable[[], Miniature]] = {
     **{name: functools.partial(qwen, name) for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")},
     "internvl": internvl,
@@ -492,4 +556,4 @@ BUILDERS: dict[str, Callable[[], Miniature]] = {
 @functools.cache
 def build(name: str) -> Miniature:
     """The miniature of a family, made once a session."""
-    return BUILDERS[name]()
+    return {**BUILDERS, **UNKNOWN}[name]()

@@ -221,21 +221,26 @@ def _inspect(args: argparse.Namespace) -> int:
     layer = _layers([args.layer])[0]
     first = vlm.site(layer)
     sites = [vlm.describe(vlm.site(first, kind)) for kind in vlm.family.kinds]
+    proved = [what for what in ("paths", "image tokens", "pixels", "gradient") if what not in vlm.unproved]
     facts = {
         "model": vlm.id,
-        "family": vlm.family.name,
+        "family": vlm.family.name + (" (probed: there is no record of it)" if vlm.family.probed else ""),
         "class": type(vlm.hf).__name__,
         "layers": vlm.layers,
         "width": vlm.width,
         "image": list(vlm.image_size),
+        "image sizes": _sizes(vlm),
         "grid": list(vlm.grid),
         "image tokens": vlm.grid[0] * vlm.grid[1],
         "parameters": sum(p.numel() for p in vlm.hf.parameters()),
         "dtype": str(vlm.dtype)[6:],
         "device": str(vlm.device),
         "sites": dict(zip(vlm.family.kinds, sites, strict=True)),
-        "check": "paths, image tokens, pixels and gradient agree with the family's record",
+        "before the picture": vlm.tokenizer.decode(vlm.image_prompt.ids[: int(vlm.image_prompt.positions[0])]),
+        "check": f"{', '.join(proved)} agree with the family's record",
     }
+    if unproved := vlm.unproved:
+        facts["not checked"] = "; ".join(unproved.values())
     if args.json:
         print(json.dumps(facts, indent=1))
         return 0
@@ -248,6 +253,13 @@ def _inspect(args: argparse.Namespace) -> int:
         table.add_row(key, lines)
     Console(markup=False).print(table)
     return 0
+
+
+def _sizes(vlm: Any) -> str:
+    pixels = vlm.pixels
+    if not pixels.any_size:
+        return "this one only"
+    return f"any {'square ' if pixels.square else ''}multiple of {pixels.cell}: nd.load(..., image_size=)"
 
 
 def _judge(args: argparse.Namespace) -> int:

@@ -110,6 +110,21 @@ class VLM:
         """The floating type of the weights."""
         return next(p.dtype for p in self.hf.parameters() if p.is_floating_point())
 
+    @property
+    def unproved(self) -> dict[str, str]:
+        """What `check` cannot compare here, each with the reason; empty where all is proved."""
+        found = {}
+        if not callable(self.processor):
+            found["image tokens"] = (
+                "the text around image tokens is the record's own: this checkpoint's processor cannot be made without "
+                "torchvision"
+            )
+        if self.family.stand_in == type(self.processor.image_processor).__name__:
+            found["pixels"] = f"pixels are packed by the record: {self.family.stand_in} stands in for the processor"
+        if self.family.surrogate is not None and self.straight_through is None:
+            found["gradient"] = "none passes through the choice of words; straight_through= gives a surrogate"
+        return found
+
     def __repr__(self) -> str:
         rows, cols = self.grid
         return (
@@ -453,6 +468,19 @@ def _size_for(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:
     return size  # type: ignore[return-value]
 
 
+def _place(x: str | Path) -> str | Path:
+    """Where a name's files are: the demo's folder, an existing folder, a hub id."""
+    if str(x) == "demo":
+        from . import demo
+
+        return demo.folder() / "vlm"
+    if isinstance(x, Path) and not x.is_dir():
+        raise FileNotFoundError(
+            f"no folder {x}; give an existing folder, a hub id such as 'google/gemma-3-4b-it', or 'demo'"
+        )
+    return x
+
+
 def _from_checkpoint(
     x: str | Path, processor: Any, up_to_layer: int | None, family: Family | None, placed: dict[str, Any]
 ) -> VLM:
@@ -460,14 +488,7 @@ def _from_checkpoint(
     from transformers.utils import logging
 
     name, is_demo = str(x), str(x) == "demo"
-    if is_demo:
-        from . import demo
-
-        x = demo.folder() / "vlm"
-    elif isinstance(x, Path) and not x.is_dir():
-        raise FileNotFoundError(
-            f"no folder {x}; give an existing folder, a hub id such as 'google/gemma-3-4b-it', or 'demo'"
-        )
+    x = _place(x)
     revision = {"revision": placed["revision"]} if "revision" in placed else {}
     config = AutoConfig.from_pretrained(x, **revision)
     family = family or family_of(config)

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import nnsight_dream as nd
 from nnsight_dream import families
+from nnsight_dream.cli import main
 from nnsight_dream.trace import Climb, _keeps_shape, _picture_inputs, ascend
 from nnsight_dream.vlm import Parts
 
@@ -329,6 +330,9 @@ def test_a_checkpoint_is_loaded_without_torchvision_and_as_far_as_needed(
     torch.testing.assert_close(nd.read_pictures(cut, x, [2])[nd.Site(2)], nd.read_pictures(vlm, x, [2])[nd.Site(2)])
     ours, whole = (nd.concept(v, "octopus", 2, baseline=None, cache=False).vector for v in (cut, vlm))
     torch.testing.assert_close(ours, whole)
+    told = {"gemma4_unified": ["image tokens", "pixels"], "chameleon": ["gradient"]}
+    videos = "video_processor" in parts.processor.get_attributes() or name in ("pixtral", "mistral3")
+    assert list(cut.unproved) == told.get(name, ["image tokens"] if videos else [])
 
 
 # -- what only some families have --------------------------------------------------------------------------------
@@ -456,6 +460,22 @@ def test_constants_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         nd.synthesize(vlm, direction, steps=4, batch=1, canvas=nd.Pixels(32), augment=())
         nd.read_pictures(vlm, tensor(noise(*parts.size), noise(*parts.size, seed=1)), [2])
         assert len(built) == 1, built
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "gemma4_unified", "chameleon", "llava", "internvl"])
+def test_inspect(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = tiny_families.build(name)
+    saved(parts, tmp_path)
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    record = families.family_of(parts.model.config)
+    assert (facts["family"], facts["layers"], facts["width"]) == (name, 4, 32)
+    assert set(facts["sites"]) == set(record.kinds)
+    sizes = {"llava": "this one only", "chameleon": "this one only", "internvl": "any square multiple of 28"}
+    assert facts["image sizes"].startswith(sizes.get(name, "any multiple of "))
+    assert ("not checked" in facts) == (name != "llava")
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert "before the picture" in capsys.readouterr().out
 
 
 # -- families without a record -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ dtype and device, and does without `from __future__ import annotations` (a datac
 looks its module up in `sys.modules`, where shipped code is not).
 """
 
+import contextlib
 import math
 from dataclasses import KW_ONLY, dataclass
 
@@ -302,8 +303,10 @@ def _unsquash(pictures: Tensor, margin: float) -> Tensor:
     return torch.atanh(2 * pictures.clamp(margin, 1 - margin) - 1)
 
 
-def _full_precision(like: Tensor) -> torch.autocast:
+def _full_precision(like: Tensor) -> contextlib.AbstractContextManager:
     # A server may run all of this under autocast to bfloat16, which would leave the matrix products three digits.
+    if not torch.amp.is_autocast_available(like.device.type):  # torch's meta device knows no autocast
+        return contextlib.nullcontext()
     return torch.autocast(device_type=like.device.type, enabled=False)
 
 

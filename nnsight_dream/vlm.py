@@ -489,8 +489,9 @@ def _from_checkpoint(
 
     name, is_demo = str(x), str(x) == "demo"
     x = _place(x)
-    revision = {"revision": placed["revision"]} if "revision" in placed else {}
-    config = AutoConfig.from_pretrained(x, **revision)
+    everywhere = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")  # none on by default
+    source = {name: placed[name] for name in everywhere if name in placed}
+    config = AutoConfig.from_pretrained(x, **source)
     family = family or family_of(config)
     text = config.get_text_config()
     whole = text.num_hidden_layers
@@ -514,7 +515,7 @@ def _from_checkpoint(
         hf = AutoModelForImageTextToText.from_pretrained(x, config=config, **placed)
     finally:
         logging.set_verbosity(level)
-    processor = processor or _processor_at(x, family, **revision)
+    processor = processor or _processor_at(x, family, **source)
     vlm = _wrap(None, hf, processor, family, name)
     vlm.is_demo = is_demo
     vlm.revision = getattr(config, "_commit_hash", None)

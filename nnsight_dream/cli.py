@@ -250,6 +250,7 @@ def _inspect(args: argparse.Namespace) -> int:
     table = Table(show_header=False, box=None)
     for key, value in facts.items():
         lines = "\n".join(f"{k:<11} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        lines = repr(value) if isinstance(value, str) and "\n" in value else lines
         table.add_row(key, lines)
     Console(markup=False).print(table)
     return 0

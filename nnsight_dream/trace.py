@@ -36,22 +36,35 @@ def _in_order(vlm: VLM, sites: Sequence[Site]) -> list[Site]:
     found = sorted(set(sites), key=lambda s: s.order)
     if all(s.kind in vlm.family.kinds for s in found) or len({s.layer for s in found}) == len(found):
         return found
-    if "order" not in vlm._cache:  # inside a block only a pass can tell: one token through the first
+    kinds = vlm.family.kinds
+
+    def place(site: Site) -> tuple[int, int]:
+        came = _order_within(vlm, site.layer)
+        return site.layer, came.get(".".join(kinds.get(site.kind, (site.kind,))), len(came))
+
+    return sorted(found, key=place)
+
+
+def _order_within(vlm: VLM, layer: int) -> dict[str, int]:
+    """Where each input and output below a block comes in its forward pass, which only a pass can tell: of one token."""
+    blocks = vlm.hf.get_submodule(vlm.family.layers)
+    parts = [tuple(name for name, _ in block.named_modules()) for block in blocks[:layer]]  # type: ignore[index]
+    key = "order", parts[-1]
+    if key not in vlm._cache:
         came: list[str] = []
-        first = vlm.hf.get_submodule(f"{vlm.family.layers}.0")
+        alike = parts.index(parts[-1])  # the first block of its kind is the cheapest to reach
         handles = []
-        for name, module in first.named_modules():
+        for name, module in blocks[alike].named_modules():  # type: ignore[index]
             handles.append(module.register_forward_pre_hook(lambda *_, at=f"{name}.input": came.append(at)))
             handles.append(module.register_forward_hook(lambda *_, at=f"{name}.output": came.append(at)))
         try:
             one = torch.ones(1, 1, dtype=torch.long)
-            read_text(vlm, one, one, [Site(1)])
+            read_text(vlm, one, one, [Site(alike + 1)])
         finally:
             for handle in handles:
                 handle.remove()
-        vlm._cache["order"] = {at: i for i, at in enumerate(dict.fromkeys(came))}
-    came_at, kinds = vlm._cache["order"], vlm.family.kinds
-    return sorted(found, key=lambda s: (s.layer, came_at.get(".".join(kinds.get(s.kind, (s.kind,))), len(came_at))))
+        vlm._cache[key] = {at: i for i, at in enumerate(dict.fromkeys(came))}
+    return vlm._cache[key]
 
 
 def _states(vlm: VLM, site: Site, value: Any) -> torch.Tensor:

@@ -111,6 +111,47 @@ def test_patches_equal_a_plain_forward(vlm: nd.VLM, parts: tiny_families.Miniatu
     torch.testing.assert_close(before[nd.Site(1, "resid_pre")], stream(states[0])[:, at], **CLOSE)
 
 
+def test_every_kind_of_site_is_what_its_module_gives(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
+    """Several sites of one block, asked for in no order, of a block of every kind that the family has."""
+    picture = noise(*parts.size)
+    given = asked(parts, picture)
+    at = places(vlm, given["input_ids"])
+    for layer in (2, 3):
+        block = vlm.hf.get_submodule(f"{vlm.family.layers}.{layer - 1}")
+        modules = dict(block.named_modules())
+        paths = {**vlm.family.kinds, **{k: v for k, v in vlm.family.hooks.items() if v[0] in modules}}
+        for module in ("self_attn.o_proj", "linear_attn.out_proj"):
+            if module in modules:
+                paths |= {module: (module, "input")}
+        caught: dict[str, torch.Tensor] = {}
+        handles = []
+        for kind, (module, side) in paths.items():
+
+            def note(
+                _: Any, given: Any, kwargs: Any, output: Any = None, kind: str = kind, into: dict = caught
+            ) -> None:
+                value = (given or (kwargs.get("hidden_states"),)) if output is None else output
+                into[kind] = stream(value[0] if isinstance(value, tuple) else value)
+
+            if side == "input":
+                handles.append(modules[module].register_forward_pre_hook(note, with_kwargs=True))
+            else:
+                handles.append(modules[module].register_forward_hook(note, with_kwargs=True))
+        try:
+            with torch.no_grad():
+                parts.model(**given)
+        finally:
+            for handle in handles:
+                handle.remove()
+        sites = {k: nd.Site(layer, k if k in vlm.family.kinds else ".".join(p)) for k, p in paths.items()}
+        wide = {k: s for k, s in sites.items() if caught[k].ndim == 3}
+        assert set(vlm.family.kinds) <= set(wide)
+        found = nd.read_pictures(vlm, tensor(picture), list(wide.values())[::-1])
+        for kind, site in wide.items():
+            torch.testing.assert_close(found[site], caught[kind][:, at], **CLOSE)
+            assert vlm.width_at(site) == caught[kind].shape[-1]
+
+
 def test_pixels_and_what_goes_with_them_equal_the_processors(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
     pictures = [noise(*parts.size, seed=s) for s in (1, 2)]
     images = parts.processor.image_processor

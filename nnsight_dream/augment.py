@@ -9,7 +9,6 @@ Any callable of that form is an augmentation; several are a tuple, applied in or
 This file is shipped to remote servers whole: see `canvas` for what that forbids.
 """
 
-import contextlib
 import math
 from dataclasses import dataclass
 
@@ -192,8 +191,8 @@ def _read_points(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def _read_lines(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     # As two matrix products: cheap on an accelerator, and the gradient adds up in a fixed order: same seed, same bits.
-    known = torch.amp.is_autocast_available(pictures.device.type)  # torch's meta device knows no autocast
-    with torch.autocast(device_type=pictures.device.type, enabled=False) if known else contextlib.nullcontext():
+    kind = pictures.device.type  # of which torch's "meta" knows no autocast
+    with torch.autocast(device_type=kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
         return _taps(rows, pictures.shape[-2]) @ (pictures @ _taps(columns, pictures.shape[-1]).mT)
 
 

@@ -10,7 +10,6 @@ dtype and device, and does without `from __future__ import annotations` (a datac
 looks its module up in `sys.modules`, where shipped code is not).
 """
 
-import contextlib
 import math
 from dataclasses import KW_ONLY, dataclass
 
@@ -303,11 +302,10 @@ def _unsquash(pictures: Tensor, margin: float) -> Tensor:
     return torch.atanh(2 * pictures.clamp(margin, 1 - margin) - 1)
 
 
-def _full_precision(like: Tensor) -> contextlib.AbstractContextManager:
+def _full_precision(like: Tensor) -> torch.autocast:
     # A server may run all of this under autocast to bfloat16, which would leave the matrix products three digits.
-    if not torch.amp.is_autocast_available(like.device.type):  # torch's meta device knows no autocast
-        return contextlib.nullcontext()
-    return torch.autocast(device_type=like.device.type, enabled=False)
+    kind = like.device.type  # of which torch's "meta" knows no autocast
+    return torch.autocast(device_type=kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False)
 
 
 def _mix(plane: Tensor, matrix: Tensor) -> Tensor:

@@ -1,0 +1,247 @@
+"""Linear predictivity: how well units of one representation are predicted linearly from another, on held-out items.
+
+Ridge regression in its dual form. What depends on one side alone, a spectrum for each training set, is computed once
+for each side (`Side`); then no choice of lambda costs a refit, and none costs a pass over units: the errors by which
+lambda is chosen are sums over units, which the other side's kernel holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from .folds import check_duplicates, check_groups, given_folds, make_folds
+from .representation import matrix, same_items
+from .scores import Labels, Score, labels
+
+LAMBDAS = tuple(10.0**k for k in range(-1, 8))
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """One training set of one side, standardised by itself: its kernel's eigenvalues and eigenvectors.
+
+    rows      (m,) the training items
+    values    (r,) eigenvalues above 0;  vectors (m, r)
+    reach     by fold that is held out: (items of it, r), their kernel with the training items times `vectors`
+    kernel    (n, n) of all items, standardised by the training items; only where lambda is chosen
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+    vectors: np.ndarray
+    reach: dict[int, np.ndarray]
+    kernel: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A representation (n, p) made ready to predict and to be predicted; about 20 n^2 numbers with 5 folds."""
+
+    x: np.ndarray
+    folds: np.ndarray
+    outer: dict[int, Spectrum] = field(repr=False)
+    inner: dict[tuple[int, int], Spectrum] = field(repr=False)
+
+
+def side(x: Any, folds: np.ndarray, name: str = "x") -> Side:
+    """Compute what of a representation does not depend on the other: 15 spectra with 5 folds."""
+    x = matrix(x, name)
+    k = int(folds.max()) + 1
+    outer = {j: _spectrum(x, folds, (j,), name) for j in range(k)}
+    return Side(x, folds, outer, {pair: _spectrum(x, folds, pair, name) for pair in combinations(range(k), 2)})
+
+
+def _standardised(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """All items in units of the training items' standard deviation about their mean; constant units become 0."""
+    some = x[rows]
+    return (x - some.mean(axis=0)) / np.where(np.ptp(some, axis=0) > 0, some.std(axis=0), np.inf)
+
+
+def _spectrum(x: np.ndarray, folds: np.ndarray, held_out: tuple[int, ...], name: str) -> Spectrum:
+    rows = np.flatnonzero(~np.isin(folds, held_out))
+    z = _standardised(x, rows)
+    kernel = z @ z.T
+    values, vectors = np.linalg.eigh(kernel[np.ix_(rows, rows)])
+    keep = values > values[-1] * len(rows) * np.finfo(float).eps
+    if not values[-1] > 0:
+        raise ValueError(
+            f"{name}: without fold{'s' if len(held_out) > 1 else ''} {', '.join(map(str, held_out))} every column is "
+            "constant, so nothing can be fitted; give other features or another seed="
+        )
+    values, vectors = values[keep], vectors[:, keep]
+    reach = {j: kernel[np.ix_(folds == j, rows)] @ vectors for j in held_out}
+    return Spectrum(rows, values, vectors, reach, kernel if len(held_out) > 1 else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictivity(Score):
+    """How well y is predicted from x; a Score, whose value is the mean over folds and units of Pearson's r.
+
+    r            (q,) by unit of y, the mean over folds; NaN for a unit that is constant in every fold
+    lambdas      (folds,) the penalty that was chosen in each
+    at_edge      whether a chosen one is the least or the greatest on offer: then offer a wider range
+    constant     how many units of y are constant in some fold and do not count there
+    predicted, target   (n, q) held-out predictions and what they should be, in standard deviations of each training set
+    """
+
+    r: np.ndarray = field(repr=False, default_factory=lambda: np.zeros(0))
+    lambdas: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    at_edge: bool = False
+    constant: int = 0
+    predicted: np.ndarray = field(repr=False, default_factory=lambda: np.zeros((0, 0)))
+    target: np.ndarray = field(repr=False, default_factory=lambda: np.zeros((0, 0)))
+
+
+def choose_lambdas(a: Side, b: Side, lambdas: np.ndarray) -> np.ndarray:
+    """For each fold the lambda (folds,) that predicts b from a best in the other folds, each held out in turn.
+
+    Best: the least squared error summed over items and units of b, in the fitted items' standard deviations.
+    """
+    k = len(a.outer)
+    errors = np.zeros((k, len(lambdas)))
+    for pair, spectrum in a.inner.items():
+        target = b.inner[pair].kernel
+        assert target is not None
+        rows, vectors = spectrum.rows, spectrum.vectors
+        shrink = 1 / (spectrum.values + lambdas[:, None])  # (lambdas, r)
+        middle = vectors.T @ target[np.ix_(rows, rows)] @ vectors
+        for held, chosen_for in (pair, pair[::-1]):
+            reach = spectrum.reach[held]
+            where = np.flatnonzero(a.folds == held)
+            cross = np.einsum("ir,ir->r", reach, target[np.ix_(where, rows)] @ vectors)
+            square = np.einsum("lr,rs,ls->l", shrink, middle * (reach.T @ reach), shrink, optimize=True)
+            errors[chosen_for] += np.trace(target[np.ix_(where, where)]) - 2 * shrink @ cross + square
+    return lambdas[errors.argmin(axis=1)]
+
+
+def predict(a: Side, b: Side, lambdas: np.ndarray, groups: np.ndarray | None = None) -> Predictivity:
+    """Predict b from a on held-out items, lambda chosen in the other folds."""
+    chosen = choose_lambdas(a, b, lambdas)
+    n, q = b.x.shape
+    predicted, target = np.zeros((n, q)), np.zeros((n, q))
+    for j, spectrum in a.outer.items():
+        held, z = a.folds == j, _standardised(b.x, spectrum.rows)
+        smoother = (spectrum.reach[j] / (spectrum.values + chosen[j])) @ spectrum.vectors.T
+        predicted[held], target[held] = smoother @ z[spectrum.rows], z[held]
+    k = len(a.outer)
+    held_rows = [np.flatnonzero(a.folds == j) for j in range(k)]
+    r, cross = np.full((k, q), np.nan), []
+    for j, rows in enumerate(held_rows):
+        u, v = _unit_columns(predicted[rows]), _unit_columns(target[rows])
+        counts = np.ptp(target[rows], axis=0) > 0
+        if not counts.any():
+            raise ValueError(f"y: every unit is constant in fold {j}, so none has a correlation; give another seed=")
+        r[j, counts] = np.einsum("iu,iu->u", u, v)[counts]
+        cross.append(u[:, counts] @ v[:, counts].T / counts.sum())
+
+    place = np.empty(n, dtype=int)  # of an item within its fold
+    for rows in held_rows:
+        place[rows] = np.arange(len(rows))
+
+    def permuted(order: np.ndarray) -> float:
+        return float(np.mean([c[place[f], place[order[f]]].sum() for c, f in zip(cross, held_rows, strict=True)]))
+
+    def weighted(weights: np.ndarray) -> np.ndarray:
+        return np.mean([_weighted_r(predicted[f], target[f], weights[:, f]) for f in held_rows], axis=0)
+
+    constant = int(np.isnan(r).any(0).sum())
+    known = np.isfinite(r)
+    mean = np.where(known.any(0), np.where(known, r, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+    return Predictivity(
+        "linear predictivity",
+        float(np.nanmean(r, axis=1).mean()),
+        n,
+        groups,
+        a.folds,
+        permuted,
+        weighted,
+        r=mean,
+        lambdas=chosen,
+        at_edge=len(lambdas) > 1 and bool(np.isin(chosen, (lambdas.min(), lambdas.max())).any()),
+        constant=constant,
+        predicted=predicted,
+        target=target,
+    )
+
+
+def _unit_columns(x: np.ndarray) -> np.ndarray:
+    """Columns less their mean, of norm 1; what does not vary becomes 0."""
+    x = np.where(np.ptp(x, axis=0) > 0, x - x.mean(axis=0), 0)
+    norm = np.linalg.norm(x, axis=0)
+    return x / np.where(norm > 0, norm, 1)
+
+
+def _weighted_r(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean over units of Pearson's r under each row of weights (draws, n); constant units are left out."""
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    out = []
+    for w in np.array_split(weights, max(1, len(weights) * x.shape[1] // 2_000_000)):
+        total = w.sum(1, keepdims=True)
+        mx, my = w @ x / total, w @ y / total
+        cov = w @ (x * y) / total - mx * my
+        vx, vy = w @ (x * x) / total - mx * mx, w @ (y * y) / total - my * my
+        varies = (vx > 1e-12 * (x * x).mean(axis=0)) & (vy > 1e-12 * (y * y).mean(axis=0))
+        r = np.where(varies, cov / np.sqrt(np.where(varies, vx * vy, 1)), 0).sum(1)
+        out.append(np.where(varies.any(1), r / np.maximum(varies.sum(1), 1), np.nan))
+    return np.concatenate(out)
+
+
+def check_lambdas(lambdas: Sequence[float] | float) -> np.ndarray:
+    """Penalties as an array. Raises ValueError unless all are above 0."""
+    found = np.atleast_1d(np.asarray(lambdas, dtype=np.float64))
+    if found.ndim != 1 or not len(found) or not (np.isfinite(found) & (found > 0)).all():
+        raise ValueError(f"lambdas={lambdas!r}: one or more numbers above 0 are needed, such as {LAMBDAS}")
+    return found
+
+
+def linear_predictivity(
+    x: Any,
+    y: Any,
+    *,
+    lambdas: Sequence[float] | float = LAMBDAS,
+    folds: int | np.ndarray = 5,
+    groups: Labels | None = None,
+    duplicates: str = "refuse",
+    seed: int = 0,
+) -> Predictivity:
+    """How well ridge regression predicts y (n, q) from x (n, p) on held-out items (arXiv 2509.20751).
+
+        W = argmin |Z_y - Z_x W|^2 + lambda |W|^2,    value = mean over folds and units of r(Z_x W, Z_y)
+
+    Z are features less their mean in units of their standard deviation, both over the fitted items only. Each fold is
+    held out in turn; its lambda is the one that does best on the other folds, each held out in turn of these: the
+    fold that is tested has no part in it. Lambda is in scikit-learn's units (`alpha` of Ridge).
+
+    folds        how many, or (n,) the fold of each item
+    groups       (n,) what must not be torn apart by folds
+    duplicates   "refuse" or "allow" equal rows of x, or of y, in different folds
+    seed         of the folds
+
+    A constant unit of x is left out of the fit, one of y of the mean; `constant` counts these. The null swaps held-out
+    items within folds and keeps the fits; the interval resamples held-out items. Both directions: swap x and y.
+    Raises ValueError for unequal numbers, NaN, fewer than 3 folds or items of a fold, torn groups and duplicates.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(100, 8))
+    >>> found = linear_predictivity(x, x @ np.ones((8, 3)))
+    >>> round(found.value, 2), found.r.shape
+    (1.0, (3,))
+    """
+    if duplicates not in ("refuse", "allow"):
+        raise ValueError(f"duplicates={duplicates!r}: allowed are 'refuse' and 'allow'")
+    x, y, penalties = matrix(x, "x"), matrix(y, "y"), check_lambdas(lambdas)
+    same_items(x, y)
+    member = labels(groups, len(x))
+    split = (
+        make_folds(len(x), folds, groups=member, seed=seed) if isinstance(folds, int) else given_folds(folds, len(x))
+    )
+    if member is not None:
+        check_groups(split, member)
+    if duplicates == "refuse":
+        check_duplicates(x, y, split)
+    return predict(side(x, split), side(y, split, "y"), penalties, member)

@@ -1,0 +1,151 @@
+"""Scores: one number of how alike two representations are, what it would be by chance, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .intervals import wilson
+
+Labels = Sequence[Hashable] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Null:
+    """What a score would be were items paired by chance: its `values` (draws,), and `p`, one-sided, at least
+    1 / (draws + 1)."""
+
+    values: np.ndarray
+    p: float
+
+    @property
+    def mean(self) -> float:
+        """The chance level."""
+        return float(self.values.mean())
+
+    @property
+    def high(self) -> float:
+        """The level that 5 % of chance pairings pass."""
+        return float(np.quantile(self.values, 0.95))
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A similarity of two representations; `float(score)` is its `value`.
+
+    measure, n   what was measured, over how many items
+    groups       (n,) labels of what belongs together, or None: groups change partners, and are resampled, as wholes
+    strata       (n,) labels within which that happens, or None
+    """
+
+    measure: str
+    value: float
+    n: int
+    groups: np.ndarray | None = field(repr=False, default=None)
+    strata: np.ndarray | None = field(repr=False, default=None)
+    _permuted: Callable[[np.ndarray], float] = field(repr=False, default=lambda order: float("nan"))
+    _weighted: Callable[[np.ndarray], np.ndarray] = field(repr=False, default=lambda weights: weights[:, 0])
+    _is_rate: bool = field(repr=False, default=False)
+
+    def __float__(self) -> float:
+        return self.value
+
+    def null(self, draws: int = 1000, *, seed: int = 0) -> Null:
+        """The permutation test: rows of y change partners, `draws` times (Fisher 1935). Groups swap with groups of
+        their size, rows in order.
+
+        Raises ValueError for draws below 1, and where no two groups have the same size.
+        """
+        at_least(draws=draws)
+        random = np.random.default_rng(seed)
+        values = np.array([self._permuted(self._order(random)) for _ in range(draws)])
+        # rounding must not tell apart what is equal
+        beyond = int((values >= self.value - 1e-12 * max(1.0, abs(self.value))).sum())
+        return Null(values, (1 + beyond) / (1 + draws))
+
+    def interval(self, draws: int = 1000, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+        """The bootstrap interval (low, high): items, or whole groups, are drawn with replacement (Efron 1979).
+
+        An item that is drawn twice is never compared with its copy, and fits, neighbours and galleries stay as they
+        are. The quantiles are those of the draws, shifted so that their mean is the value. Where a rate is 0 or 1, of
+        which a bootstrap would draw no doubt, the interval is Wilson's (1927), each group counting once.
+
+        Raises ValueError for draws below 1 and a level outside 0 to 1.
+        """
+        at_least(draws=draws)
+        if not 0 < level < 1:
+            raise ValueError(f"level={level!r}: a number between 0 and 1, such as 0.95, is needed")
+        groups, strata = self._labels()
+        if self._is_rate and self.value in (0.0, 1.0):
+            apart = len(np.unique(groups))
+            return wilson(round(self.value) * apart, apart)
+        random = np.random.default_rng(seed)
+        weights = np.zeros((draws, self.n))
+        for stratum in range(strata.max() + 1):
+            rows = np.flatnonzero(strata == stratum)
+            names, member = np.unique(groups[rows], return_inverse=True)
+            counts = random.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+            weights[:, rows] = counts[:, member]
+        values = self._weighted(weights)
+        values = values[np.isfinite(values)]  # a draw of one item alone has no correlation
+        if not len(values):
+            return float("nan"), float("nan")
+        low, high = np.quantile(values - values.mean() + self.value, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def row(self, draws: int = 1000, *, seed: int = 0) -> dict[str, Any]:
+        """A table's row: value, its interval low to high, mean and 95 % level of chance, p, n; draws=0 leaves out all
+        but the value."""
+        if draws == 0:
+            return dict(measure=self.measure, value=self.value, n=self.n)
+        null, (low, high) = self.null(draws, seed=seed), self.interval(draws, seed=seed)
+        told = dict(value=self.value, value_low=low, value_high=high, null=null.mean, null_high=null.high, p=null.p)
+        return dict(measure=self.measure, **told, n=self.n)
+
+    def _labels(self) -> tuple[np.ndarray, np.ndarray]:
+        groups = np.arange(self.n) if self.groups is None else self.groups
+        return groups, np.zeros(self.n, dtype=int) if self.strata is None else self.strata
+
+    def _order(self, random: np.random.Generator) -> np.ndarray:
+        """Which row of y each row of x is paired with."""
+        order = np.arange(self.n)
+        groups, strata = self._labels()
+        exchanged = False
+        for stratum in range(strata.max() + 1):
+            inside = np.flatnonzero(strata == stratum)
+            member = np.unique(groups[inside], return_inverse=True)[1]
+            sizes = np.bincount(member)
+            rows = inside[np.argsort(member, kind="stable")]  # group by group
+            begins = np.cumsum(sizes) - sizes
+            for size in np.unique(sizes):
+                these = np.flatnonzero(sizes == size)
+                exchanged |= len(these) > 1
+                block = begins[these][:, None] + np.arange(size)
+                order[rows[block]] = rows[block[random.permutation(len(these))]]
+        if not exchanged:
+            raise ValueError(
+                "no two groups have the same size, so none can change partners; leave groups= out, or keep the same "
+                "number of items of each group"
+            )
+        return order
+
+
+def labels(groups: Labels | None, n: int) -> np.ndarray | None:
+    """Groups as numbers from 0 in order of first appearance. Raises ValueError unless there is one for each item."""
+    if groups is None:
+        return None
+    if len(groups) != n:
+        raise ValueError(f"groups= has {len(groups)} labels for {n} items: one for each is needed")
+    listed = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    number = {label: i for i, label in enumerate(dict.fromkeys(listed))}
+    return np.array([number[label] for label in listed])
+
+
+def at_least(**numbers: Any) -> None:
+    """Raise ValueError unless numbers are whole and from 1."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name}={value!r}: a whole number from 1 is needed")

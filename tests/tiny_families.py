@@ -130,7 +130,7 @@ CHATML = (
 )
 
 
-def qwen(version: str) -> Miniature:
+def qwen(version: str, experts: bool = False) -> Miniature:
     """Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5: pictures of any multiple of 28 or 32 pixels."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -165,6 +165,9 @@ def qwen(version: str) -> Miniature:
         vision_end_token_id="<|vision_end|>",
     )
     title = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL", "qwen3_5": "Qwen3_5"}[version]
+    if experts:
+        title += "Moe"
+        text |= dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=16)
     config = getattr(hf, f"{title}Config")(text_config=text, vision_config=tower, **known)
     model = randomise(getattr(hf, f"{title}ForConditionalGeneration")(config))
     images = Qwen2VLImageProcessorPil(patch_size=patch)
@@ -174,7 +177,7 @@ def qwen(version: str) -> Miniature:
     return Miniature(model, real(kind, images, tokens), size, {}, {"image_size": size})
 
 
-def internvl() -> Miniature:
+def internvl(decoder: str = "qwen2") -> Miniature:
     """InternVL 3 and 3.5 (hf): tiles off; 56 px, 4 x 4 patches, 2 x 2 tokens, or any multiple of 28 pixels."""
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
@@ -183,8 +186,8 @@ def internvl() -> Miniature:
         start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>",
     )  # fmt: skip
     config = hf.InternVLConfig(
-        text_config=dict(TEXT, model_type="qwen2"),
-        vision_config=TOWER,
+        text_config=dict(TEXT, model_type=decoder) | (dict(head_dim=8) if decoder == "qwen3" else {}),
+        vision_config=dict(TOWER, patch_size=[14, 14], image_size=[56, 56]),
         image_token_id=tokens.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=16,
         downsample_ratio=0.5,
@@ -329,7 +332,7 @@ def idefics(version: str) -> Miniature:
     return Miniature(model, processor, (112, 112), {"do_image_splitting": False, "do_resize": False}, {})
 
 
-def gemma4(attention: str | None) -> Miniature:
+def gemma4(attention: str | None, experts: bool = False) -> Miniature:
     """Gemma 4 with causal or bidirectional image attention: any multiple of 48 pixels."""
     from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
@@ -344,7 +347,10 @@ def gemma4(attention: str | None) -> Miniature:
             TEXT, head_dim=8, global_head_dim=8, sliding_window=64, hidden_size_per_layer_input=8,
             vocab_size_per_layer_input=500, num_kv_shared_layers=2, use_bidirectional_attention=attention,
             layer_types=["sliding_attention", "full_attention"] * 2,
-        ),
+        ) | (dict(
+            enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=16,
+            hidden_size_per_layer_input=0, num_kv_shared_layers=0,
+        ) if experts else {}),
         vision_config=dict(
             hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
             head_dim=12, patch_size=16, pooling_kernel_size=3, position_embedding_size=64,
@@ -539,7 +545,10 @@ def mllama() -> Miniature:
 UNKNOWN = {"vipllava": vipllava, "glm4v": glm4v, "mllama": mllama}  # no record is written for these
 BUILDERS: dict[str, Callable[[], Miniature]] = {
     **{name: functools.partial(qwen, name) for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")},
+    **{f"{name}_moe": functools.partial(qwen, name, True) for name in ("qwen3_vl", "qwen3_5")},
     "internvl": internvl,
+    "internvl3_5": functools.partial(internvl, "qwen3"),
+    "llava_siglip": functools.partial(llava, "llava", "siglip_vision_model"),
     **{name: functools.partial(llava, name) for name in ("llava", "llava_next")},
     "llava_onevision": functools.partial(llava, "llava_onevision", "siglip_vision_model"),
     **{name: functools.partial(pixtral, name) for name in ("pixtral", "mistral3")},
@@ -549,6 +558,7 @@ BUILDERS: dict[str, Callable[[], Miniature]] = {
     "gemma4_unified": gemma4_unified,
     "chameleon": chameleon,
     "gemma3n": gemma3n,
+    "gemma4_moe": functools.partial(gemma4, "vision", True),
     "gemma4_vision": functools.partial(gemma4, "vision"),
 }
 

@@ -79,6 +79,7 @@ GEMMA3 = Family(
         "mlp.hook_out": ("mlp", "output"),
     },
     masks=True,
+    overflows=True,  # Gemma 3 and 4: https://unsloth.ai/blog/gemma3
 )
 
 

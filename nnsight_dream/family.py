@@ -45,7 +45,7 @@ class Family:
     `surrogate` (root, inputs, temperature) does where no gradient passes the root's own way, if it is asked for.
     `stand_in` is a class of image processor with the same numbers that needs no torchvision, where the own does.
     `masks` says that the decoder takes ready attention masks as a dict by layer type, `positions` that it takes ready
-    position ids; both are then made once.
+    position ids; both are then made once. `overflows` says that activations exceed float16's largest number.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Family:
     hooks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     masks: bool = False
     positions: bool = False
+    overflows: bool = False
     pixels: Callable[[Any, Any], PixelFormat] = stated
     views: Callable[[PixelFormat], dict[str, Any]] = lambda pixels: {}
     seen: Callable[[Any], Any] = lambda made: made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib.util
 import warnings
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.utils.checkpoint
 
+from .checkpoints import default_dtype, headless, needed_files, refuse_half
 from .families import Family, family_of
 from .pixels import PixelFormat
 from .sites import Site, parse
@@ -47,6 +50,7 @@ class VLM:
     family     the record of facts about its family
     pixels     the numbers of its image processor
     straight_through   the temperature of a surrogate gradient, or None (see `load`)
+    checkpoint_tower   whether the vision tower's activations are computed anew in the backward pass (see `load`)
     id, revision   its name and commit, as far as known
     """
 
@@ -61,6 +65,7 @@ class VLM:
     is_demo: bool = False
     first_layer: int = 1
     straight_through: float | None = None
+    checkpoint_tower: bool = False
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -102,8 +107,8 @@ class VLM:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids and pixels go: the device of the first parameter."""
-        return next(self.hf.parameters()).device
+        """Where token ids and pixels go: the device of the first parameter that is on one, and not off on the disk."""
+        return next((p.device for p in self.hf.parameters() if not p.is_meta), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -256,12 +261,39 @@ class VLM:
         for m in training:
             m.training = False
         try:
-            yield
+            with self._checkpointing():
+                yield
         finally:
             for p in wanted:
                 p.requires_grad_(True)
             for m in training:
                 m.training = True
+
+    @contextlib.contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """The tower's layers keep their inputs alone, if that was asked for; as they were after the block."""
+        layers = self.tower_layers if self.checkpoint_tower else []
+        names = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
+        before = [(layer, {n: layer.__dict__[n] for n in names if n in layer.__dict__}) for layer in layers]
+        # no chance is at work in a model in evaluation mode: no generator's state need be kept
+        anew = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False, preserve_rng_state=False)
+        for layer in layers:  # they look at their own mode alone, and modules within keep theirs
+            layer.__dict__.update(training=True, gradient_checkpointing=True, _gradient_checkpointing_func=anew)
+        try:
+            yield
+        finally:
+            for layer, own in before:
+                for n in names:
+                    layer.__dict__.pop(n, None)
+                layer.__dict__.update(own)
+
+    @property
+    def tower_layers(self) -> list[torch.nn.Module]:
+        """The vision tower's layers that can be computed anew in the backward pass."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        tower = self.hf.get_submodule(self.family.tower) if self.family.tower else torch.nn.Identity()
+        return [m for m in tower.modules() if isinstance(m, GradientCheckpointingLayer)]
 
     def fingerprint(self, site: int | str | Site) -> str:
         """A hash of what determines text activations at a site: config, template, weights up to its block.
@@ -359,6 +391,8 @@ def load(
     family: Family | None = None,
     image_size: int | tuple[int, int] | None = None,
     straight_through: float | None = None,
+    checkpoint_tower: bool = False,
+    head: bool = True,
     first_layer: int = 1,
     **options: Any,
 ) -> VLM:
@@ -366,15 +400,23 @@ def load(
 
     x            "demo" (the bundled model), a hub id, a local folder, a Hugging Face model (with `processor`), or an
                  `nnsight` model of one
-    up_to_layer  load only this many decoder blocks: the weights above are never read (ids and folders only)
-    check        prove the family's record against the model (see `check`); costs one forward and backward
-    device, dtype, options   go to `from_pretrained` (ids and folders only); a model in hand stays as it is
+    up_to_layer  load only this many decoder blocks: the weights above are never read, nor files fetched that hold
+                 nothing else (ids and folders only)
+    head         False: load neither final norm nor language-model head, which only `top_logits` and writing need (ids
+                 and folders only)
+    check        prove the family's record against the model (see `check`); costs one forward and backward. What cannot
+                 be compared is told by `unproved`
+    device, dtype, options   go to `from_pretrained` (ids and folders only); a model in hand stays as it is. Without
+                 dtype, weights are as stored on the CPU and bfloat16 elsewhere. `device_map="auto"` spreads them over
+                 several GPUs (accelerate)
     family       a record of your own; one for an unknown family is probed from the model, with a warning
     image_size   the side, or (height, width), in pixels at which the model sees pictures, for families that take any:
                  a multiple of an image token's side; what the processor makes of 448 x 448 pixels if not given
     straight_through   for families that turn pictures into words of a code book (Chameleon), through which no gradient
                  passes: climb by the gradient of soft words instead, mixed at this temperature (1.0, say). It is a
                  biased guess of no true gradient, since the model computes with hard words; off if not given
+    checkpoint_tower   in an ascent, keep only the inputs of the vision tower's layers and compute the rest anew in the
+                 backward pass: the same gradient, far less memory, about a third more time
     first_layer  1: `layer=1` is the first block, as in the paper; 0: `layer=0` is, should its authors have meant that
 
     A model in hand keeps its device, types, training mode and `requires_grad`; no hook is registered on it. nnsight
@@ -390,7 +432,7 @@ def load(
     import nnsight
 
     named = ["processor", "up_to_layer", "check", "device", "dtype", "family"]
-    named += ["image_size", "straight_through", "first_layer"]
+    named += ["image_size", "straight_through", "checkpoint_tower", "head", "first_layer"]
     for name in options:
         if near := difflib.get_close_matches(name, named, 1, 0.8):
             raise TypeError(f"load: unexpected keyword {name!r}; did you mean {near[0]}=?")
@@ -398,20 +440,26 @@ def load(
         asked = {"processor": processor, "up_to_layer": up_to_layer, "device": device, "dtype": dtype}
         asked |= {"family": family, "image_size": image_size, "straight_through": straight_through}
         told = [k for k, v in {**asked, **options}.items() if v is not None]
+        told += ["checkpoint_tower"] * checkpoint_tower + ["head"] * (not head)
         if told or first_layer not in (1, x.first_layer):
             raise ValueError(f"{', '.join(told or ['first_layer'])}= cannot change a VLM; load its model or name anew")
         return x
     if first_layer not in (0, 1):
         raise ValueError(f"first_layer={first_layer!r}: layers count from 1 (the default) or from 0")
     if isinstance(x, (str, Path)):
+        if device is not None and options.get("device_map") is not None:
+            raise ValueError(f"device={device!r} and device_map= are two ways to say the same: give one of them")
+        dtype = default_dtype(dtype, device, options.get("device_map"))
         placed = dict(options) if dtype is None else dict(options, dtype=dtype)
         straight = device is not None and importlib.util.find_spec("accelerate") is not None
-        vlm = _from_checkpoint(x, processor, up_to_layer, family, placed | ({"device_map": device} if straight else {}))
+        vlm = _from_checkpoint(
+            x, processor, up_to_layer, family, placed | ({"device_map": device} if straight else {}), head
+        )
         if device is not None and not straight:  # without accelerate weights go by way of the cpu
             vlm.hf.to(device)
     else:
         given = {"up_to_layer": up_to_layer, "device": device, "dtype": dtype, **options}
-        if told := [k for k, v in given.items() if v is not None]:
+        if told := [k for k, v in given.items() if v is not None] + ["head"] * (not head):
             raise ValueError(
                 f"{', '.join(told)}= can only be given with a hub id or a folder; this model is already loaded and is "
                 "kept as it is. Move or convert it yourself, or pass its name instead."
@@ -429,6 +477,13 @@ def load(
         processor = processor or getattr(model, "processor", None) or _processor_of(name, family)
         vlm = _wrap(model, hf, processor, family, name)
     vlm.first_layer = first_layer
+    refuse_half(vlm.family, vlm.dtype, vlm.id)
+    if checkpoint_tower and not vlm.tower_layers:
+        raise ValueError(
+            f"checkpoint_tower=True: the vision tower of {vlm.id} ({vlm.family.name}) has no layers that Hugging Face "
+            "can compute anew; leave it out, and lower batch= or at_once= where memory is short"
+        )
+    vlm.checkpoint_tower = checkpoint_tower
     if straight_through is not None:
         if vlm.family.surrogate is None:
             raise ValueError(
@@ -482,10 +537,14 @@ def _place(x: str | Path) -> str | Path:
 
 
 def _from_checkpoint(
-    x: str | Path, processor: Any, up_to_layer: int | None, family: Family | None, placed: dict[str, Any]
+    x: str | Path,
+    processor: Any,
+    up_to_layer: int | None,
+    family: Family | None,
+    placed: dict[str, Any],
+    head: bool = True,
 ) -> VLM:
-    from transformers import AutoConfig, AutoModelForImageTextToText
-    from transformers.utils import logging
+    from transformers import AutoConfig
 
     name, is_demo = str(x), str(x) == "demo"
     x = _place(x)
@@ -493,6 +552,7 @@ def _from_checkpoint(
     source = {name: placed[name] for name in everywhere if name in placed}
     config = AutoConfig.from_pretrained(x, **source)
     family = family or family_of(config)
+    refuse_half(family, placed.get("dtype"), name)
     text = config.get_text_config()
     whole = text.num_hidden_layers
     if up_to_layer is not None:
@@ -508,19 +568,49 @@ def _from_checkpoint(
         text.num_hidden_layers = up_to_layer
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[:up_to_layer]
-    level = logging.get_verbosity()
-    if up_to_layer is not None:
-        logging.set_verbosity_error()  # the weights left out on purpose would be listed as unexpected
-    try:
-        hf = AutoModelForImageTextToText.from_pretrained(x, config=config, **placed)
-    finally:
-        logging.set_verbosity(level)
+    hf, folder = _weights(x, config, up_to_layer, head, family, placed)
     processor = processor or _processor_at(x, family, **source)
     vlm = _wrap(None, hf, processor, family, name)
     vlm.is_demo = is_demo
     vlm.revision = getattr(config, "_commit_hash", None)
     vlm._cache["layers in the checkpoint"] = whole
+    vlm._cache["files"] = folder  # weights that are off on the disk are read again and again
     return vlm
+
+
+def _weights(
+    x: str | Path, config: Any, up_to_layer: int | None, head: bool, family: Family | None, placed: dict[str, Any]
+) -> tuple[Any, Any]:
+    """The model with the weights that are asked for, and the folder of their files, if it is one made for that."""
+    from transformers import AutoModelForImageTextToText as Auto
+    from transformers.utils import logging
+
+    cls: Any = Auto
+    if not head:
+        known = getattr(Auto, "_model_mapping").get(type(config), None)  # noqa: B009
+        if known is None or family is None:
+            raise ValueError(f"head=False: {x} is of no known family; load it whole")
+        cls = headless(known, family.layers)
+    partly = up_to_layer is not None or not head
+    folder = needed_files(x, up_to_layer, head, placed)
+    level = logging.get_verbosity()
+    if partly:
+        logging.set_verbosity_error()  # the weights left out on purpose would be listed as unexpected
+    try:
+        hf, told = cls.from_pretrained(
+            x if folder is None else folder.name, config=config, output_loading_info=True, **placed
+        )
+    finally:
+        logging.set_verbosity(level)
+    if partly and told["missing_keys"]:  # a whole model's are told by transformers
+        raise ValueError(
+            f"{x} holds no weights for {', '.join(sorted(told['missing_keys'])[:5])} ({len(told['missing_keys'])} "
+            "missing in all): is it a checkpoint of this model? Load it without up_to_layer= and head= to see what "
+            "transformers makes of it"
+        )
+    if folder is not None:
+        hf.name_or_path = config._name_or_path = str(x)
+    return hf, folder
 
 
 @dataclass(frozen=True)

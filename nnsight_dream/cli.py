@@ -49,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("inspect", _inspect, "Show a model's family, layers, sites and grid, and prove the family's record.")
     sub.add_argument("model", metavar="MODEL", help="'demo', a hub id or a folder")
     sub.add_argument("--layer", default="1", metavar="N", help="the layer whose sites are shown (default 1)")
+    sub.add_argument("--batch", type=int, default=1, metavar="B", help="views of the picture in a step (default 1)")
+    sub.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the weights (default: as load chooses it)")
+    sub.add_argument("--checkpoint-tower", action="store_true", help="compute the tower's activations anew")
+    sub.add_argument("--config-only", action="store_true", help="say what a step takes, and load no weights at all")
 
     sub = command("judge", _judge, "Let the bundled judge name pictures.")
     sub.add_argument("path", nargs="+", type=Path, metavar="PATH", help="picture files, or folders of saved prototypes")
@@ -93,14 +97,19 @@ def _layers(names: Sequence[str]) -> list[int | str]:
 
 def _load(name: str) -> Any:
     """The model that a name means; a hub id is only looked for when the user wrote one."""
-    from transformers.utils import logging
-
     from .vlm import load
+
+    return load(_place(name))
+
+
+def _place(name: str) -> str | Path:
+    """A folder, where there is one of this name; transformers' notes are kept out of the output from here on."""
+    from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     folder = Path(name)
-    return load(folder if folder.is_dir() else name)
+    return folder if folder.is_dir() else name
 
 
 def _synthesize(args: argparse.Namespace) -> int:
@@ -217,8 +226,37 @@ def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    vlm = _load(args.model)
     layer = _layers([args.layer])[0]
+    step = _step(args, layer)
+    if not args.json:
+        _print_facts(step)
+    facts = {} if args.config_only else _facts(args, layer)
+    if args.json:
+        print(json.dumps({**facts, "step": step}, indent=1))
+    elif facts:
+        _print_facts(facts)
+    return 0
+
+
+def _step(args: argparse.Namespace, layer: int | str) -> dict[str, Any]:
+    """What a step takes, from the config alone."""
+    import torch
+
+    from .estimate import GPUS, cpu_rate, estimate, gpu_rate, story
+
+    options: dict[str, Any] = {"batch": args.batch, "checkpoint_tower": args.checkpoint_tower}
+    if args.dtype is not None:
+        options["dtype"] = getattr(torch, args.dtype)
+    x = _place(args.model)
+    cpu, gpu = (estimate(x, layer, device=device, **options) for device in ("cpu", "cuda"))
+    if args.json:
+        return {"cpu": cpu.to_dict(), "cuda": gpu.to_dict()}
+    rates = [cpu_rate(getattr(torch, cpu.dtype)), *(gpu_rate(name, gpu.dtype) for name in GPUS)]
+    return story(cpu, gpu, rates)
+
+
+def _facts(args: argparse.Namespace, layer: int | str) -> dict[str, Any]:
+    vlm = _load(args.model)
     first = vlm.site(layer)
     sites = [vlm.describe(vlm.site(first, kind)) for kind in vlm.family.kinds]
     proved = [what for what in ("paths", "image tokens", "pixels", "gradient") if what not in vlm.unproved]
@@ -241,19 +279,20 @@ def _inspect(args: argparse.Namespace) -> int:
     }
     if unproved := vlm.unproved:
         facts["not checked"] = "; ".join(unproved.values())
-    if args.json:
-        print(json.dumps(facts, indent=1))
-        return 0
+    return facts
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
     for key, value in facts.items():
-        lines = "\n".join(f"{k:<11} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        wide = max([11, *map(len, value)]) if isinstance(value, dict) else 0
+        lines = "\n".join(f"{k:<{wide}} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         lines = repr(value) if isinstance(value, str) and "\n" in value else lines
         table.add_row(key, lines)
     Console(markup=False).print(table)
-    return 0
 
 
 def _sizes(vlm: Any) -> str:

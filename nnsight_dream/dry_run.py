@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.flop_counter import flop_registry
@@ -57,7 +56,7 @@ class DryRun(TorchDispatchMode):
             for name, module in watched:  # some families call a part's children and never the part itself
                 stack.callback(module.register_forward_pre_hook(lambda *_, name=name: self._enter(name)).remove)
                 stack.callback(module.register_forward_hook(lambda *_: self._leave()).remove)
-            stack.enter_context(_Attention(self.attention))
+            stack.enter_context(_attention(self.attention))
             stack.enter_context(self)
             yield self
 
@@ -181,18 +180,23 @@ CPU_ATTENTION: dict[Any, Callable[..., int]] = {
 }
 
 
-class _Attention(TorchFunctionMode):
-    """On the meta device torch would form whole matrices of weights; here the kernel of a real device is taken."""
+@contextmanager
+def _attention(device: str) -> Iterator[None]:
+    """On the meta device torch would form whole matrices of weights; here the kernel of a real device is taken.
 
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.device = device
+    Exchanged by name: a mode that sees calls of functions is off where a backward pass computes layers anew.
+    """
+    functional = torch.nn.functional
+    real = functional.scaled_dot_product_attention
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.nn.functional.scaled_dot_product_attention and args[0].is_meta:
-            return _kernel(self.device, *args, **kwargs)
-        return func(*args, **kwargs)
+    def attend(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return _kernel(device, query, *args, **kwargs) if query.is_meta else real(query, *args, **kwargs)
+
+    functional.scaled_dot_product_attention = attend  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = real
 
 
 def _kernel(

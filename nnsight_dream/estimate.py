@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,7 +103,12 @@ class Estimate:
     @property
     def memory(self) -> int:
         """The most bytes of the device's memory at one time, with what the process or CUDA takes for itself."""
-        return sum(self.weights.values()) + self.step_bytes + (PROCESS if self.device == "cpu" else CUDA_CONTEXT)
+        return sum(self.weights.values()) + self.step_bytes + self.own_bytes
+
+    @property
+    def own_bytes(self) -> int:
+        """What the process, or CUDA, takes for itself."""
+        return PROCESS if self.device == "cpu" else CUDA_CONTEXT
 
     def seconds(self, rate: Rate) -> float:
         """Time of a step on a machine of this rate: products at its one speed, and all else at the other."""
@@ -116,6 +121,33 @@ class Estimate:
         named |= {"moved": "moved_bytes", "canvas": "canvas_pixels", "image_size": "image_pixels"}
         plain = {named.get(k, k): dict(v) if isinstance(v, Mapping) else v for k, v in told.items()}
         return {**plain, "image_tokens": self.image_tokens, "memory_bytes": self.memory}
+
+
+def story(cpu: Estimate, gpu: Estimate, rates: Sequence[Rate] = ()) -> dict[str, Any]:
+    """Two estimates of one step, on the CPU and on a GPU, in words; `rates` are of machines to tell the time for."""
+    image, grid = gpu.image_size, gpu.grid
+    kept = sum(gpu.kept.values())
+    found: dict[str, Any] = {
+        "step": f"layer {gpu.layer}, batch {gpu.batch}, canvas of {gpu.canvas} x {gpu.canvas} pixels",
+        "sequence": f"{grid[0]} x {grid[1]} image tokens of {gpu.prompt_tokens}, from {image[0]} x {image[1]} pixels",
+        "TFLOP": {name: f"{n / 1e12:.4g}" for name, n in (*gpu.flops.items(), ("in all", sum(gpu.flops.values())))},
+    }
+    for name, one in (("CPU memory", cpu), ("GPU memory", gpu)):
+        parts = {**{f"{k} weights": v for k, v in one.weights.items() if v}, "canvas": one.canvas_bytes}
+        parts |= {f"{k} kept": v for k, v in one.kept.items() if v > 0} | {"workspace": one.workspace}
+        parts["process" if one.device == "cpu" else "CUDA (assumed)"] = one.own_bytes
+        parts["in all"] = one.memory
+        found[f"{name}, {one.dtype}"] = {part: f"{n / 1e9:.3f} GB" for part, n in parts.items()}
+    if not gpu.checkpoint_tower and gpu.kept["tower"] > kept / 2 > 1e9:
+        found["to save"] = "checkpoint_tower=True keeps a small part of the tower's"
+    if rates:
+        found["seconds"] = {r.name: f"{(gpu if r.name in GPUS else cpu).seconds(r):.3g}" for r in rates}
+        found["of GPUs"] = (
+            f"none was seen: {GPU_USE[0]:.0%} of the vendor's peak in products, {GPU_USE[1]:.0%} in memory are assumed"
+        )
+    if gpu.assumed:
+        found["assumed"] = "; ".join(gpu.assumed)
+    return found
 
 
 def gpu_rate(name: str, dtype: str) -> Rate:
@@ -151,7 +183,7 @@ def _best(run: Callable[[], Any]) -> float:
 
 def estimate(
     x: Any,
-    layer: int = 1,
+    layer: int | str = 1,
     *,
     batch: int = 1,
     canvas: int = 448,
@@ -166,6 +198,7 @@ def estimate(
     """Estimate a step of an ascent of a model's layer; no weight is read, only its config (and processor, if there).
 
     x            "demo", a hub id, a folder, or a Hugging Face config
+    layer        a layer's number from 1, or a site's name
     batch        augmented views of the picture in a step; `canvas` the side in pixels of the picture
     dtype        of the weights; as `load` would choose it if not given
     device       "cpu" or "cuda": whose attention kernels are counted on
@@ -181,7 +214,7 @@ def estimate(
     >>> found.image_tokens, found.flops["tower"] > found.flops["decoder"]
     (64, True)
     """
-    for name, value in (("batch", batch), ("layer", layer), ("canvas", canvas)):
+    for name, value in (("batch", batch), ("canvas", canvas)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed")
     if device not in ("cpu", "cuda") or attention not in ("sdpa", "eager"):
@@ -193,7 +226,11 @@ def estimate(
         vlm.pixels = dataclasses.replace(vlm.pixels, size=_size_for(vlm, image_size))
     if vlm.family.surrogate is not None:
         vlm.straight_through = 1.0
+    if checkpoint_tower and not vlm.tower_layers:
+        raise ValueError(f"checkpoint_tower=True: the tower of {vlm.id} ({vlm.family.name}) cannot be computed anew")
+    vlm.checkpoint_tower = checkpoint_tower
     site = vlm.site(layer)
+    layer = site.layer
     weights, parameters = _weights(vlm, layer)
     parts = {"tower": vlm.family.tower, "projector": vlm.family.projector}
     parts["decoder"] = vlm.family.layers.rpartition(".")[0]

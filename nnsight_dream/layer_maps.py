@@ -18,7 +18,6 @@ from .representation import (
     matrix,
     neighbours,
     ranked_distances,
-    same_items,
 )
 from .scores import Labels, Score, labels
 
@@ -83,7 +82,8 @@ def layer_map(
     xs, ys     by layer (n, p) and (n, q); all the same items in the same order
     measure    "predictivity" (both directions), "cka" (debiased), "cka biased", "knn" or "rsa"
     draws      of nulls and intervals; 0 for neither. intervals=False leaves these out
-    others     as in `linear_predictivity`, `cka`, `mutual_knn` and `rsa`; all layers share folds and draws
+    others     as in `linear_predictivity`, `cka`, `mutual_knn` and `rsa`; all layers share folds and draws.
+               Duplicates are looked for in the last layer of each side: embeddings of one word are equal by right
 
     Columns: x_layer, y_layer, direction ("x to y", "y to x" or "both"), measure, value; with draws also value_low and
     value_high, null and null_high, p, and p_map: p corrected for having looked at all cells of the map, the share of
@@ -95,12 +95,7 @@ def layer_map(
         raise ValueError(f"measure={measure!r}: allowed are {', '.join(MEASURES)}")
     if not xs or not ys:
         raise ValueError(f"{len(xs)} layers of x and {len(ys)} of y: at least one of each is needed")
-    one, other = (
-        {layer: matrix(v, f"{n}, layer {layer}") for layer, v in s.items()} for n, s in (("x", xs), ("y", ys))
-    )
-    for values in (*one.values(), *other.values()):
-        same_items(values, next(iter(other.values())))
-    n = len(next(iter(one.values())))
+    n = len(matrix(next(iter(ys.values())), "y"))
     member, split = labels(groups, n), None
     if measure == "predictivity":
         split = make_folds(n, folds, groups=member, seed=seed) if isinstance(folds, int) else given_folds(folds, n)
@@ -109,13 +104,14 @@ def layer_map(
         if duplicates not in ("refuse", "allow"):
             raise ValueError(f"duplicates={duplicates!r}: allowed are 'refuse' and 'allow'")
         if duplicates == "refuse":
-            check_duplicates(list(one.values())[-1], list(other.values())[-1], split)
+            x, y = (matrix(layers[list(layers)[-1]], name) for layers, name in ((xs, "x"), (ys, "y")))
+            check_duplicates(x, y, split)
     how = _measure(measure, split, member, check_lambdas(lambdas), k, metric)
-    ready = {layer: how.ready(values, f"y, layer {layer}") for layer, values in other.items()}
+    ready = {layer: how.ready(_layer(ys, layer, "y", n), f"y, layer {layer}") for layer in ys}
     rows: list[dict[str, Any]] = []
     nulls: list[np.ndarray] = []
-    for x_layer, values in one.items():
-        a = how.ready(values, f"x, layer {x_layer}")
+    for x_layer in xs:
+        a = how.ready(_layer(xs, x_layer, "x", n), f"x, layer {x_layer}")
         for y_layer, b in ready.items():
             for direction, compare in how.compare.items():
                 score = compare(a, b)
@@ -133,6 +129,14 @@ def layer_map(
         for row in rows:
             row["p_map"] = (1 + int((best >= row["value"] - 1e-12).sum())) / (1 + draws)
     return [row | dict(n=n) for row in rows]
+
+
+def _layer(layers: Mapping[Hashable, Any], layer: Hashable, name: str, n: int) -> np.ndarray:
+    """One layer's features, loaded now: of those that are on disk one layer at a time is in memory."""
+    values = matrix(layers[layer], f"{name}, layer {layer}")
+    if len(values) != n:
+        raise ValueError(f"{name}, layer {layer}: {len(values)} items where the first layer of y has {n}")
+    return values
 
 
 def peak(rows: Sequence[Mapping[str, Any]], direction: str | None = None) -> dict[str, Any]:

@@ -1,0 +1,323 @@
+"""Encoders: one side of any model, as that which turns pictures or texts into one vector a layer.
+
+Layer 0 is what enters the first block, layer L what leaves block L: Hugging Face's `hidden_states[L]`, but for the last
+of a language model, which is there after the final norm. All layers asked for come from one pass through nnsight, which
+stops after the deepest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .family import first
+from .pictures import as_tensors
+from .sites import Site
+from .spans import wrap
+from .trace import read_pictures, read_text
+from .vlm import VLM, _digest
+
+PICTURES, WORDS = "pictures", "words"
+TOKENS = {PICTURES: ("class", "mean"), WORDS: ("mean", "last")}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """One side of a model. Made by `image_side`, `text_side`, `tower`, `vision_model` or `language_model`.
+
+    name     for tables and figures
+    takes    "pictures" (PIL images or tensors (3, H, W) in [0, 1]) or "words" (texts)
+    layers   how many blocks there are; layers go from 0, the embeddings
+    tokens   "class" (its vector of the class token), "mean" (over all patches, or the text's own tokens) or "last"
+    key      a hash of weights, preprocessing and choice of tokens: the same for the same features
+    """
+
+    name: str
+    takes: str
+    layers: int
+    tokens: str
+    key: str
+    _read: Callable[[Sequence[Any], Sequence[int]], dict[int, torch.Tensor]] = field(repr=False)
+
+    def read(self, items: Sequence[Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Features (B, d) of a batch by layer, float32 on the CPU, without gradients.
+
+        Raises ValueError for layers that are not there.
+        """
+        return {k: v.detach().float().cpu() for k, v in self._read(items, self.check_layers(layers)).items()}
+
+    def check_layers(self, layers: Sequence[int] | None) -> list[int]:
+        """The layers asked for, sorted; all, from 0, if None. Raises ValueError for one that is not there."""
+        found = list(range(self.layers + 1)) if layers is None else sorted(set(layers))
+        if wrong := [n for n in found if not isinstance(n, Integral) or not 0 <= n <= self.layers]:
+            raise ValueError(
+                f"layers={wrong} are not in {self.name}: it has 0 (the embeddings) to {self.layers}; leave layers= out "
+                "for all"
+            )
+        if not found:
+            raise ValueError(f"layers= is empty: {self.name} has 0 (the embeddings) to {self.layers}")
+        return [int(n) for n in found]
+
+
+def _checked(tokens: str, takes: str, name: str) -> str:
+    if tokens not in TOKENS[takes]:
+        raise ValueError(f"tokens={tokens!r}: of {takes} ({name}) allowed are {', '.join(map(repr, TOKENS[takes]))}")
+    return tokens
+
+
+def _key(*told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+# -- a vision-language model's sides -----------------------------------------------------------------------------
+
+
+def _site(layer: int) -> Site:
+    return Site(layer) if layer else Site(1, "resid_pre")
+
+
+def image_side(vlm: VLM, tokens: str = "mean") -> Encoder:
+    """A VLM's image tokens in its language model, layer by layer; `tokens` is "mean". Raises ValueError for others."""
+    if tokens != "mean":
+        raise ValueError(f"tokens={tokens!r}: image tokens have no class token; allowed is 'mean'")
+
+    def read(items: Sequence[Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
+        sites = {layer: _site(layer) for layer in layers}
+        with torch.no_grad():
+            found = read_pictures(vlm, _packed(vlm, items), list(sites.values()))
+        return {layer: found[site].float().mean(1) for layer, site in sites.items()}
+
+    key = _key(
+        "image side", vlm.weights_tag(vlm.layers), str(vlm.pixels), vlm.image_prompt.text, tokens, str(vlm.dtype)
+    )
+    return Encoder(f"{vlm.id}, image side", PICTURES, vlm.layers, tokens, key, read)
+
+
+def text_side(vlm: VLM, tokens: str = "mean") -> Encoder:
+    """A VLM's language model reading texts, each wrapped as a user's turn in the chat template.
+
+    tokens   "mean" over the text's own tokens, or the "last" of them
+    """
+    _checked(tokens, WORDS, vlm.id)
+
+    def read(items: Sequence[Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
+        prompts = wrap(vlm.tokenizer, _texts(items), chat_template=vlm.chat_template)
+        ids, mask = _padded([p.ids for p in prompts], 0)
+        sites = {layer: _site(layer) for layer in layers}
+        found = read_text(vlm, ids, mask, list(sites.values()))
+        own = [p.own for p in prompts]
+        return {layer: _pooled_text(found[site], own, tokens) for layer, site in sites.items()}
+
+    words = _tokenizer_key(vlm.tokenizer)
+    key = _key("text side", vlm.weights_tag(vlm.layers), vlm.chat_template, words, tokens, str(vlm.dtype))
+    return Encoder(f"{vlm.id}, text side", WORDS, vlm.layers, tokens, key, read)
+
+
+def tower(vlm: VLM, tokens: str = "mean") -> Encoder:
+    """A VLM's vision tower by itself, before the language model; "mean" over its patches, or its "class" token.
+
+    Raises ValueError for families whose tower takes more than pixels, and where there is no class token.
+    """
+    hf = vlm.hf.get_submodule(vlm.family.tower)
+    grey = vlm.pack(torch.full((1, 3, *vlm.image_size), 0.5))
+    if set(grey) != {"pixel_values"} or grey["pixel_values"].ndim != 4:
+        raise ValueError(
+            f"{vlm.id}: the tower of a {vlm.family.name} takes {', '.join(grey)}, not pixels alone, and cannot be run "
+            "by itself; read image_side(vlm), whose layer 0 is what the tower gives"
+        )
+    return _vision(hf, lambda items: vlm.pack(_packed(vlm, items)), f"{vlm.id}, tower", str(vlm.pixels), tokens, None)
+
+
+def _packed(vlm: VLM, items: Sequence[Any]) -> torch.Tensor:
+    """Pictures of any sizes as (B, 3, H, W) at the size that the model sees."""
+    parts = as_tensors(list(items), "pictures")
+    if len({p.shape[2:] for p in parts}) > 1:
+        height, width = vlm.image_size
+        parts = [
+            torch.nn.functional.interpolate(p, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+            for p in parts
+        ]
+    return torch.cat(parts).to(vlm.device)
+
+
+# -- models of one kind ------------------------------------------------------------------------------------------
+
+
+def vision_model(
+    model: Any, processor: Any = None, *, tokens: str | None = None, blocks: str | None = None, name: str | None = None
+) -> Encoder:
+    """A vision model, such as DINOv2, SigLIP, CLIP or ViT, by itself.
+
+    model      a hub id, a local folder or a Hugging Face model; of a dual encoder its vision model is taken
+    processor  its image processor; the checkpoint's own if not given
+    tokens     "class" (as the paper has it) or "mean" over patches, without class and register tokens; the class
+               token where there is one, if not given
+    blocks     the path of its list of blocks, where it cannot be told
+
+    Raises ValueError for a model without a class token where that is asked for, or whose blocks cannot be told.
+    """
+    if isinstance(model, (str, Path)):
+        from transformers import AutoImageProcessor, AutoModel
+
+        name = name or str(model)
+        processor = processor or AutoImageProcessor.from_pretrained(model)
+        model = AutoModel.from_pretrained(model).eval()
+    hf = getattr(model, "vision_model", None) or model
+    called = name or getattr(model.config, "_name_or_path", "") or type(hf).__name__
+    if processor is None:
+        raise ValueError(f"{called}: a model in hand needs processor=, its image processor")
+
+    def inputs(items: Sequence[Any]) -> dict[str, torch.Tensor]:
+        from PIL import Image
+
+        def as_image(item: Any) -> Any:
+            if hasattr(item, "convert"):
+                return item.convert("RGB")
+            (picture,) = as_tensors(item, "pictures")
+            return Image.fromarray((picture[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy())
+
+        return {"pixel_values": processor(images=[as_image(i) for i in items], return_tensors="pt")["pixel_values"]}
+
+    told = json.dumps(processor.to_dict(), default=str, sort_keys=True) if hasattr(processor, "to_dict") else ""
+    return _vision(hf, inputs, called, told, tokens, blocks)
+
+
+def _vision(hf: Any, inputs: Callable, name: str, told: str, tokens: str | None, blocks: str | None) -> Encoder:
+    has_class = any(n.rpartition(".")[2] in ("cls_token", "class_embedding") for n, _ in hf.named_parameters())
+    tokens = _checked(tokens or ("class" if has_class else "mean"), PICTURES, name)
+    if tokens == "class" and not has_class:
+        raise ValueError(f"tokens='class': {name} ({type(hf).__name__}) has no class token; allowed is 'mean'")
+    before = int(has_class) + int(getattr(hf.config, "num_register_tokens", 0) or 0)
+    stack, run = _runner(hf, blocks, name)
+
+    def read(items: Sequence[Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
+        found = run(inputs(items), layers)
+        return {n: h[:, 0].float() if tokens == "class" else h[:, before:].float().mean(1) for n, h in found.items()}
+
+    key = _key("vision", _digest(hf.named_parameters()), str(hf.config.to_dict()), told, stack, tokens)
+    return Encoder(name, PICTURES, len(hf.get_submodule(stack)), tokens, key, read)
+
+
+def language_model(
+    model: Any, tokenizer: Any = None, *, tokens: str = "mean", blocks: str | None = None, name: str | None = None
+) -> Encoder:
+    """A language model, such as BLOOM or OpenLLaMA, by itself, reading plain texts.
+
+    model      a hub id, a local folder or a Hugging Face model; its head is never run
+    tokenizer  its tokenizer; the checkpoint's own if not given
+    tokens     "mean" over the text's own tokens, without special ones, or the "last" of them
+    blocks     the path of its list of blocks, where it cannot be told
+    """
+    _checked(tokens, WORDS, name or type(model).__name__)
+    if isinstance(model, (str, Path)):
+        from transformers import AutoModel, AutoTokenizer
+
+        name = name or str(model)
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
+        model = AutoModel.from_pretrained(model).eval()
+    called = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
+    if tokenizer is None:
+        raise ValueError(f"{called}: a model in hand needs tokenizer=")
+    hf = getattr(model, "base_model", model)
+    stack, run = _runner(hf, blocks, called)
+
+    def read(items: Sequence[Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
+        texts = _texts(items)
+        coded = [tokenizer(text, return_special_tokens_mask=True) for text in texts]
+        own = [[i for i, special in enumerate(c["special_tokens_mask"]) if not special] for c in coded]
+        for text, places in zip(texts, own, strict=True):
+            if not places:
+                raise ValueError(f"{called}: the tokenizer writes no token for {text!r}; leave the item out")
+        ids, mask = _padded([c["input_ids"] for c in coded], 0)
+        found = run({"input_ids": ids, "attention_mask": mask, "use_cache": False}, layers)
+        return {n: _pooled_text(h, own, tokens) for n, h in found.items()}
+
+    told = (_digest(hf.named_parameters()), str(hf.config.to_dict()), _tokenizer_key(tokenizer), stack, tokens)
+    return Encoder(called, WORDS, len(hf.get_submodule(stack)), tokens, _key("language", *told), read)
+
+
+def _runner(
+    hf: Any, blocks: str | None, name: str
+) -> tuple[str, Callable[[dict[str, Any], Sequence[int]], dict[int, torch.Tensor]]]:
+    """(path of the blocks, what runs inputs up to the deepest layer asked for)."""
+    import nnsight
+
+    lists = {
+        path: module
+        for path, module in hf.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) and len({type(m) for m in module}) == 1
+    }
+    if blocks is not None and blocks not in lists:
+        raise ValueError(f"blocks={blocks!r} is no list of like blocks in {name}; there are {', '.join(lists)}")
+    if not lists:
+        raise ValueError(f"{name} ({type(hf).__name__}) has no list of like blocks, so layers cannot be told")
+    weights = {path: sum(p.numel() for p in module.parameters()) for path, module in lists.items()}
+    path = blocks or max(weights, key=lambda p: (weights[p], -len(p)))
+    model = nnsight.NNsight(hf)
+
+    def run(inputs: dict[str, Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
+        one = next(hf.parameters())
+        given = {k: _moved(v, one) for k, v in inputs.items()}
+        points = [(model.get(f"{path}.{max(0, n - 1)}"), "output" if n else "input") for n in sorted(layers)]
+        training = [m for m in hf.modules() if m.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.no_grad(), model.trace(**given) as tracer:
+                reached = nnsight.save([getattr(envoy, end) for envoy, end in points])
+                tracer.stop()
+        finally:
+            for module in training:
+                module.training = True
+        found = dict(zip(sorted(layers), map(first, reached), strict=True))
+        for layer, value in found.items():
+            if not isinstance(value, torch.Tensor) or value.ndim != 3:
+                raise ValueError(
+                    f"{name}, layer {layer}: {path} holds {tuple(getattr(value, 'shape', ())) or type(value).__name__},"
+                    f" not (batch, tokens, width); choose blocks= from {', '.join(lists)}"
+                )
+        return found
+
+    return path, run
+
+
+def _moved(value: Any, like: torch.Tensor) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
+
+
+# -- texts -------------------------------------------------------------------------------------------------------
+
+
+def _texts(items: Sequence[Any]) -> list[str]:
+    for item in items:
+        if not isinstance(item, str) or not item.strip():
+            raise ValueError(f"a text is needed; got {type(item).__name__} {item!r}")
+    return list(items)
+
+
+def _padded(ids: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask), both (B, T): padded on the right, where nothing that is read can see it."""
+    length = max(map(len, ids))
+    made = torch.tensor([[*row, *[pad] * (length - len(row))] for row in ids])
+    return made, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids])
+
+
+def _pooled_text(states: torch.Tensor, own: Sequence[Sequence[int]], tokens: str) -> torch.Tensor:
+    if tokens == "last":
+        return torch.stack([h[places[-1]].float() for h, places in zip(states, own, strict=True)])
+    return torch.stack([h[list(places)].float().mean(0) for h, places in zip(states, own, strict=True)])
+
+
+def _tokenizer_key(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    told = backend.to_str() if backend is not None else str(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(told.encode()).hexdigest()

@@ -228,13 +228,11 @@ def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
 def _inspect(args: argparse.Namespace) -> int:
     layer = _layers([args.layer])[0]
     step = _step(args, layer)
-    if not args.json:
-        _print_facts(step)
     facts = {} if args.config_only else _facts(args, layer)
     if args.json:
         print(json.dumps({**facts, "step": step}, indent=1))
-    elif facts:
-        _print_facts(facts)
+    else:
+        _print_facts({**facts, **step})
     return 0
 
 

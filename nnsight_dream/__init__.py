@@ -30,7 +30,7 @@ _HOMES = {
         "Pictures",
         "TotalVariation",
     ),
-    "canvas": ("Fourier", "MACO", "MultiResolution", "Pixels"),
+    "canvas": ("Fourier", "MACO", "MultiResolution", "Native", "Pixels"),
     "augment": ("Noise", "Rotate", "Scale", "Shift"),
     "synthesis": ("Settings", "synthesize"),
     "prototype": ("Prototype", "Prototypes"),
@@ -56,7 +56,7 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from .augment import Noise, Rotate, Scale, Shift
-    from .canvas import MACO, Fourier, MultiResolution, Pixels
+    from .canvas import MACO, Fourier, MultiResolution, Native, Pixels
     from .card_making import make_cards
     from .cards import Card, Material
     from .demo import demo_sae

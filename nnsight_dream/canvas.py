@@ -12,6 +12,7 @@ looks its module up in `sys.modules`, where shipped code is not).
 
 import math
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,6 +146,32 @@ class Pixels:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
         _check_parts("Pixels", parts, [(3, self.size, self.size)])
         return _squash(parts[0])
+
+
+@dataclass(frozen=True)
+class Native:
+    """A canvas of the size at which the model sees pictures, whichever that is: nothing is resized on the way.
+
+    `kind` is a class of canvas, or a function from a side in pixels to a canvas:
+    `Native(lambda side: MultiResolution(side, exponent=0.5))`. It becomes a canvas in `synthesize`, which knows the
+    model. Raises TypeError for a canvas, which has a size already.
+
+    >>> Native(Pixels).at(64)
+    Pixels(size=64)
+    """
+
+    kind: Any = MultiResolution
+
+    def __post_init__(self) -> None:
+        if not callable(self.kind):
+            name = type(self.kind).__name__
+            raise TypeError(
+                f"Native: {self.kind!r} given; allowed are classes and functions of a side; mend: `Native({name})`"
+            )
+
+    def at(self, size: int) -> Any:
+        """The canvas of `size` x `size` pixels."""
+        return self.kind(size)
 
 
 @dataclass(frozen=True)

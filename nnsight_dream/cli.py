@@ -297,7 +297,7 @@ def _sizes(vlm: Any) -> str:
     pixels = vlm.pixels
     if not pixels.any_size:
         return "this one only"
-    return f"any {'square ' if pixels.square else ''}multiple of {pixels.cell}: nd.load(..., image_size=)"
+    return f"{pixels.sizes}: nd.load(..., image_size=)"
 
 
 def _judge(args: argparse.Namespace) -> int:

@@ -20,12 +20,39 @@ from .pixels import (
     one_of_several,
     placed_patches,
     sized_pixels,
+    stated,
 )
 
 
 def _square(config: Any, pixels: PixelFormat) -> tuple[int, int]:
     side = math.isqrt(config.mm_tokens_per_image)
     return side, side
+
+
+def _pooled(processor: Any, config: Any) -> PixelFormat:
+    side = math.isqrt(config.mm_tokens_per_image)
+    return PixelFormat.of(processor, cell=config.vision_config.patch_size, any_size=True, square=True, tokens=side)
+
+
+def _stated_size(pixels: PixelFormat) -> dict[str, Any]:
+    return {"size": dict(zip(("height", "width"), pixels.size, strict=True))}
+
+
+def _interpolated(root: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Gemma 3's image tokens of pictures of another size than its own, as many as ever.
+
+    Gemma 3 refuses such pictures. SigLIP, its tower, takes them with positions interpolated by its own rule; a token is
+    then the mean of the patches in its cell of the picture, or shares a patch with its neighbours. The projector takes
+    means of as many patches as it was made for: it gets equal ones.
+    """
+    projector = root.multi_modal_projector
+    patches = root.vision_tower(inputs["pixel_values"], interpolate_pos_encoding=True).last_hidden_state
+    side = math.isqrt(patches.shape[1])
+    grid = patches.transpose(1, 2).unflatten(2, (side, side))
+    pooled = torch.nn.functional.avg_pool2d(grid, max(1, side // projector.tokens_per_side))
+    times = projector.patches_per_image // pooled.shape[-1]
+    equal = pooled.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    return projector(equal.flatten(2).transpose(1, 2))
 
 
 CANVAS = 448  # the side in pixels of the pictures of arXiv 2601.08017, for models that take any size
@@ -65,6 +92,9 @@ GEMMA3 = Family(
     begin_id="boi_token_index",
     end_id="eoi_token_index",
     grid=_square,
+    pixels=_pooled,
+    views=_stated_size,
+    resized=_interpolated,
     extra=_image_types,  # without them image tokens silently attend causally
     kinds={
         **RESIDUAL,
@@ -145,7 +175,7 @@ INTERNVL = Family(
     placeholder="{image}",
     wrapped="<img>{image}</img>",
     pixels=_shrunk,
-    views=lambda pixels: {"crop_to_patches": False, "size": dict(zip(("height", "width"), pixels.size, strict=True))},
+    views=lambda pixels: {"crop_to_patches": False, **_stated_size(pixels)},
     kinds=_PLAIN_KINDS,
     hooks=_PLAIN_HOOKS,
 )
@@ -292,6 +322,8 @@ GEMMA4 = replace(
     begin_id="boi_token_id",
     end_id="eoi_token_id",
     grid=cells,
+    resized=None,
+    views=lambda pixels: {},
     pixels=_within_budget,
     pack=placed_patches,
     seen=_unpadded,
@@ -314,6 +346,9 @@ GEMMA3N = replace(
     projector="model.embed_vision",
     placeholder="{image}",
     grid=lambda config, pixels: (math.isqrt(config.vision_soft_tokens_per_image),) * 2,
+    pixels=stated,
+    resized=None,
+    views=lambda pixels: {},
     # four streams run side by side (AltUp); this one is the residual stream that goes on
     states=lambda value, config: value[config.get_text_config().altup_active_idx] if _is_stack(value) else first(value),
     begin_id="boi_token_id",

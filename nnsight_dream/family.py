@@ -42,6 +42,7 @@ class Family:
     token ids (ids, image id), `text` those of text alone (ids). `views` are the options with which the image
     processor makes one view of that size of a picture, and cuts nothing up; `seen` takes that view from what it makes.
     `encode` makes the image tokens of pixel inputs (root module, inputs) where the root's own way will not do;
+    `resized` does so for pictures of another size than the tower's own, where the root refuses them;
     `surrogate` (root, inputs, temperature) does where no gradient passes the root's own way, if it is asked for.
     `stand_in` is a class of image processor with the same numbers that needs no torchvision, where the own does.
     `masks` says that the decoder takes ready attention masks as a dict by layer type, `positions` that it takes ready
@@ -70,6 +71,7 @@ class Family:
     views: Callable[[PixelFormat], dict[str, Any]] = lambda pixels: {}
     seen: Callable[[Any], Any] = lambda made: made
     encode: Callable[[Any, dict[str, torch.Tensor]], Any] | None = None
+    resized: Callable[[Any, dict[str, torch.Tensor]], Any] | None = None
     surrogate: Callable[[Any, dict[str, torch.Tensor], float], Any] | None = None
     stand_in: str = ""
     text: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {}

@@ -20,7 +20,7 @@ class PixelFormat:
     `cell` is the side in pixels of one image token, where a family's grid is counted by it; `any_size` says that the
     model takes pictures of any whole number of cells, `square` that they must be square. Where the processor cuts
     pictures into patches itself, `patch` is a patch's side, `merge` how many on a side become one token, `frames` how
-    often a still is repeated.
+    often a still is repeated. `tokens` is the number of image tokens on a side, where it is the same at every size.
     """
 
     size: tuple[int, int]
@@ -34,6 +34,25 @@ class PixelFormat:
     patch: int = 0
     merge: int = 1
     frames: int = 1
+    tokens: int = 0
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Whether the model takes pictures of (height, width) pixels."""
+        if not self.any_size or size == self.size:
+            return size == self.size
+        counts = [n // self.cell for n in size if n > 0 and n % self.cell == 0]
+        even = all(not self.tokens or n % self.tokens == 0 or self.tokens % n == 0 for n in counts)
+        return len(counts) == 2 and even and not (self.square and size[0] != size[1])
+
+    @property
+    def sizes(self) -> str:
+        """The sizes that `fits` allows, in words."""
+        if not self.any_size:
+            return "this one only"
+        if not self.tokens:
+            return f"any {'square ' if self.square else ''}multiple of {self.cell}"
+        parts = [n * self.cell for n in range(1, self.tokens) if self.tokens % n == 0]
+        return f"square ones of {', '.join(map(str, parts))} or a multiple of {self.tokens * self.cell}"
 
     @classmethod
     def of(cls, processor: Any, size: tuple[int, int] | None = None, **more: Any) -> PixelFormat:

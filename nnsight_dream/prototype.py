@@ -36,6 +36,8 @@ class Prototype:
     readings  of a feature: how it reads the finished picture, see `feature_climb.measure`; None for a direction
     settings  plain data: every choice of the run
     interrupted   True if the run was stopped before its last step
+    image_size    (height, width) in pixels at which the model saw the picture; None in records that do not tell
+    straight_through   the temperature of a surrogate gradient, None where the gradient was the model's own
     """
 
     image: Image.Image
@@ -53,6 +55,8 @@ class Prototype:
     versions: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
     readings: Mapping[str, Any] | None = None
+    image_size: tuple[int, int] | None = None
+    straight_through: float | None = None
 
     @property
     def images(self) -> list[Image.Image]:
@@ -136,6 +140,8 @@ class Prototype:
                 image = file.convert("RGB")
             record["history"] = tuple(record["history"])
             record["heat"] = np.array(record["heat"], dtype=np.float32)
+            if record.get("image_size") is not None:
+                record["image_size"] = tuple(record["image_size"])
             return cls(image=image, site=Site(site["layer"], site["kind"], tokens), **record)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{folder / 'prototype.json'} is not a prototype's record: {error!r}") from error

@@ -131,6 +131,7 @@ def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple
             tags[site] = vlm.weights_tag(site)
         whole = digest(chosen)
         told = dict(model=vlm.id, revision=vlm.revision, weights=tags[site], dtype=str(vlm.dtype), settings=whole)
+        told |= vlm.chosen
         groups.setdefault((site, whole), []).append((job.key(**told), job, chosen))
     chunks = []
     for members in groups.values():

@@ -17,7 +17,7 @@ from PIL import Image
 
 from . import feature_climb
 from .augment import Noise, Shift
-from .canvas import MultiResolution, Pixels
+from .canvas import MultiResolution, Native, Pixels
 from .directions import Direction, versions
 from .features import Feature
 from .objectives import Attention, Away, Grey, Max, Mean, Pictures, Pooling, Score, cosine, group
@@ -43,7 +43,8 @@ class Settings:
     clip       most norm of a picture's gradient, over all its parts
     at_once    most views in one forward pass; more are run in turn (memory, not results)
     optimiser  "sgd" (momentum 0.9) or "adam"; schedule "constant" or "cosine" (the rate falls to zero)
-    canvas, augment, pooling, score, centre   see the modules of these names
+    canvas, augment, pooling, score, centre   see the modules of these names; `Native(...)` is a canvas of the size that
+               the model sees, so that nothing is resized
 
     Raises ValueError for a number out of range or an unknown name.
     """
@@ -55,7 +56,7 @@ class Settings:
     at_once: int = 64
     optimiser: str = "sgd"
     schedule: str = "constant"
-    canvas: Canvas = MultiResolution(448)
+    canvas: Canvas | Native = MultiResolution(448)
     augment: tuple[Augmentation, ...] = (Shift(), Noise(0.2))
     pooling: Pooling = Attention()
     score: Score = cosine
@@ -74,7 +75,7 @@ class Settings:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}")
         for name, method in (("pooling", "__call__"), ("score", "__call__"), ("canvas", "render")):
             value = getattr(self, name)
-            if isinstance(value, type) or not hasattr(value, method):
+            if isinstance(value, type) or not (hasattr(value, method) or isinstance(value, Native)):
                 raise ValueError(f"{name}={value!r}: a value such as {getattr(type(self), name)!r} is needed")
         if not isinstance(self.augment, tuple):
             raise ValueError(f"augment={self.augment!r}: a tuple of augmentations is needed: (Shift(), Noise(0.2))")
@@ -301,6 +302,19 @@ def centre(vlm: VLM, site: Site, choice: Any) -> torch.Tensor:
     return kept[key]
 
 
+def canvas_for(vlm: VLM, chosen: Canvas | Native) -> Canvas:
+    """The canvas that a choice means for a model. Raises ValueError for `Native` where its pictures are not square."""
+    if not isinstance(chosen, Native):
+        return chosen
+    height, width = vlm.image_size
+    if height != width:
+        raise ValueError(
+            f"canvas={chosen!r}: {vlm.id} sees pictures of {height} x {width} pixels, and canvases are square; give "
+            f"one with a size, such as MultiResolution({max(height, width)}), or load with a square image_size="
+        )
+    return chosen.at(height)
+
+
 def _site(vlm: VLM, aim: Aim) -> Site:
     return vlm.site(aim.site) if isinstance(aim, Direction) else resolve(vlm, aim.where)
 
@@ -319,11 +333,12 @@ def _climb(
     needed = dict.fromkeys([*sites, *(vlm.site(t.site) for t in added if hasattr(t, "site"))])
     climb = Climb(settings.steps, settings.batch, settings.rate, settings.clip, settings.optimiser, settings.schedule)
     generators = [torch.Generator().manual_seed(s) for _, s in jobs]
+    canvas = canvas_for(vlm, settings.canvas)
     parts, history, interrupted = ascend(
-        vlm, settings.canvas, settings.augment, [*objectives, *added], list(needed), climb, generators, watch
+        vlm, canvas, settings.augment, [*objectives, *added], list(needed), climb, generators, watch
     )
     with torch.no_grad():
-        rendered = settings.canvas.render(parts).clamp(0, 1)
+        rendered = canvas.render(parts).clamp(0, 1)
     pixels = (rendered * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     images = [Image.fromarray(p) for p in pixels]
     measured = [_measure(vlm, *one, settings) for one in zip(images, sites, aims, towards, strict=True)]
@@ -343,6 +358,8 @@ def _climb(
             revision=vlm.revision,
             direction=d.story() if isinstance(d, Feature) else {"model": d.model, "norm": d.norm, **d.provenance},
             interrupted=interrupted,
+            image_size=vlm.image_size,
+            straight_through=vlm.straight_through,
             **story,
         )
         for j, (d, s) in enumerate(jobs)

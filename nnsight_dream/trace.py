@@ -112,7 +112,10 @@ def _pixel_inputs(vlm: VLM, pictures: torch.Tensor) -> dict[str, Any]:
     """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way."""
     inputs, family = vlm.pack(pictures), vlm.family
     soft, temperature = family.surrogate, vlm.straight_through
-    if family.encode is None and temperature is None:
+    encode = family.encode
+    if family.resized is not None and vlm.image_size != (vlm.config.vision_config.image_size,) * 2:
+        encode = family.resized
+    if encode is None and temperature is None:
         if soft is not None and torch.is_grad_enabled() and pictures.requires_grad:
             raise RuntimeError(_HARD.format(name=family.name))
         return inputs
@@ -122,7 +125,7 @@ def _pixel_inputs(vlm: VLM, pictures: torch.Tensor) -> dict[str, Any]:
     if soft is not None and temperature is not None:
         tokens = soft(root, inputs, temperature)
     else:
-        tokens = family.encode(root, inputs)  # type: ignore[misc]
+        tokens = encode(root, inputs)  # type: ignore[misc]
     return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tokens)}}
 
 

@@ -50,6 +50,7 @@ class VLM:
     family     the record of facts about its family
     pixels     the numbers of its image processor
     straight_through   the temperature of a surrogate gradient, or None (see `load`)
+    own_size   (height, width) in pixels of the checkpoint's own, where another was chosen
     checkpoint_tower   whether the vision tower's activations are computed anew in the backward pass (see `load`)
     id, revision   its name and commit, as far as known
     """
@@ -66,6 +67,7 @@ class VLM:
     first_layer: int = 1
     straight_through: float | None = None
     checkpoint_tower: bool = False
+    own_size: tuple[int, int] | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -114,6 +116,12 @@ class VLM:
     def dtype(self) -> torch.dtype:
         """The floating type of the weights."""
         return next(p.dtype for p in self.hf.parameters() if p.is_floating_point())
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen at load that changes pictures: plain data, empty where all is the checkpoint's own way."""
+        size = {} if self.own_size is None else {"image_size": list(self.image_size)}
+        return size if self.straight_through is None else size | {"straight_through": self.straight_through}
 
     @property
     def unproved(self) -> dict[str, str]:
@@ -311,6 +319,7 @@ class VLM:
             head, _, rest = name.partition(".")
             if head == "norm" or (head == "layers" and int(rest.split(".")[0]) >= layer):
                 continue
+            weight = _values(self.hf, f"{stack}.{name}", weight)
             values = torch.cat([_spread(weight, 64), weight.sum(dtype=torch.float64)[None]]).cpu().numpy()
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + values.tobytes())
         return digest.hexdigest()[:24]
@@ -319,11 +328,21 @@ class VLM:
         """A quick hash of the weights that a picture's activations at a site depend on: four values of each tensor."""
         layer, stack = self.site(site).layer, self.family.layers
         return _digest(
-            (name, weight)
+            (name, _values(self.hf, name, weight))
             for name, weight in self.hf.named_parameters()
             if not (name.startswith(f"{stack}.") and int(name[len(stack) + 1 :].split(".")[0]) >= layer)
             and not name.startswith((f"{stack.rpartition('.')[0]}.norm.", "lm_head."))
         )[:24]
+
+
+def _values(hf: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor:
+    """A weight's values, from where accelerate keeps them if they are off on the disk until they are used."""
+    path, _, leaf = name.rpartition(".")
+    hook = getattr(hf.get_submodule(path), "_hf_hook", None) if weight.is_meta else None
+    for one in getattr(hook, "hooks", (hook,)):  # accelerate's own list, where there are several
+        if getattr(one, "weights_map", None) is not None:
+            return one.weights_map[leaf]
+    return weight
 
 
 def _digest(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -411,7 +430,9 @@ def load(
                  several GPUs (accelerate)
     family       a record of your own; one for an unknown family is probed from the model, with a warning
     image_size   the side, or (height, width), in pixels at which the model sees pictures, for families that take any:
-                 a multiple of an image token's side; what the processor makes of 448 x 448 pixels if not given
+                 a multiple of an image token's side; what the processor makes of 448 x 448 pixels if not given.
+                 Gemma 3, which refuses other sizes than its own, is given image tokens from its tower with interpolated
+                 positions, as many as ever: a quarter of the side is about a sixteenth of the tower's work
     straight_through   for families that turn pictures into words of a code book (Chameleon), through which no gradient
                  passes: climb by the gradient of soft words instead, mixed at this temperature (1.0, say). It is a
                  biased guess of no true gradient, since the model computes with hard words; off if not given
@@ -493,7 +514,9 @@ def load(
             raise ValueError(f"straight_through={straight_through!r} is a temperature: give one above 0, such as 1.0")
         vlm.straight_through = float(straight_through)
     if image_size is not None:
-        vlm.pixels = replace(vlm.pixels, size=_size_for(vlm, image_size))
+        size = _size_for(vlm, image_size)
+        vlm.own_size = vlm.image_size if size != vlm.image_size else None
+        vlm.pixels = replace(vlm.pixels, size=size)
     if check:
         from .trace import check as prove
 
@@ -516,11 +539,26 @@ def _size_for(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:
         )
     if len(size) != 2 or not all(isinstance(n, int) and n > 0 and n % (cell or n) == 0 for n in size):
         near = max(cell, round(max(size) / cell) * cell)
+        if vlm.pixels.tokens:
+            near = _nearest(vlm.pixels, max(size))
         raise ValueError(
             f"image_size={asked!r}: give a side or (height, width) in multiples of {cell} pixels, the side of an image "
             f"token of {vlm.id}; did you mean {near}?"
         )
+    if not vlm.pixels.fits(size):  # type: ignore[arg-type]
+        raise ValueError(
+            f"image_size={asked!r}: {vlm.id} ({vlm.family.name}) makes {vlm.pixels.tokens} x {vlm.pixels.tokens} image "
+            f"tokens of every picture; sizes that these divide evenly are {vlm.pixels.sizes}. Did you mean "
+            f"{_nearest(vlm.pixels, max(size))}?"
+        )
     return size  # type: ignore[return-value]
+
+
+def _nearest(pixels: PixelFormat, side: int) -> int:
+    """The side nearest to another of which square pictures fit."""
+    most = max(side, pixels.tokens * pixels.cell) + pixels.tokens * pixels.cell
+    fit = [n for n in range(pixels.cell, most + 1, pixels.cell) if pixels.fits((n, n))]
+    return min(fit, key=lambda n: abs(n - side))
 
 
 def _place(x: str | Path) -> str | Path:

@@ -75,13 +75,15 @@ class Score:
 
         Raises ValueError for draws below 1 and a level outside 0 to 1.
         """
-        at_least(draws=draws)
-        if not 0 < level < 1:
-            raise ValueError(f"level={level!r}: a number between 0 and 1, such as 0.95, is needed")
-        groups, strata = self._labels()
         if self._is_rate and self.value in (0.0, 1.0):
-            apart = len(np.unique(groups))
+            apart = len(np.unique(self._labels()[0]))
             return wilson(round(self.value) * apart, apart)
+        return _quantiles(self.resampled(draws, seed=seed), self.value, level)
+
+    def resampled(self, draws: int = 1000, *, seed: int = 0) -> np.ndarray:
+        """Values (draws,) of the bootstrap; the same items are drawn for all scores of one seed, groups and strata."""
+        at_least(draws=draws)
+        groups, strata = self._labels()
         random = np.random.default_rng(seed)
         weights = np.zeros((draws, self.n))
         for stratum in range(strata.max() + 1):
@@ -89,12 +91,7 @@ class Score:
             names, member = np.unique(groups[rows], return_inverse=True)
             counts = random.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
             weights[:, rows] = counts[:, member]
-        values = self._weighted(weights)
-        values = values[np.isfinite(values)]  # a draw of one item alone has no correlation
-        if not len(values):
-            return float("nan"), float("nan")
-        low, high = np.quantile(values - values.mean() + self.value, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return self._weighted(weights)
 
     def row(self, draws: int = 1000, *, seed: int = 0) -> dict[str, Any]:
         """A table's row: value, its interval low to high, mean and 95 % level of chance, p, n; draws=0 leaves out all
@@ -131,6 +128,36 @@ class Score:
                 "number of items of each group"
             )
         return order
+
+
+def _quantiles(values: np.ndarray, middle: float, level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise ValueError(f"level={level!r}: a number between 0 and 1, such as 0.95, is needed")
+    values = values[np.isfinite(values)]  # a draw of one item alone has no correlation
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(values - values.mean() + middle, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def change(
+    score: Score, before: Score, draws: int = 1000, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """(score - before, low, high): how a score of the same items changed, with its paired bootstrap interval.
+
+    Both are resampled by the same draws of items, so that what is hard about an item cancels. Raises ValueError for
+    scores of other items, groups or strata.
+    """
+    same = score.n == before.n and all(
+        np.array_equal(a, b) for a, b in zip(score._labels(), before._labels(), strict=True)
+    )
+    if not same:
+        raise ValueError(
+            f"scores of {score.n} and {before.n} items, or of other groups or folds: give the same to both"
+        )
+    difference = score.value - before.value
+    values = score.resampled(draws, seed=seed) - before.resampled(draws, seed=seed)
+    return difference, *_quantiles(values, difference, level)
 
 
 def labels(groups: Labels | None, n: int) -> np.ndarray | None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnsight_dream.representation import cka, mutual_knn, ranks, retrieval, rsa, standardise
+from nnsight_dream.scores import change
 
 MEASURES = {
     "cka": lambda x, y, **more: cka(x, y, debiased=False, **more),
@@ -268,3 +269,17 @@ def test_standardise() -> None:
     z = standardise(x)
     assert np.allclose(z.mean(0), 0)
     assert np.allclose(z.std(0), [1, 1, 0, 1, 1, 1])
+
+
+def test_a_change_is_told_with_its_paired_interval() -> None:
+    x, y = pair(60)
+    worse = y + 2 * np.random.default_rng(5).normal(size=y.shape)
+    before, after = cka(x, y), cka(x, worse)
+    value, low, high = change(after, before, 300)
+    assert value == pytest.approx(after.value - before.value)
+    assert low < value < high < 0
+    slightly = cka(x, y + 0.1 * np.random.default_rng(6).normal(size=y.shape))
+    assert np.ptp(change(slightly, before, 300)[1:]) < 0.5 * np.ptp(before.interval(300))
+    assert change(before, before, 50) == (0, 0, 0)
+    with pytest.raises(ValueError, match="scores of 59 and 60 items"):
+        change(cka(x[1:], y[1:]), before)

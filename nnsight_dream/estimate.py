@@ -162,8 +162,8 @@ def gpu_rate(name: str, dtype: str) -> Rate:
 def cpu_rate(dtype: torch.dtype = torch.float32) -> Rate:
     """This machine's rate, measured within a second with as many threads as torch has now: a product of the shape of a
     tower's, and a sum of two tensors."""
-    a, b = torch.ones(1024, 1152, dtype=dtype), torch.ones(1152, 4304, dtype=dtype)
-    c = torch.ones(2**24, dtype=dtype)
+    a, b = torch.ones(512, 1152, dtype=dtype), torch.ones(1152, 1152, dtype=dtype)
+    c = torch.ones(2**22, dtype=dtype)
     product, summed = _best(lambda: a @ b), _best(lambda: c + c)
     return Rate(
         f"this CPU, {torch.get_num_threads()} thread(s)",
@@ -173,6 +173,7 @@ def cpu_rate(dtype: torch.dtype = torch.float32) -> Rate:
 
 
 def _best(run: Callable[[], Any]) -> float:
+    """Seconds of the quickest of a few runs: what else goes on in the machine slows some of them."""
     spent = []
     for _ in range(5):
         began = time.perf_counter()

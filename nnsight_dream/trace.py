@@ -6,6 +6,7 @@ Every pass stops after the deepest site that is asked for: no later block, no he
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -308,8 +309,41 @@ def ascend(
 
     One generator a job is the only source of chance, so that a job gives the same picture alone and in company.
     Returns the parts of the canvas, the history of scores (steps done, J) and whether it was interrupted (Ctrl-C).
+    Where a GPU's memory does not do, the climb begins again with the vision tower checkpointed, and says so.
     Raises FloatingPointError where a score or gradient is not finite, RuntimeError where none reaches the canvas.
     """
+    given = (vlm, canvas, augment, terms, sites, climb, generators, watch, parts)
+    before = [g.get_state() for g in generators]
+    try:
+        return _ascend(*given)
+    except torch.OutOfMemoryError:
+        if vlm.checkpoint_tower or not vlm.tower_layers:
+            raise
+    warnings.warn(_SHORT.format(id=vlm.id), stacklevel=2)
+    vlm.checkpoint_tower = True
+    for generator, state in zip(generators, before, strict=True):
+        generator.set_state(state)
+    return _ascend(*given)
+
+
+_SHORT = (
+    "{id}: the device's memory is too small for a step as it is; the climb begins again, and from now on activations "
+    "of the vision tower are computed anew in the backward pass (nd.load(..., checkpoint_tower=True) does so at once). "
+    "A smaller batch= or at_once= saves memory too"
+)
+
+
+def _ascend(
+    vlm: VLM,
+    canvas: Canvas,
+    augment: Sequence[Augmentation],
+    terms: Sequence[Term],
+    sites: Sequence[Site],
+    climb: Climb,
+    generators: list[torch.Generator],
+    watch: Callable[[int, torch.Tensor], None] | None,
+    parts: list[torch.Tensor] | None,
+) -> tuple[list[torch.Tensor], torch.Tensor, bool]:
     jobs = len(generators)
     where = [vlm.site(s) for s in sites]
     parts = canvas.start(jobs, generators, vlm.device) if parts is None else parts
@@ -328,7 +362,7 @@ def ascend(
                     for change in augment:
                         views = change(views, generators, climb.batch)
                     found = _run(vlm, where, {**constants, **_pixel_inputs(vlm, views)})
-                    patches = {site: _at(vlm, site, found[site]).float() for site in where}
+                    patches = {site: _at(vlm, site, found[site]).float().to(vlm.device) for site in where}
                     now = Step(pictures, views, patches, climb.batch, vlm.grid, progress)
                     score = torch.stack([term(now) for term in terms]).sum(0)
                     _prove_score(score, step)

@@ -262,20 +262,8 @@ class VLM:
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
         """Weights without gradients and the model in evaluation mode, for the block only; then all as it was."""
-        wanted = [p for p in self.hf.parameters() if p.requires_grad]
-        training = [m for m in self.hf.modules() if m.training]
-        for p in wanted:
-            p.requires_grad_(False)
-        for m in training:
-            m.training = False
-        try:
-            with self._checkpointing():
-                yield
-        finally:
-            for p in wanted:
-                p.requires_grad_(True)
-            for m in training:
-                m.training = True
+        with _frozen(self.hf), self._checkpointing():
+            yield
 
     @contextlib.contextmanager
     def _checkpointing(self) -> Iterator[None]:
@@ -283,10 +271,8 @@ class VLM:
         layers = self.tower_layers if self.checkpoint_tower else []
         names = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
         before = [(layer, {n: layer.__dict__[n] for n in names if n in layer.__dict__}) for layer in layers]
-        # no chance is at work in a model in evaluation mode: no generator's state need be kept
-        anew = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False, preserve_rng_state=False)
         for layer in layers:  # they look at their own mode alone, and modules within keep theirs
-            layer.__dict__.update(training=True, gradient_checkpointing=True, _gradient_checkpointing_func=anew)
+            layer.__dict__.update(training=True, gradient_checkpointing=True, _gradient_checkpointing_func=_anew)
         try:
             yield
         finally:
@@ -335,13 +321,42 @@ class VLM:
         )[:24]
 
 
+@contextlib.contextmanager
+def _frozen(module: torch.nn.Module) -> Iterator[None]:
+    wanted = [p for p in module.parameters() if p.requires_grad]
+    training = [m for m in module.modules() if m.training]
+    for p in wanted:
+        p.requires_grad_(False)
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for p in wanted:
+            p.requires_grad_(True)
+        for m in training:
+            m.training = True
+
+
+def _anew(layer: functools.partial, *args: Any) -> Any:
+    """A layer's forward, of which only the inputs are kept; frozen as the first time, whenever it is done again."""
+    return torch.utils.checkpoint.checkpoint(
+        layer,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,  # no chance is at work in a model in evaluation mode
+        context_fn=lambda: (contextlib.nullcontext(), _frozen(layer.args[0])),
+    )
+
+
 def _values(hf: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor:
     """A weight's values, from where accelerate keeps them if they are off on the disk until they are used."""
     path, _, leaf = name.rpartition(".")
     hook = getattr(hf.get_submodule(path), "_hf_hook", None) if weight.is_meta else None
     for one in getattr(hook, "hooks", (hook,)):  # accelerate's own list, where there are several
-        if getattr(one, "weights_map", None) is not None:
-            return one.weights_map[leaf]
+        stored = getattr(one, "weights_map", None)
+        if stored is not None:
+            return stored[leaf]
     return weight
 
 

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 OTHER = "other"
+UNLIKE = {aten.eq.Scalar: False, aten.ne.Scalar: True}
 
 
 class DryRun(TorchDispatchMode):
@@ -105,7 +106,10 @@ class DryRun(TorchDispatchMode):
             made = func(*args, **{**kwargs, "device": torch.device("meta")})
             real = not (made.is_floating_point() or made.is_complex())
             kwargs["device"] = torch.device("cpu" if real else "meta")
-        out = func(*args, **kwargs)
+        if func in UNLIKE and args[0].is_meta:  # a number that is not known is no one number in particular
+            out = torch.full(args[0].shape, UNLIKE[func])
+        else:
+            out = func(*args, **kwargs)
         self._count(func, args, kwargs, given, out)
         return out
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 
-.PHONY: demo test lint types recipes check-sae-format bench bench-pictures early-alignment sae-features train-demo clean
+.PHONY: demo test lint types recipes check-sae-format bench bench-more bench-pictures early-alignment sae-features train-demo clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,12 @@ check-sae-format: $(VENV)/.ready  ## Gemma Scope 2's format with files as large 
 
 bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook (5 minutes)
 	$(BIN)/python benchmarks/step.py
+
+bench-more: $(VENV)/.ready  ## a row per family, cost against size and number, sizes, torch.compile (half an hour)
+	$(BIN)/python benchmarks/step.py --families
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/resolution.py
+	$(BIN)/python benchmarks/compile.py
 
 bench-pictures: $(VENV)/.ready  ## how often the judge names a prototype: by layer, setting and canvas (an hour)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"

@@ -1,6 +1,6 @@
 """What one step of an ascent costs: ours, a hand-cut torch loop, and what a user writes first. One table, ratios.
 
-    python benchmarks/step.py [--quick] [--rounds N]
+    python benchmarks/step.py [--quick] [--rounds N] [--families [NAME ...]]
 
 hand-cut   plain torch: a private exception in a forward hook after the block, masks made once, weights frozen
 full hook  a forward hook on the block and the whole model run, with its head, masks built anew, weights as they come
@@ -8,6 +8,9 @@ ours       nnsight_dream.read_pictures, as an ascent calls it
 
 All three get the same pixels, the same prompt and take the gradient of the same number with respect to the pixels;
 the table says how far the gradients differ. Variants are timed in turn, round by round; medians and ratios are given.
+With --families there is a row for a tiny random model of every family instead: layer 2 of 4, one picture, packed by the
+family's record; the full hook gets what the family's own processor makes of a picture and a question, tiles included,
+and its gradient is taken at those pixels.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import tiny_families
+
 import nnsight_dream as nd
 
 
@@ -126,6 +131,105 @@ def peak(threads: int) -> float:
     return 2 * 1024**3 / best
 
 
+def hand_cut_family(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """As `hand_cut`, with the inputs that any family needs."""
+    from nnsight_dream.trace import _picture_inputs, _pixel_inputs
+
+    constants, places = _picture_inputs(vlm, 1), vlm.image_prompt.positions
+    block, root = (vlm.hf.get_submodule(p) for p in (f"{vlm.family.layers}.{layer - 1}", vlm.family.root))
+    caught: list[torch.Tensor] = []
+
+    def catch(module: torch.nn.Module, args: tuple, output: object) -> None:
+        caught.append(vlm.family.states(output, vlm.config))
+        raise _Reached
+
+    def run(pictures: torch.Tensor) -> torch.Tensor:
+        handle = block.register_forward_hook(catch)
+        try:
+            root(**constants, **_pixel_inputs(vlm, pictures), use_cache=False)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        return caught.pop()[:, places]
+
+    return run
+
+
+def full_hook_family(
+    vlm: nd.VLM, parts: tiny_families.Miniature, layer: int
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """As `full_hook`, and the pixels to be given to it, as the family's own processor makes them."""
+    from PIL import Image
+
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in the image?"}]}]
+    told = {} if parts.bare else {"add_special_tokens": False}
+    grey = [[Image.new("RGB", (parts.size[1], parts.size[0]), (120, 130, 140))]]
+    made = parts.processor(text=[parts.prompt(turn)], images=grey, return_tensors="pt", **told, **parts.options)
+    given = {k: v for k, v in made.items() if k in (parts.inputs or made)}
+    places = (given["input_ids"][0] == vlm.config.image_token_id).nonzero().flatten()
+    block = vlm.hf.get_submodule(f"{vlm.family.layers}.{layer - 1}")
+    caught: list[torch.Tensor] = []
+
+    def run(pixels: torch.Tensor) -> torch.Tensor:
+        keep = block.register_forward_hook(lambda m, a, output: caught.append(vlm.family.states(output, vlm.config)))
+        parts.model(**{**given, "pixel_values": pixels})
+        keep.remove()
+        return caught.pop()[:, places]
+
+    return run, given["pixel_values"]
+
+
+def family_rows(names: list[str], rounds: int) -> None:
+    """A row for each family's tiny model."""
+    print("| family | hand-cut ms | ours ms | full hook ms | ours / hand-cut | full / ours | gradient differs |")
+    print("|---|---|---|---|---|---|---|")
+    for name in names or list(tiny_families.BUILDERS):
+        parts = tiny_families.build(name)
+        vlm = nd.load(parts.model, processor=parts.processor, check=False, **{**parts.load, **parts.climb})
+        pictures = torch.rand(1, 3, *vlm.image_size, generator=torch.Generator().manual_seed(0))
+        full, pixels = full_hook_family(vlm, parts, 2)
+        runs = {"hand": (hand_cut_family(vlm, 2), pictures), "ours": (ours(vlm, 2), pictures)}
+        if vlm.straight_through is None:  # else no gradient passes the model's own way
+            runs["full"] = (full, pixels)
+        spent: dict[str, list[float]] = {k: [] for k in runs}
+        gradients = {}
+        for _ in range(rounds + 1):
+            for key, (run, x) in runs.items():
+                if key == "hand":
+                    with vlm.quiet():
+                        seconds, gradients[key] = timed(run, x)
+                else:
+                    seconds, gradients[key] = timed(run, x)
+                spent[key].append(1e3 * seconds)
+        hand, mine = (statistics.median(spent[k][1:]) for k in ("hand", "ours"))
+        ratio = statistics.median(b / a for a, b in zip(spent["hand"][1:], spent["ours"][1:], strict=True))
+        whole = gain = "-"
+        if "full" in runs:
+            whole = f"{statistics.median(spent['full'][1:]):.1f}"
+            pairs = zip(spent["ours"][1:], spent["full"][1:], strict=True)
+            gain = f"{statistics.median(b / a for a, b in pairs):.2f}"
+        off = (gradients["ours"] - gradients["hand"]).abs().max() / gradients["hand"].abs().max()
+        print(f"| {name} | {hand:.1f} | {mine:.1f} | {whole} | {ratio:.2f} | {gain} | {off:.1e} |", flush=True)
+
+
+def mid_size() -> tuple[torch.nn.Module, object]:
+    """A random Gemma 3 of 12 blocks 512 wide, with a tower of 12 layers that sees 224 pixels, and its processor."""
+    import tiny
+
+    return tiny.gemma3(
+        layers=12,
+        hidden=512,
+        heads=8,
+        image=224,
+        patch=14,
+        grid=8,
+        vision_layers=12,
+        vision_hidden=384,
+        vocabulary=400,
+    )
+
+
 def models(quick: bool) -> list[tuple[str, nd.VLM, list[int], int]]:
     """(name, model, layers, batch) for each row."""
     import tiny
@@ -134,17 +238,7 @@ def models(quick: bool) -> list[tuple[str, nd.VLM, list[int], int]]:
     hf, processor = tiny.gemma3(layers=4)
     rows.append(("tiny 4 x 32", nd.load(hf, processor=processor, check=False), [1], 2))
     if not quick:
-        hf, processor = tiny.gemma3(
-            layers=12,
-            hidden=512,
-            heads=8,
-            image=224,
-            patch=14,
-            grid=8,
-            vision_layers=12,
-            vision_hidden=384,
-            vocabulary=400,
-        )
+        hf, processor = mid_size()
         rows.append(("mid 12 x 512, 224 px", nd.load(hf, processor=processor, check=False), [1, 6, 12], 1))
         hf, processor = tiny.gemma3(
             layers=12,
@@ -166,9 +260,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="the small models only")
+    parser.add_argument(
+        "--families", nargs="*", metavar="NAME", help="tiny models of these families (all), and no others"
+    )
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.families is not None:
+        if unknown := [n for n in args.families if n not in tiny_families.BUILDERS]:
+            parser.error(f"--families {' '.join(unknown)}: there are {', '.join(tiny_families.BUILDERS)}")
+        print(f"{args.threads} thread(s), float32; medians of {args.rounds} rounds\n")
+        family_rows(args.families, args.rounds)
+        return
     top = peak(args.threads)
     print(
         f"{args.threads} thread(s), float32; matrix product peak {top / 1e9:.0f} GFLOP/s; medians of {args.rounds} rounds"

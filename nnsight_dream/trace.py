@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from . import compiled
 from .pixels import PixelFormat
 from .sites import Site
 from .vlm import VLM, _picture_turn
@@ -30,6 +31,46 @@ def _run(vlm: VLM, sites: Sequence[Site], inputs: dict[str, Any]) -> dict[Site, 
         reached = nnsight.save([getattr(envoy, side) for envoy, side in points])
         tracer.stop()
     return {site: _states(vlm, site, value) for site, value in zip(ordered, reached, strict=True)}
+
+
+def _runner(vlm: VLM, sites: Sequence[Site]) -> Callable[[dict[str, Any]], dict[Site, torch.Tensor]]:
+    """What reads the sites in an ascent: `_run`, or the same compiled, if the model was loaded with compile=."""
+    if vlm.compiled is None:
+        return lambda inputs: _run(vlm, sites, inputs)
+    root = vlm.hf.get_submodule(vlm.family.root)
+    attention = getattr(vlm.config.get_text_config(), "_attn_implementation", None)
+    parts = hash(tuple(map(id, vlm.hf.modules())))  # what the user may change meanwhile
+    key = ("compiled", tuple(sites), vlm.compiled, attention, parts)
+    if key not in vlm._cache:
+        inside = len(vlm.family.root) + 1
+        points = [(path[inside:], side) for path, side in map(vlm._module_path, sites)]
+        depth = max(site.layer for site in sites)
+        vlm._cache[key] = compiled.cut(root, vlm.family.layers[inside:], points, depth, vlm.compiled)
+    program = vlm._cache[key]
+    proved: set[tuple[int, ...]] = set()
+
+    def run(inputs: dict[str, Any]) -> dict[Site, torch.Tensor]:
+        found = {s: _states(vlm, s, value) for s, value in zip(sites, program(inputs), strict=True)}
+        shape = tuple(inputs["input_ids"].shape)
+        if shape not in proved:
+            _prove_compiled(vlm, found, inputs)
+            proved.add(shape)
+        return found
+
+    return run
+
+
+def _prove_compiled(vlm: VLM, found: dict[Site, torch.Tensor], inputs: dict[str, Any]) -> None:
+    """Activations of the compiled program must be the model's own."""
+    with torch.no_grad():
+        plain = _run(vlm, list(found), inputs)
+    for site, value in found.items():
+        off = (value.detach().float() - plain[site].float()).norm() / plain[site].float().norm().clamp(min=1e-30)
+        if not off < (1e-3 if vlm.dtype == torch.float32 else 0.1):
+            raise RuntimeError(
+                f"the program that torch.compile made ({vlm.compiled}) gives other activations at {vlm.describe(site)} "
+                f"than {vlm.id} itself: they differ by {off:.2g} of their norm. Load the model without compile="
+            )
 
 
 def _in_order(vlm: VLM, sites: Sequence[Site]) -> list[Site]:
@@ -353,6 +394,7 @@ def _ascend(
     interrupted = False
     with vlm.quiet():
         constants = _picture_inputs(vlm, jobs * climb.batch)
+        run = _runner(vlm, where)
         for step in range(climb.steps):
             try:
                 progress = step / max(1, climb.steps - 1)
@@ -361,7 +403,7 @@ def _ascend(
                     views = pictures.repeat_interleave(climb.batch, 0)
                     for change in augment:
                         views = change(views, generators, climb.batch)
-                    found = _run(vlm, where, {**constants, **_pixel_inputs(vlm, views)})
+                    found = run({**constants, **_pixel_inputs(vlm, views)})
                     patches = {site: _at(vlm, site, found[site]).float().to(vlm.device) for site in where}
                     now = Step(pictures, views, patches, climb.batch, vlm.grid, progress)
                     score = torch.stack([term(now) for term in terms]).sum(0)

@@ -50,6 +50,7 @@ class VLM:
     family     the record of facts about its family
     pixels     the numbers of its image processor
     straight_through   the temperature of a surrogate gradient, or None (see `load`)
+    compiled   the backend of torch.compile that ascents run, or None (see `load`)
     own_size   (height, width) in pixels of the checkpoint's own, where another was chosen
     checkpoint_tower   whether the vision tower's activations are computed anew in the backward pass (see `load`)
     id, revision   its name and commit, as far as known
@@ -68,6 +69,7 @@ class VLM:
     straight_through: float | None = None
     checkpoint_tower: bool = False
     own_size: tuple[int, int] | None = None
+    compiled: str | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -426,6 +428,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     straight_through: float | None = None,
     checkpoint_tower: bool = False,
+    compile: bool | str = False,
     head: bool = True,
     first_layer: int = 1,
     **options: Any,
@@ -453,6 +456,11 @@ def load(
                  biased guess of no true gradient, since the model computes with hard words; off if not given
     checkpoint_tower   in an ascent, keep only the inputs of the vision tower's layers and compute the rest anew in the
                  backward pass: the same gradient, far less memory, about a third more time
+    compile      True: ascents run the forward pass up to the deepest site as a program that torch.compile makes of it,
+                 or the name of another of its backends. The same activations (proved at a climb's first step) and
+                 gradients within rounding, so not the same bits. It is made at the first step, anew for every layer and
+                 number of views, in seconds to minutes, and needs a C++ compiler on the CPU: see
+                 `benchmarks/compile.py` for when it pays
     first_layer  1: `layer=1` is the first block, as in the paper; 0: `layer=0` is, should its authors have meant that
 
     A model in hand keeps its device, types, training mode and `requires_grad`; no hook is registered on it. nnsight
@@ -468,7 +476,7 @@ def load(
     import nnsight
 
     named = ["processor", "up_to_layer", "check", "device", "dtype", "family"]
-    named += ["image_size", "straight_through", "checkpoint_tower", "head", "first_layer"]
+    named += ["image_size", "straight_through", "checkpoint_tower", "compile", "head", "first_layer"]
     for name in options:
         if near := difflib.get_close_matches(name, named, 1, 0.8):
             raise TypeError(f"load: unexpected keyword {name!r}; did you mean {near[0]}=?")
@@ -476,7 +484,7 @@ def load(
         asked = {"processor": processor, "up_to_layer": up_to_layer, "device": device, "dtype": dtype}
         asked |= {"family": family, "image_size": image_size, "straight_through": straight_through}
         told = [k for k, v in {**asked, **options}.items() if v is not None]
-        told += ["checkpoint_tower"] * checkpoint_tower + ["head"] * (not head)
+        told += ["checkpoint_tower"] * checkpoint_tower + ["compile"] * bool(compile) + ["head"] * (not head)
         if told or first_layer not in (1, x.first_layer):
             raise ValueError(f"{', '.join(told or ['first_layer'])}= cannot change a VLM; load its model or name anew")
         return x
@@ -520,6 +528,7 @@ def load(
             "can compute anew; leave it out, and lower batch= or at_once= where memory is short"
         )
     vlm.checkpoint_tower = checkpoint_tower
+    vlm.compiled = _backend(vlm, compile)
     if straight_through is not None:
         if vlm.family.surrogate is None:
             raise ValueError(
@@ -537,6 +546,28 @@ def load(
 
         prove(vlm)
     return vlm
+
+
+def _backend(vlm: VLM, asked: bool | str) -> str | None:
+    """The backend of torch.compile that is asked for, if this model's forward pass can be compiled."""
+    if asked is False:
+        return None
+    if vlm.checkpoint_tower:
+        raise ValueError("compile= and checkpoint_tower=True exclude each other; leave one of them out")
+    if any(hasattr(m, "_hf_hook") for m in vlm.hf.modules()):
+        raise ValueError(
+            f"compile={asked!r}: accelerate moves the weights of {vlm.id} about between devices, which cannot be "
+            "compiled; load without device_map= or without compile="
+        )
+    if asked is True:
+        return "inductor"
+    known = torch.compiler.list_backends(exclude_tags=())
+    if asked not in known:
+        near = difflib.get_close_matches(str(asked), known, 1, 0.0)
+        raise ValueError(
+            f"compile={asked!r}: True, or a backend of torch.compile ({', '.join(known)}); did you mean {near[0]!r}?"
+        )
+    return asked
 
 
 def _size_for(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:

@@ -207,18 +207,23 @@ def _pad(rows: list[tuple[list[int], list[bool]]], pad: int, longest: int) -> tu
 
 
 def _loss(
-    model: Gemma3ForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor, pictures=None
+    model: Gemma3ForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor, pictures=None, *, causal=False
 ) -> torch.Tensor:
     """Mean next-token loss over the answers; right padding needs no mask, since nothing looks ahead.
 
+    With `causal` image tokens, and words in their place, see only what is before them, as all other tokens do.
     Matrix products run in bfloat16 where the processor has it (twice as fast there), everything else in float32.
     """
     with torch.autocast("cpu", torch.bfloat16, enabled=tower.FAST):
-        return _exact_loss(model, ids, labels, pictures)
+        return _exact_loss(model, ids, labels, pictures, causal)
 
 
 def _exact_loss(
-    model: Gemma3ForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor, pictures: torch.Tensor | None
+    model: Gemma3ForConditionalGeneration,
+    ids: torch.Tensor,
+    labels: torch.Tensor,
+    pictures: torch.Tensor | None,
+    causal: bool,
 ) -> torch.Tensor:
     inner, length = model.model, ids.shape[1]
     hidden = inner.language_model.embed_tokens(ids)
@@ -226,7 +231,8 @@ def _exact_loss(
     begins = torch.where(ids[0] == model.config.boi_token_index)[0].tolist()
     if begins:  # every row has its picture, or the words instead of it, at the same place: all see all of it
         place = slice(begins[0] + 1, begins[0] + 1 + GRID**2)
-        mask[place, place] = True
+        if not causal:
+            mask[place, place] = True
     if pictures is not None:
         with torch.no_grad():  # the tower is frozen
             seen = inner.vision_tower(2 * pictures - 1).last_hidden_state
@@ -278,6 +284,7 @@ def named(
     names: list[set[str]],
     *,
     beams: int = 1,
+    causal: bool = False,
     question: str = "What is in the image?",
 ) -> tuple[float, float]:
     """(top-1, top-`beams`) share of pictures (n, 3, side, side) whose free answer is one of its names."""
@@ -289,7 +296,8 @@ def named(
         x = pictures[at : at + 64]
         ids = torch.tensor(row).expand(len(x), -1)
         made = model.generate(
-            input_ids=ids, pixel_values=2 * x - 1, token_type_ids=(ids == model.config.image_token_id).long(),
+            input_ids=ids, pixel_values=2 * x - 1,
+            token_type_ids=(ids == model.config.image_token_id).long() * (not causal),
             attention_mask=torch.ones_like(ids), max_new_tokens=8, num_beams=beams, num_return_sequences=beams, do_sample=False,
         )  # fmt: skip
         answers = words.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
@@ -450,8 +458,13 @@ def train(
     *,
     stages: Sequence[Stage] = STAGES,
     seed: int = 0,
+    causal: bool = False,
 ) -> None:
-    """Train through the stages; resumes from `out` if it holds a checkpoint; writes the finished model to `folder`."""
+    """Train through the stages; resumes from `out` if it holds a checkpoint; writes the finished model to `folder`.
+
+    With `causal` image tokens see only what is before them. The folder's config cannot say so: a Gemma 3 lets them see
+    each other where it is given token types, and not where those are zero.
+    """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     words = tokenizer()
     model = build(words, seed)
@@ -495,13 +508,13 @@ def train(
         model.zero_grad(set_to_none=True)
         if stage.pictures:
             only_name = done % 4 < 3 if stage.name == "pictures" else done % 2 < 1
-            loss["seen"] = _loss(model, *stuff.shown(words, stage.pictures, generator, rng, only_name))
+            loss["seen"] = _loss(model, *stuff.shown(words, stage.pictures, generator, rng, only_name), causal=causal)
             loss["seen"].backward()
         if stage.texts:
-            loss["text"] = _loss(model, *stuff.told(words, stage.texts, rng))
+            loss["text"] = _loss(model, *stuff.told(words, stage.texts, rng), causal=causal)
             loss["text"].backward()
         if stage.instead:
-            loss["instead"] = _loss(model, *stuff.instead(words, stage.instead, rng, done % 4 < 3))
+            loss["instead"] = _loss(model, *stuff.instead(words, stage.instead, rng, done % 4 < 3), causal=causal)
             table = model.get_input_embeddings().weight  # words find their place in what is there
             (gradient,) = torch.autograd.grad(loss["instead"], table)
             table.grad = gradient if table.grad is None else table.grad + gradient
@@ -520,7 +533,8 @@ def train(
             model.load_state_dict(average, strict=False)
             scores = dict(step=step, stage=stage.name, **{k: round(v.item(), 3) for k, v in loss.items()})
             if stage.pictures and step in ends:
-                scores |= dict(seen=named(model, words, *stuff.near)[0], unseen=named(model, words, *stuff.far)[0])
+                near, far = (named(model, words, *which, causal=causal)[0] for which in (stuff.near, stuff.far))
+                scores |= dict(seen=near, unseen=far)
             print(json.dumps(scores | {"seconds": round(time.time() - began)}), flush=True)
             export(model, words, folder)
             model.load_state_dict(live, strict=False)

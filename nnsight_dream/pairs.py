@@ -241,7 +241,7 @@ def from_coco(
     said: dict[Any, list[str]] = {}
     for row in told["annotations"]:
         said.setdefault(row["image_id"], []).append(row["caption"])
-    made = []
+    made: list[Pair] = []
     for row in told["images"]:
         if row["id"] not in said or (most is not None and len(made) >= most):
             continue

@@ -97,75 +97,82 @@ class Predictivity(Score):
     target: np.ndarray = field(repr=False, default_factory=lambda: np.zeros((0, 0)))
 
 
-def choose_lambdas(a: Side, b: Side, lambdas: np.ndarray) -> np.ndarray:
+def choose_lambdas(a: Side, b: Side, lambdas: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
     """For each fold the lambda (folds,) that predicts b from a best in the other folds, each held out in turn.
 
     Best: the least squared error summed over items and units of b, in the fitted items' standard deviations.
+    order   which item of b each of a is paired with, of its own fold, so that what is fitted holds the same items of b
     """
-    k = len(a.outer)
-    errors = np.zeros((k, len(lambdas)))
+    order = np.arange(len(a.folds)) if order is None else order
+    errors = np.zeros((len(a.outer), len(lambdas)))
     for pair, spectrum in a.inner.items():
         target = b.inner[pair].kernel
         assert target is not None
-        rows, vectors = spectrum.rows, spectrum.vectors
+        rows, vectors = order[spectrum.rows], spectrum.vectors
         shrink = 1 / (spectrum.values + lambdas[:, None])  # (lambdas, r)
         middle = vectors.T @ target[np.ix_(rows, rows)] @ vectors
         for held, chosen_for in (pair, pair[::-1]):
-            reach = spectrum.reach[held]
-            where = np.flatnonzero(a.folds == held)
+            reach, where = spectrum.reach[held], order[a.folds == held]
             cross = np.einsum("ir,ir->r", reach, target[np.ix_(where, rows)] @ vectors)
             square = np.einsum("lr,rs,ls->l", shrink, middle * (reach.T @ reach), shrink, optimize=True)
-            errors[chosen_for] += np.trace(target[np.ix_(where, where)]) - 2 * shrink @ cross + square
+            errors[chosen_for] += target[where, where].sum() - 2 * shrink @ cross + square
     return lambdas[errors.argmin(axis=1)]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What was held out: r (folds, q), NaN where a unit is constant, lambdas (folds,), predicted and target (n, q)."""
+
+    r: np.ndarray
+    lambdas: np.ndarray
+    predicted: np.ndarray
+    target: np.ndarray
+
+    @property
+    def value(self) -> float:
+        return float(np.nanmean(self.r, axis=1).mean())
+
+
+def _hold_out(a: Side, b: Side, lambdas: np.ndarray, order: np.ndarray | None = None) -> _Held:
+    chosen = choose_lambdas(a, b, lambdas, order)
+    n, q = b.x.shape
+    predicted, target, r = np.zeros((n, q)), np.zeros((n, q)), np.full((len(a.outer), q), np.nan)
+    for j, spectrum in a.outer.items():
+        held, z = a.folds == j, _standardised(b.x, spectrum.rows)
+        z = z if order is None else z[order]
+        smoother = (spectrum.reach[j] / (spectrum.values + chosen[j])) @ spectrum.vectors.T
+        predicted[held], target[held] = smoother @ z[spectrum.rows], z[held]
+        counts = np.ptp(z[held], axis=0) > 0
+        if not counts.any():
+            raise ValueError(f"y: every unit is constant in fold {j}, so none has a correlation; give another seed=")
+        r[j, counts] = (_unit_columns(predicted[held]) * _unit_columns(z[held])).sum(0)[counts]
+    return _Held(r, chosen, predicted, target)
 
 
 def predict(a: Side, b: Side, lambdas: np.ndarray, groups: np.ndarray | None = None) -> Predictivity:
     """Predict b from a on held-out items, lambda chosen in the other folds."""
-    chosen = choose_lambdas(a, b, lambdas)
-    n, q = b.x.shape
-    predicted, target = np.zeros((n, q)), np.zeros((n, q))
-    for j, spectrum in a.outer.items():
-        held, z = a.folds == j, _standardised(b.x, spectrum.rows)
-        smoother = (spectrum.reach[j] / (spectrum.values + chosen[j])) @ spectrum.vectors.T
-        predicted[held], target[held] = smoother @ z[spectrum.rows], z[held]
-    k = len(a.outer)
-    held_rows = [np.flatnonzero(a.folds == j) for j in range(k)]
-    r, cross = np.full((k, q), np.nan), []
-    for j, rows in enumerate(held_rows):
-        u, v = _unit_columns(predicted[rows]), _unit_columns(target[rows])
-        counts = np.ptp(target[rows], axis=0) > 0
-        if not counts.any():
-            raise ValueError(f"y: every unit is constant in fold {j}, so none has a correlation; give another seed=")
-        r[j, counts] = np.einsum("iu,iu->u", u, v)[counts]
-        cross.append(u[:, counts] @ v[:, counts].T / counts.sum())
-
-    place = np.empty(n, dtype=int)  # of an item within its fold
-    for rows in held_rows:
-        place[rows] = np.arange(len(rows))
-
-    def permuted(order: np.ndarray) -> float:
-        return float(np.mean([c[place[f], place[order[f]]].sum() for c, f in zip(cross, held_rows, strict=True)]))
+    found = _hold_out(a, b, lambdas)
+    held_rows = [np.flatnonzero(a.folds == j) for j in a.outer]
 
     def weighted(weights: np.ndarray) -> np.ndarray:
-        return np.mean([_weighted_r(predicted[f], target[f], weights[:, f]) for f in held_rows], axis=0)
+        return np.mean([_weighted_r(found.predicted[f], found.target[f], weights[:, f]) for f in held_rows], axis=0)
 
-    constant = int(np.isnan(r).any(0).sum())
-    known = np.isfinite(r)
-    mean = np.where(known.any(0), np.where(known, r, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+    known = np.isfinite(found.r)
+    mean = np.where(known, found.r, 0).sum(0) / np.maximum(known.sum(0), 1)
     return Predictivity(
         "linear predictivity",
-        float(np.nanmean(r, axis=1).mean()),
-        n,
+        found.value,
+        len(a.folds),
         groups,
         a.folds,
-        permuted,
+        lambda order: _hold_out(a, b, lambdas, order).value,
         weighted,
-        r=mean,
-        lambdas=chosen,
-        at_edge=len(lambdas) > 1 and bool(np.isin(chosen, (lambdas.min(), lambdas.max())).any()),
-        constant=constant,
-        predicted=predicted,
-        target=target,
+        r=np.where(known.any(0), mean, np.nan),
+        lambdas=found.lambdas,
+        at_edge=len(lambdas) > 1 and bool(np.isin(found.lambdas, (lambdas.min(), lambdas.max())).any()),
+        constant=int((~known).any(0).sum()),
+        predicted=found.predicted,
+        target=found.target,
     )
 
 
@@ -222,8 +229,12 @@ def linear_predictivity(
     duplicates   "refuse" or "allow" equal rows of x, or of y, in different folds
     seed         of the folds
 
-    A constant unit of x is left out of the fit, one of y of the mean; `constant` counts these. The null swaps held-out
-    items within folds and keeps the fits; the interval resamples held-out items. Both directions: swap x and y.
+    A constant unit of x is left out of the fit, one of y of the mean; `constant` counts these. In the
+    null, items of y swap within folds and all is fitted anew, choice of lambda included: a draw takes about as long as
+    a fit. (Keeping the fits would not do: what one fold's fit has learned of another's pairs comes back in the other's
+    fit of it, and chance would look too narrow.)
+    The interval resamples held-out items and keeps the fits, so that it is somewhat narrow: of 100 items with 20 and 8
+    units, 95 % intervals held the mean of new samples in 87 %. Both directions: swap x and y.
     Raises ValueError for unequal numbers, NaN, fewer than 3 folds or items of a fold, torn groups and duplicates.
 
     >>> import numpy as np

@@ -1,0 +1,115 @@
+"""Figures of the alignment experiments: maps over layers, changes under manipulation, exemplars averaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .figures import COLOURS, MARKERS, _panels, _saved, _title
+
+Row = Mapping[str, Any]
+
+
+def layer_maps(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
+    """Rows of `alignment_map` as one heat map a direction, the best cell ringed; black dots where p_map >= 0.05.
+
+    Returns the files: `stem` with .png and .svg. Raises ValueError for no rows, ImportError without matplotlib.
+    """
+    _some(rows)
+    directions = list(dict.fromkeys(r["direction"] for r in rows))
+    ys, xs = (sorted({r[k] for r in rows}) for k in ("vision_layer", "language_layer"))
+    figure, axes = _panels(len(directions), 2)
+    top, bottom = max(r["value"] for r in rows), min(0.0, *(r["value"] for r in rows))
+    for axis, direction in zip(axes, directions, strict=True):
+        table = np.full((len(ys), len(xs)), np.nan)
+        for r in (r for r in rows if r["direction"] == direction):
+            i, j = ys.index(r["vision_layer"]), xs.index(r["language_layer"])
+            table[i, j] = r["value"]
+            if r.get("p_map", 0) >= 0.05:
+                axis.plot(j, i, ".", color="black", markersize=3)
+        image = axis.imshow(table, origin="lower", aspect="auto", cmap="viridis", vmin=bottom, vmax=top)
+        best = np.unravel_index(np.nanargmax(table), table.shape)
+        axis.plot(best[1], best[0], "o", color="none", markeredgecolor="#D55E00", markeredgewidth=1.5, markersize=9)
+        _title(axis, f"{rows[0]['measure']}, {direction}")
+        axis.set_xticks(range(len(xs))[:: _every(xs)], [str(x) for x in xs][:: _every(xs)])
+        axis.set_yticks(range(len(ys))[:: _every(ys)], [str(y) for y in ys][:: _every(ys)])
+        axis.tick_params(labelsize=7)
+    figure.colorbar(image, ax=axes)
+    figure.supxlabel("layer of words", fontsize=9)
+    figure.supylabel("layer of pictures", fontsize=9)
+    return _files(figure, stem)
+
+
+def manipulations(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
+    """Rows of `manipulated` as points with 95 % intervals, one panel a measure; the dashed line is the untouched
+    pairs', the dotted one what 5 % of chance pairings pass."""
+    _some(rows)
+    measures = list(dict.fromkeys(r["measure"] for r in rows))
+    names = list(dict.fromkeys(r["manipulation"] for r in rows))
+    figure, axes = _panels(len(measures), 2)
+    for axis, measure in zip(axes, measures, strict=True):
+        part = [r for r in rows if r["measure"] == measure]
+        for i, direction in enumerate(dict.fromkeys(r["direction"] for r in part)):
+            mine = [r for r in part if r["direction"] == direction]
+            at = [names.index(r["manipulation"]) + 0.12 * i for r in mine]
+            _bars(axis, at, mine, i, direction)
+            axis.axhline(mine[0]["value"], color=COLOURS[i], linestyle="--", linewidth=0.7)
+            axis.plot(at, [r["null_high"] for r in mine], ":", color="#666666", linewidth=0.8)
+        axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        _dressed(axis, measure)
+    return _files(figure, stem, axes)
+
+
+def exemplars(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
+    """Rows of `exemplar_averaging` against k, one panel a measure, with 95 % intervals."""
+    _some(rows)
+    measures = list(dict.fromkeys(r["measure"] for r in rows))
+    figure, axes = _panels(len(measures), 2)
+    for axis, measure in zip(axes, measures, strict=True):
+        part = [r for r in rows if r["measure"] == measure]
+        for i, key in enumerate(dict.fromkeys((r["direction"], r["over"]) for r in part)):
+            mine = [r for r in part if (r["direction"], r["over"]) == key]
+            _bars(axis, [r["k"] + 0.05 * i for r in mine], mine, i, f"{key[0]}, {key[1]} averaged", "-")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        _dressed(axis, measure)
+    figure.supxlabel("exemplars averaged", fontsize=9)
+    return _files(figure, stem, axes)
+
+
+def _some(rows: Sequence[Row]) -> None:
+    if not rows:
+        raise ValueError("no rows: pass what the experiment returned")
+
+
+def _every(labels: Sequence[Any]) -> int:
+    return -(-len(labels) // 13)
+
+
+def _bars(axis: Any, xs: Sequence[float], rows: Sequence[Row], i: int, label: str, line: str = "") -> None:
+    values = [r["value"] for r in rows]
+    reach = [[max(0.0, abs(r["value"] - r[k])) for r in rows] for k in ("value_low", "value_high")]
+    style = dict(fmt=MARKERS[i] + line, color=COLOURS[i], markersize=4, capsize=2, elinewidth=0.8, linewidth=1.0)
+    axis.errorbar(xs, values, reach, label=label, **style)
+
+
+def _dressed(axis: Any, title: str) -> None:
+    _title(axis, title)
+    axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=7)
+
+
+def _files(figure: Any, stem: str | os.PathLike[str], axes: Sequence[Any] = ()) -> list[Path]:
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2, fontsize=8)
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    return [_saved(figure, stem.with_name(stem.name + ending)) for ending in (".png", ".svg")]

@@ -23,8 +23,9 @@ from .sites import Site
 from .trace import Step, _at, _clip, _picture_inputs, _pixel_inputs, _run
 from .vlm import VLM, ImagePrompt, Parts, _processor_at, _size_for, _wrap
 
-#: Bytes that a process has in memory once torch, transformers and nnsight are imported (Linux, x86-64, measured).
-PROCESS = 620_000_000
+#: Bytes of a process beside weights and tensors: 400 MB once torch, transformers and nnsight are imported, 85 MB more
+#: when all has run once (Linux, x86-64, measured).
+PROCESS = 485_000_000
 #: Bytes that CUDA takes for itself on a GPU, with its libraries' kernels and workspace. Assumed, not measured.
 CUDA_CONTEXT = 800_000_000
 OPENING = 8  # tokens before a picture where no tokenizer is there to tell: Gemma 3's template writes 6
@@ -102,7 +103,11 @@ class Estimate:
 
     @property
     def memory(self) -> int:
-        """The most bytes of the device's memory at one time, with what the process or CUDA takes for itself."""
+        """The most bytes of the device's memory at one time, with what the process or CUDA takes for itself.
+
+        What an allocator keeps of memory that was freed is not in it. On Linux glibc's heap may keep a quarter of a
+        step's bytes; MALLOC_MMAP_THRESHOLD_=65536 in the environment sends them back at once.
+        """
         return sum(self.weights.values()) + self.step_bytes + self.own_bytes
 
     @property

@@ -51,7 +51,7 @@ bench-pictures: $(VENV)/.ready  ## how often the judge names a prototype: by lay
 	for table in layers sources settings canvases; do $(BIN)/python benchmarks/recognition.py $$table || exit 1; done
 
 early-alignment: $(VENV)/.ready  ## the paper's experiment on the bundled model, whole; goes on where it stopped
-	$(BIN)/python recipes/early_alignment.py --folder build/early-alignment
+	$(BIN)/python recipes/early_alignment.py --more 1 --folder build/early-alignment
 
 sae-features: $(VENV)/.ready  ## cards of 50 word-and-picture features of the bundled SAE, judged; goes on where it stopped
 	$(BIN)/python recipes/sae_features.py --folder build/sae-features

@@ -134,6 +134,12 @@ def results(vlm: nd.VLM, store: nd.Store, args: argparse.Namespace) -> None:
         figures.recognition(plain, out / f"{judge}-recognition")
         if any(r["pooling"] for r in mine):
             figures.pooling(mine, out / f"{judge}-pooling")
+        seeds = [{"protocol": p, **tables.seed_agreement(plain, protocol=p)} for p in ("hint", "strict")]
+        if any(row["n"] for row in seeds):
+            tables.write_csv(seeds, out / f"{judge}-seeds.csv")
+            print(
+                f"\ntwo seeds of one concept and layer, named by {judge} both or neither\n{tables.to_markdown(seeds)}"
+            )
         if args.against:
             theirs = [r for r in nd.results(nd.Store(args.against, must_exist=True), judge) if not r["pooling"]]
             figures.models({str(args.folder): plain, str(args.against): theirs}, out / f"{judge}-models")

@@ -14,6 +14,10 @@ from typing import Any
 
 import torch
 
+# transformers checks that there are as many image tokens as places for them: without these the check would cut the
+# program in two
+_WHOLE = {"capture_scalar_outputs": True, "capture_dynamic_output_shape_ops": True}
+
 
 def twin(module: torch.nn.Module, made: dict[int, torch.nn.Module] | None = None) -> torch.nn.Module:
     """A module of new modules with the same weights, buffers and settings; hooks can be added to it alone."""
@@ -48,6 +52,8 @@ def cut(
     points   (path of a module, "output" or "input"), all within those blocks
     backend  of torch.compile; a program is made anew for every shape of inputs
     """
+    from torch._dynamo import config  # seconds
+
     own = twin(root)
     above, _, name = layers.rpartition(".")
     stack = own.get_submodule(above)
@@ -64,7 +70,13 @@ def cut(
 
     # torch counts programs by a function's code, and gives up after eight: each cut has code of its own
     alone = types.FunctionType(run.__code__.replace(), run.__globals__, "run", None, run.__closure__)
-    return torch.compile(alone, backend=backend, dynamic=False)
+    program = torch.compile(alone, backend=backend, dynamic=False)
+
+    def run_whole(inputs: dict[str, Any]) -> list[Any]:
+        with config.patch(_WHOLE):
+            return program(inputs)
+
+    return run_whole
 
 
 def _watch(module: torch.nn.Module, side: str, place: int, into: dict[int, Any]) -> None:

@@ -72,10 +72,14 @@ def recognised(vlm: nd.VLM, args: argparse.Namespace, layers: Sequence[int], fol
     kinds = {c.name: c.category for c in demo.concepts()}
     told = [(w, kinds.get(w, "thing"), w) for w in args.words]
     base = nd.Settings.demo() if vlm.is_demo else nd.Settings.paper(1)
-    settings = base.but(steps=args.steps or base.steps, **({} if vlm.is_demo else {"canvas": nd.Native()}))
+    height, width = vlm.image_size
+    canvas = nd.Native() if height == width else nd.MultiResolution(max(height, width))
+    settings = base.but(steps=args.steps or base.steps, **({} if vlm.is_demo else {"canvas": canvas}))
     done = nd.sweep(vlm, nd.jobs_of(told, list(layers), controls=max(2, len(told) // 4)), folder, settings=settings)
     if done.interrupted:
         raise KeyboardInterrupt
+    if done.failed:
+        raise SystemExit(f"{vlm.id}: {len(done.failed)} prototypes failed: {next(iter(done.failed.values()))}")
     judge: Any = nd.DemoExaminer() if args.judge == "demo" else nd.ZeroShotJudge(args.judge, names=args.words)
     nd.examine(done.store, judge, protocols=["hint"])
     rates = tables.rates(nd.results(done.store), by=("layer",), protocol="hint", judge=judge.name)
@@ -114,6 +118,10 @@ def figure(rows: Sequence[Mapping[str, Any]], stem: Path, two: Sequence[str], re
             axis.plot(xs, ys, color=colour, marker=marker, fillstyle="none", label=model)
             sure = [(x, row[name]) for x, row in zip(xs, mine, strict=True) if row["p"] < 0.01]
             axis.plot([x for x, _ in sure], [y for _, y in sure], color=colour, marker=marker, linestyle="")
+        if name != "gap":
+            axis.set_ylim(-0.03, 1.03)
+        if not relative:
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axis.axhline(0.5 if "auc" in name else 0.0, color="#999999", linewidth=0.8, linestyle=":")
         axis.set_xlabel("layer / layers of the model" if relative else "layer")
         axis.set_ylabel(PANELS[name].format(" and ".join(two)))

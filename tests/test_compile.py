@@ -47,9 +47,9 @@ def test_gradients_are_those_of_the_model(pair: tuple[nd.VLM, nd.VLM]) -> None:
     plain, fast = pair
     before = state(plain.hf)
     pictures = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
-    for sites in ([nd.Site(2)], [nd.Site(1, "mlp_out"), nd.Site(3, "resid_pre"), nd.Site(2, "self_attn.o_proj.input")]):
-        mine, theirs = (gradient(vlm, sites, pictures) for vlm in (fast, plain))
-        assert (mine - theirs).norm() < 1e-5 * theirs.norm()
+    sites = [nd.Site(1, "mlp_out"), nd.Site(3, "resid_pre"), nd.Site(1, "self_attn.o_proj.input"), nd.Site(2)]
+    mine, theirs = (gradient(vlm, sites, pictures) for vlm in (fast, plain))
+    assert (mine - theirs).norm() < 1e-5 * theirs.norm()
     assert state(plain.hf) == before
 
 
@@ -60,15 +60,15 @@ def test_a_climb_ends_at_the_same_picture(pair: tuple[nd.VLM, nd.VLM]) -> None:
     assert made[0].history == pytest.approx(made[1].history, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "llava_next", "chameleon"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava_next", "chameleon"])
 def test_other_families(name: str) -> None:
-    """Ready positions and layers added between blocks; tokens made by the record's own way; a surrogate."""
+    """Ready positions and patches in an order of their own; tokens made by the record's own way; a surrogate."""
     parts = tiny_families.build(name)
     options = {**parts.load, **parts.climb, "check": False}
     plain = nd.load(parts.model, processor=parts.processor, **options)
     fast = nd.load(parts.model, processor=parts.processor, **options, compile="eager")
     pictures = torch.rand(1, 3, *plain.image_size, generator=torch.Generator().manual_seed(0))
-    mine, theirs = (gradient(vlm, [nd.Site(2)], pictures) for vlm in (fast, plain))
+    mine, theirs = (gradient(vlm, [nd.Site(1)], pictures) for vlm in (fast, plain))
     assert (mine - theirs).norm() < 1e-5 * theirs.norm()
 
 

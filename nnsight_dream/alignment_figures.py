@@ -51,9 +51,11 @@ def manipulations(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Pat
     measures = list(dict.fromkeys(r["measure"] for r in rows))
     names = list(dict.fromkeys(r["manipulation"] for r in rows))
     figure, axes = _panels(len(measures), 2)
+    every = list(dict.fromkeys(r["direction"] for r in rows))
     for axis, measure in zip(axes, measures, strict=True):
         part = [r for r in rows if r["measure"] == measure]
-        for i, direction in enumerate(dict.fromkeys(r["direction"] for r in part)):
+        for direction in dict.fromkeys(r["direction"] for r in part):
+            i = every.index(direction)
             mine = [r for r in part if r["direction"] == direction]
             at = [names.index(r["manipulation"]) + 0.12 * i for r in mine]
             _bars(axis, at, mine, i, direction)
@@ -69,9 +71,11 @@ def exemplars(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     _some(rows)
     measures = list(dict.fromkeys(r["measure"] for r in rows))
     figure, axes = _panels(len(measures), 2)
+    every = list(dict.fromkeys((r["direction"], r["over"]) for r in rows))
     for axis, measure in zip(axes, measures, strict=True):
         part = [r for r in rows if r["measure"] == measure]
-        for i, key in enumerate(dict.fromkeys((r["direction"], r["over"]) for r in part)):
+        for key in dict.fromkeys((r["direction"], r["over"]) for r in part):
+            i = every.index(key)
             mine = [r for r in part if (r["direction"], r["over"]) == key]
             _bars(axis, [r["k"] + 0.05 * i for r in mine], mine, i, f"{key[0]}, {key[1]} averaged", "-")
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -36,7 +36,8 @@ def read(items, layers):
 
 VISION = Encoder("eye", "pictures", 1, "mean", "eye", look)
 LANGUAGE = Encoder("ear", "words", 1, "mean", "ear", read)
-LAYERS = Setting((1, 1), draws=50)
+LAYERS = Setting((1, 1), draws=19)
+FEW = Setting((1, 1), draws=3)
 
 
 @pytest.fixture(autouse=True)
@@ -62,13 +63,13 @@ def made(count: int = 60, captions: int = 1, noise: float = 0.0, seed: int = 1) 
 
 
 def test_map_finds_the_layers_that_align(tmp_path: Path) -> None:
-    rows = alignment_map(VISION, LANGUAGE, made(), draws=50)
+    rows = alignment_map(VISION, LANGUAGE, made(), draws=30)
     assert len(rows) == 8
     value = {(r["vision_layer"], r["language_layer"], r["direction"]): r for r in rows}
     for direction in (L_TO_V, V_TO_L):
         assert value[1, 1, direction]["value"] > 0.9 > 0.8 > value[1, 0, direction]["value"]
         assert value[1, 1, direction]["p_map"] < 0.05
-        assert value[0, 1, direction]["p"] > 0.05
+        assert value[0, 1, direction]["p_map"] > 0.05
     files = alignment_figures.layer_maps(rows, tmp_path / "map")
     assert [f.suffix for f in files] == [".png", ".svg"]
     assert len(alignment_map(VISION, LANGUAGE, made(), measure="cka", draws=0, vision_layers=[1])) == 2
@@ -117,7 +118,7 @@ def test_what_destroys_meaning_lowers_alignment(tmp_path: Path) -> None:
 
 
 def test_averaging_captions_denoises(tmp_path: Path) -> None:
-    rows = exemplar_averaging(VISION, LANGUAGE, made(60, 4, noise=0.3), LAYERS, most=4, repeats=3)
+    rows = exemplar_averaging(VISION, LANGUAGE, made(60, 4, noise=0.3), FEW, most=4, repeats=3)
     for direction in (L_TO_V, V_TO_L):
         values = [r["value"] for r in rows if r["direction"] == direction]
         assert len(values) == 4
@@ -136,7 +137,7 @@ def test_averaging_pictures_of_a_group() -> None:
             shifted = np.asarray(p.image).astype(int) + random.integers(-80, 80, 3)
             image = Image.fromarray(shifted.clip(0, 255).astype(np.uint8))
             several.append(pair(f"{i} {j}", image, p.captions, f"thing {i}"))
-    rows = exemplar_averaging(VISION, LANGUAGE, several, LAYERS, over="pictures", most=3, repeats=2)
+    rows = exemplar_averaging(VISION, LANGUAGE, several, FEW, over="pictures", most=3, repeats=2)
     values = [r["value"] for r in rows if r["measure"] == "cka"]
     assert values[2] > values[0]
     assert rows[0]["n"] == 40

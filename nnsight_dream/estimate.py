@@ -178,12 +178,12 @@ def cpu_rate(dtype: torch.dtype = torch.float32) -> Rate:
 
 
 def _best(run: Callable[[], Any]) -> float:
-    """Seconds of the quickest of a few runs: what else goes on in the machine slows some of them."""
+    """Seconds of the quickest of a few runs by this process's own clock, as if no other program ran."""
     spent = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         run()
-        spent.append(time.perf_counter() - began)
+        spent.append((time.process_time() - began) / torch.get_num_threads())
     return min(spent)
 
 

@@ -126,7 +126,7 @@ def test_a_checkpointed_tower() -> None:
     vlm.checkpoint_tower = True
     assert by_parts(spare.kept) + 4 * 3 * 224**2 == pytest.approx(kept(vlm, 2, 1), rel=0.06)
     assert spare.kept["tower"] < plain.kept["tower"] / 3
-    assert spare.memory < plain.memory
+    assert sum(spare.kept.values()) < sum(plain.kept.values())
     assert 1.2 < spare.flops["tower"] / plain.flops["tower"] < 1.5  # a forward pass more
     assert spare.flops["decoder"] == plain.flops["decoder"]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-# transformers checks that there are as many image tokens as places for them: without these the check would cut the
-# program in two
+# transformers checks that there are as many image tokens as places for them: without these the check cuts a Gemma 3's
+# program in two. Other families have towers that need some tensors' values as numbers, and are cut there instead
 _WHOLE = {"capture_scalar_outputs": True, "capture_dynamic_output_shape_ops": True}
 
 
@@ -73,7 +73,8 @@ def cut(
     program = torch.compile(alone, backend=backend, dynamic=False)
 
     def run_whole(inputs: dict[str, Any]) -> list[Any]:
-        with config.patch(_WHOLE):
+        plain = "image_position_ids" in inputs or not isinstance(inputs.get("attention_mask"), dict)
+        with config.patch({} if plain else _WHOLE):
             return program(inputs)
 
     return run_whole

@@ -42,6 +42,9 @@ _HOMES = {
     "demo": ("demo_sae",),
     "trace": ("Step", "check", "read_pictures", "read_text"),
     "judges": ("DemoJudge", "Verdict"),
+    "representation": ("cka", "mutual_knn", "retrieval", "rsa"),
+    "predictivity": ("linear_predictivity",),
+    "layer_maps": ("layer_map",),
     "store": ("Entry", "Job", "Store"),
     "sweeps": ("Swept", "jobs_of", "sweep"),
     "judging": ("agreement", "examine", "results"),
@@ -69,10 +72,13 @@ if TYPE_CHECKING:
     from .judges import DemoJudge, Verdict
     from .judging import agreement, examine, results
     from .latents import Latent
+    from .layer_maps import layer_map
     from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Objective, Pictures, TotalVariation
     from .openai_judge import OpenAIJudge
+    from .predictivity import linear_predictivity
     from .prototype import Prototype, Prototypes
     from .readouts import Logits, top_logits
+    from .representation import cka, mutual_knn, retrieval, rsa
     from .sae_reading import Active, Candidate, Strangeness, candidates, features_of, strangeness
     from .sites import Site
     from .store import Entry, Job, Store

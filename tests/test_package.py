@@ -116,10 +116,22 @@ def imports(path: Path) -> set[str]:
 
 def test_imports_go_one_way() -> None:
     uses = {path.stem: imports(path) for path in HOME.glob("*.py")}
-    assert {name for name, used in uses.items() if "nnsight" in used} == {"vlm", "trace"}
+    assert {name for name, used in uses.items() if "nnsight" in used} == {"vlm", "trace", "encoders"}
     for shipped in ("canvas", "augment"):  # these travel to a server
         assert uses[shipped] <= {"math", "dataclasses", "typing", "collections", "torch"}, uses[shipped]
-    order = ["pixels", "family", "families", "probe", "sites", "vlm", "trace", "vectors", "concepts", "directions", "objectives"]
+    order = [
+        "pixels",
+        "family",
+        "families",
+        "probe",
+        "sites",
+        "vlm",
+        "trace",
+        "vectors",
+        "concepts",
+        "directions",
+        "objectives",
+    ]
     order += ["latents", "sae_models", "sae_files", "sae_releases", "features", "feature_climb", "synthesis"]
     order += ["sae_reading", "cli"]
     for i, name in enumerate(order):

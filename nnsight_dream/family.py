@@ -35,7 +35,7 @@ class Family:
     writes there. `begin_id` and `end_id` name the config fields that hold the ids of the tokens around an image, if
     there are any. `tiles_behind` says that the processor puts a picture's tiles behind its whole view, which they
     cannot change and which alone is read here; `looks_ahead` that image tokens see the text behind them.
-    `chat_template` serves checkpoints that have none. `probed` records were found by `probe.py`.
+    `chat_template` serves checkpoints that have none. `probed` records were found by `probed.py`.
 
     `pixels` reads the numbers of the image processor (processor, config), `grid` the rows and columns of image tokens
     (config, numbers), `pack` makes the pixel inputs (pictures, numbers), `extra` the other inputs that depend on the

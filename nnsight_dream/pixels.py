@@ -111,8 +111,9 @@ def resize(pictures: torch.Tensor, size: tuple[int, int], resample: int) -> torc
 def _lanczos(before: int, after: int) -> torch.Tensor:
     """The weights (after, before) of a one-dimensional Lanczos filter of three lobes, widened where it shrinks."""
     step = before / after
-    centre = (torch.arange(after, dtype=torch.float64) + 0.5) * step
-    far = (torch.arange(before, dtype=torch.float64) + 0.5 - centre[:, None]) / max(step, 1.0)
+    # what is remembered must be real, even in a dry run, where the meta device is the default
+    centre = (torch.arange(after, dtype=torch.float64, device="cpu") + 0.5) * step
+    far = (torch.arange(before, dtype=torch.float64, device="cpu") + 0.5 - centre[:, None]) / max(step, 1.0)
     weight = torch.where(far.abs() < 3, torch.sinc(far) * torch.sinc(far / 3), 0)
     return weight / weight.sum(1, keepdim=True)
 

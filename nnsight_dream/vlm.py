@@ -756,7 +756,7 @@ def _wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str)
         )
     family = family or family_of(hf.config)
     if family is None:
-        from .probe import probe
+        from .probed import probe
 
         family = probe(hf, processor)
         warnings.warn(

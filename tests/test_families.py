@@ -370,7 +370,8 @@ def test_a_checkpoint_is_loaded_without_torchvision_and_as_far_as_needed(
     else:
         cut = nd.load(tmp_path, up_to_layer=2, **parts.load)
         assert cut.layers == 2
-    torch.testing.assert_close(nd.read_pictures(cut, x, [2])[nd.Site(2)], nd.read_pictures(vlm, x, [2])[nd.Site(2)])
+    mine, whole = (nd.read_pictures(model, x, [2])[nd.Site(2)] for model in (cut, vlm))
+    torch.testing.assert_close(mine, whole, atol=1e-4, rtol=1e-4)  # weights from a file lie otherwise in memory
     ours, whole = (nd.concept(v, "octopus", 2, baseline=None, cache=False).vector for v in (cut, vlm))
     torch.testing.assert_close(ours, whole)
     told = {"gemma4_unified": ["image tokens", "pixels"], "chameleon": ["gradient"]}

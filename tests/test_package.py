@@ -114,6 +114,12 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def test_no_public_name_is_a_modules() -> None:
+    """The import of a module puts it where the name was."""
+    public = {name for names in nd._HOMES.values() for name in names}
+    assert not public & {path.stem for path in HOME.glob("*.py")}
+
+
 def test_imports_go_one_way() -> None:
     uses = {path.stem: imports(path) for path in HOME.glob("*.py")}
     assert {name for name, used in uses.items() if "nnsight" in used} == {"vlm", "trace", "encoders"}
@@ -123,7 +129,7 @@ def test_imports_go_one_way() -> None:
         "pixels",
         "family",
         "families",
-        "probe",
+        "probed",
         "sites",
         "vlm",
         "trace",

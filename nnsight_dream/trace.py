@@ -5,7 +5,6 @@ Every pass stops after the deepest site that is asked for: no later block, no he
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,23 +13,49 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from . import compiled
+from . import compiled, shipped
 from .pixels import PixelFormat
+from .shipped import Step
 from .sites import Site
 from .vlm import VLM, _picture_turn
 
 
 def _run(vlm: VLM, sites: Sequence[Site], inputs: dict[str, Any]) -> dict[Site, torch.Tensor]:
     """Activations (B, T, d) of whole sequences at each site, with their graph if gradients are on."""
-    import nnsight
-
     ordered = _in_order(vlm, sites)
-    points = [(vlm.model.get(path), side) for path, side in map(vlm._module_path, ordered)]
-    root = vlm.model.get(vlm.family.root)
-    with root.trace(**inputs, use_cache=False) as tracer:
-        reached = nnsight.save([getattr(envoy, side) for envoy, side in points])
-        tracer.stop()
+    reached = shipped.run(vlm.model, vlm.family.root, [vlm._module_path(site) for site in ordered], inputs)
     return {site: _states(vlm, site, value) for site, value in zip(ordered, reached, strict=True)}
+
+
+def reading(vlm: VLM, sites: Sequence[Site]) -> shipped.Plain:
+    """All that `shipped` needs to know of a model to read sites of it."""
+    family, prompt = vlm.family, vlm.image_prompt
+    encode = family.encode
+    if family.resized is not None and vlm.image_size != (vlm.config.vision_config.image_size,) * 2:
+        encode = family.resized
+    one = torch.ones(1, 1, dtype=torch.long)
+    return shipped.Plain(
+        root=family.root,
+        points=[(site, *vlm._module_path(site)) for site in _in_order(vlm, sites)],
+        places={site: _places(vlm, site) for site in sites},
+        said={site: vlm.describe(site) for site in sites},
+        allowed=_allowed(vlm),
+        first=(f"{family.layers}.0", "output"),
+        one_token={"input_ids": one, "attention_mask": one, **family.text(one)},
+        ids=prompt.ids,
+        extra=dict(prompt.extra),
+        pack=family.pack,
+        pixels=vlm.pixels,
+        encode=encode,
+        soft=family.surrogate,
+        temperature=vlm.straight_through,
+        hard=_HARD.format(name=family.name),
+        states=family.states,
+        config=vlm.config,
+        masks=_first_of_each_type(vlm) if family.masks else [],
+        positions=family.layers.rpartition(".")[0] if family.positions else "",
+        cut=_CUT,
+    )
 
 
 def _runner(vlm: VLM, sites: Sequence[Site]) -> Callable[[dict[str, Any]], dict[Site, torch.Tensor]]:
@@ -115,9 +140,13 @@ def _states(vlm: VLM, site: Site, value: Any) -> torch.Tensor:
     if not isinstance(value, torch.Tensor) or value.ndim != 3:
         raise ValueError(
             f"{vlm.describe(site)} holds {tuple(getattr(value, 'shape', ())) or type(value).__name__}, not (batch, "
-            f"tokens, width); kinds that do are {', '.join(vlm.family.kinds)}, self_attn.o_proj.input, mlp.output"
+            f"tokens, width); {_allowed(vlm)}"
         )
     return value
+
+
+def _allowed(vlm: VLM) -> str:
+    return f"kinds that do are {', '.join(vlm.family.kinds)}, self_attn.o_proj.input, mlp.output"
 
 
 def read_text(
@@ -136,39 +165,27 @@ def read_text(
 
 def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
     """All inputs but the pixels for `count` pictures; what does not change from step to step is made once."""
-    prompt = vlm.image_prompt
     attention = getattr(vlm.config.get_text_config(), "_attn_implementation", None)
     key = ("constants", vlm.device, vlm.dtype, attention)  # what the user may change meanwhile
     if key not in vlm._cache:
-        extra: dict[str, Any] = {k: v.to(vlm.device) for k, v in prompt.extra.items()}
-        if vlm.family.masks:
-            extra = {"attention_mask": _masks(vlm, extra)}
+        module: Any = vlm.hf.get_submodule(vlm.family.root)
+        before = getattr(module, "rope_deltas", None)  # the model keeps what it works out, for its next words
+        with vlm.quiet():
+            vlm._cache[key] = shipped.constants(vlm.model, reading(vlm, []), module, vlm.device, vlm.dtype)
         if vlm.family.positions:
-            extra["position_ids"] = _positions(vlm, extra)
-        vlm._cache[key] = extra
-    ids = prompt.ids.to(vlm.device).expand(count, -1)
-    return {"input_ids": ids, **{k: _repeated(v, count) for k, v in vlm._cache[key].items()}}
+            module.rope_deltas = before
+    return {k: shipped.repeated(v, count) for k, v in vlm._cache[key].items()}
 
 
 def _pixel_inputs(vlm: VLM, pictures: torch.Tensor) -> dict[str, Any]:
     """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way."""
-    inputs, family = vlm.pack(pictures), vlm.family
-    soft, temperature = family.surrogate, vlm.straight_through
-    encode = family.encode
-    if family.resized is not None and vlm.image_size != (vlm.config.vision_config.image_size,) * 2:
-        encode = family.resized
-    if encode is None and temperature is None:
-        if soft is not None and torch.is_grad_enabled() and pictures.requires_grad:
-            raise RuntimeError(_HARD.format(name=family.name))
-        return inputs
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-    root = vlm.hf.get_submodule(family.root)
-    if soft is not None and temperature is not None:
-        tokens = soft(root, inputs, temperature)
-    else:
-        tokens = encode(root, inputs)  # type: ignore[misc]
-    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tokens)}}
+    chosen = (vlm.family, vlm.pixels, vlm.straight_through)
+    kept = vlm._cache.get("packing")
+    if kept is None or any(a is not b for a, b in zip(kept[0], chosen, strict=True)):
+        kept = vlm._cache["packing"] = (chosen, reading(vlm, []))
+    how = kept[1]
+    root = vlm.hf.get_submodule(vlm.family.root)
+    return shipped.pixel_inputs(how, root, pictures, vlm.device, vlm.dtype)
 
 
 _HARD = (
@@ -178,52 +195,11 @@ _HARD = (
 )
 
 
-def _repeated(value: Any, count: int) -> Any:
-    """An input of one picture for `count`: (1, T) by rows; positions (axes, 1, T) in the middle; masks broadcast."""
-    if isinstance(value, dict):
-        return value
-    return value.expand(count, -1) if value.ndim == 2 else value.expand(-1, count, -1)
-
-
-def _positions(vlm: VLM, extra: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The decoder's own position ids, (axes, 1, T), caught on their way into it; they depend on the prompt alone.
-
-    Given to the model, it need not work them out anew in every pass, nor keep what it worked out.
-    """
-    import nnsight
-
-    root, stack = (vlm.model.get(path) for path in (vlm.family.root, vlm.family.layers.rpartition(".")[0]))
-    ids = vlm.image_prompt.ids.to(vlm.device)[None]
-    grey = _pixel_inputs(vlm, torch.full((1, 3, *vlm.image_size), 0.5))
-    module = vlm.hf.get_submodule(vlm.family.root)
-    before = module.rope_deltas  # the model keeps what it works out, for its next words
-    with torch.no_grad(), vlm.quiet(), root.trace(input_ids=ids, **grey, **extra, use_cache=False) as tracer:
-        caught = nnsight.save(stack.inputs[1]["position_ids"])
-        tracer.stop()
-    module.rope_deltas = before
-    return caught
-
-
-def _masks(vlm: VLM, extra: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
-    """The decoder's own attention masks by layer type, (1, 1, T, T), caught on their way into the first blocks.
-
-    Gemma 3 builds them anew in every forward pass (10 to 14 ms); they depend on the prompt alone.
-    """
-    import nnsight
-
+def _first_of_each_type(vlm: VLM) -> list[tuple[str, str]]:
+    """(type of layer, path of the first block of that type)."""
     types = vlm.config.get_text_config().layer_types[: vlm.layers]
     firsts = sorted(types.index(t) for t in set(types))
-    blocks = [vlm.model.get(f"{vlm.family.layers}.{i}") for i in firsts]
-    root = vlm.model.get(vlm.family.root)
-    ids = vlm.image_prompt.ids.to(vlm.device)[None]
-    grey = _pixel_inputs(vlm, torch.full((1, 3, *vlm.image_size), 0.5))
-    with torch.no_grad(), vlm.quiet(), root.trace(input_ids=ids, **grey, **extra, use_cache=False) as tracer:
-        caught = nnsight.save([block.inputs[1]["attention_mask"] for block in blocks])
-        tracer.stop()
-    found = dict(zip((types[i] for i in firsts), caught, strict=True))
-    # the root asks for every type that its config knows; blocks of a type that was cut away never see theirs
-    every = {"full_attention", "sliding_attention"}
-    return {kind: found.get(kind, next(iter(found.values()))) for kind in every}
+    return [(types[i], f"{vlm.family.layers}.{i}") for i in firsts]
 
 
 def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int | str]) -> dict[Site, torch.Tensor]:
@@ -264,11 +240,14 @@ def mean_patches(
     return {site: (total[site] / count[site]).float() for site in where}
 
 
-def _at(vlm: VLM, site: Site, activation: torch.Tensor) -> torch.Tensor:
+def _places(vlm: VLM, site: Site) -> torch.Tensor:
+    """Where in the prompt the image tokens of a site are."""
     places = vlm.image_prompt.positions
-    if site.tokens != "image":
-        places = places[list(site.tokens)]  # type: ignore[arg-type]
-    return activation[:, places.to(activation.device)]
+    return places if site.tokens == "image" else places[list(site.tokens)]  # type: ignore[arg-type]
+
+
+def _at(vlm: VLM, site: Site, activation: torch.Tensor) -> torch.Tensor:
+    return activation[:, _places(vlm, site).to(activation.device)]
 
 
 # -- the climb ---------------------------------------------------------------------------------------------------
@@ -288,24 +267,6 @@ class Canvas(Protocol):
 Augmentation = Callable[[torch.Tensor, list[torch.Generator], int], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Step:
-    """What an objective or an added term sees at one step.
-
-    pictures   (J, 3, H, W) clean pictures, one a job
-    views      (J * batch, 3, H, W) augmented, job by job
-    patches    by site (J * batch, n, d), float32
-    progress   0 at the first step, 1 at the last
-    """
-
-    pictures: torch.Tensor
-    views: torch.Tensor
-    patches: dict[Site, torch.Tensor]
-    batch: int
-    grid: tuple[int, int]
-    progress: float
-
-
 Term = Callable[[Step], torch.Tensor]
 
 
@@ -321,18 +282,7 @@ class Climb:
     schedule: str = "constant"
 
 
-def _optimiser(climb: Climb, parts: list[torch.Tensor]) -> torch.optim.Optimizer:
-    if climb.optimiser == "sgd":
-        return torch.optim.SGD(parts, lr=climb.rate, momentum=0.9)
-    return torch.optim.Adam(parts, lr=climb.rate)
-
-
-def _clip(gradients: Sequence[torch.Tensor], most: float) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Each job's gradient scaled to a norm of at most `most`, over all its parts; and the norms (J,) before."""
-    squares = [g.detach().abs().square().flatten(1).sum(1) for g in gradients]
-    norm = torch.stack(squares).sum(0).sqrt()
-    factor = (most / norm.clamp(min=1e-30)).clamp(max=1.0)
-    return [g * factor.view(-1, *[1] * (g.ndim - 1)) for g in gradients], norm
+_clip = shipped.clipped
 
 
 def ascend(
@@ -389,42 +339,18 @@ def _ascend(
     where = [vlm.site(s) for s in sites]
     parts = canvas.start(jobs, generators, vlm.device) if parts is None else parts
     parts = [p.detach().clone().requires_grad_(True) for p in parts]
-    optimiser = _optimiser(climb, parts)
-    history: list[torch.Tensor] = []
-    interrupted = False
     with vlm.quiet():
         constants = _picture_inputs(vlm, jobs * climb.batch)
         run = _runner(vlm, where)
-        for step in range(climb.steps):
-            try:
-                progress = step / max(1, climb.steps - 1)
-                with torch.enable_grad():
-                    pictures = canvas.render(parts)
-                    views = pictures.repeat_interleave(climb.batch, 0)
-                    for change in augment:
-                        views = change(views, generators, climb.batch)
-                    found = run({**constants, **_pixel_inputs(vlm, views)})
-                    patches = {site: _at(vlm, site, found[site]).float().to(vlm.device) for site in where}
-                    now = Step(pictures, views, patches, climb.batch, vlm.grid, progress)
-                    score = torch.stack([term(now) for term in terms]).sum(0)
-                    _prove_score(score, step)
-                    gradients = torch.autograd.grad(-score.sum(), parts, allow_unused=True)  # the one minus sign
-                if any(g is None for g in gradients):
-                    raise RuntimeError(_CUT.format(step=step))
-                clipped, norm = _clip(gradients, climb.clip)  # type: ignore[arg-type]
-                _prove_norms(norm, step)
-                for part, gradient in zip(parts, clipped, strict=True):
-                    part.grad = gradient
-                if climb.schedule == "cosine":
-                    for group in optimiser.param_groups:
-                        group["lr"] = climb.rate * 0.5 * (1 + math.cos(math.pi * progress))
-                optimiser.step()
-                history.append(score.detach())
-                if watch is not None:
-                    watch(step, history[-1])
-            except KeyboardInterrupt:
-                interrupted = True
-                break
+
+        def read(views: torch.Tensor) -> dict[Site, torch.Tensor]:
+            found = run({**constants, **_pixel_inputs(vlm, views)})
+            return {site: _at(vlm, site, found[site]).float().to(vlm.device) for site in where}
+
+        optimiser, steps = shipped.optimiser_of(climb, parts), range(climb.steps)
+        history, interrupted = shipped.climb(
+            read, canvas, augment, terms, climb, generators, parts, optimiser, steps, vlm.grid, _CUT, watch
+        )
     empty = torch.zeros(0, jobs, device=vlm.device)
     return [p.detach() for p in parts], torch.stack(history) if history else empty, interrupted
 
@@ -433,30 +359,6 @@ _CUT = (
     "step {step}: no gradient reaches the picture. Something between canvas and score cuts the graph: "
     "a pooling, score, term or augmentation that detaches, or a model run under torch.no_grad()."
 )
-
-
-def _prove_score(score: torch.Tensor, step: int) -> None:
-    if not torch.isfinite(score).all():
-        bad = (~torch.isfinite(score)).nonzero().flatten().tolist()
-        raise FloatingPointError(
-            f"step {step}: the score of job {bad} is not finite. A direction of zeros, a score or term of your own, "
-            "or float16 activations can cause it; load the model with dtype=torch.bfloat16 or torch.float32."
-        )
-    if not score.requires_grad:
-        raise RuntimeError(_CUT.format(step=step))
-
-
-def _prove_norms(norm: torch.Tensor, step: int) -> None:
-    if not torch.isfinite(norm).all():
-        raise FloatingPointError(
-            f"step {step}: the gradient is not finite; load the model with dtype=torch.bfloat16 or torch.float32"
-        )
-    if step == 0 and (norm == 0).any():
-        raise RuntimeError(
-            f"step 0: the gradient at the picture is exactly zero for job {(norm == 0).nonzero().flatten().tolist()}. "
-            "A freshly made Gemma 3 has a projector of zeros (load trained weights), or the objective does not depend "
-            "on the picture (a direction of zeros, weights that are all zero)."
-        )
 
 
 # -- the check ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,407 @@
+"""What a server runs: reading activations, the climb, the measuring of its pictures; here and there the same lines.
+
+These functions are sent as source to a server that has no `nnsight_dream` (see `shipping`): they import torch and math,
+nnsight for its traces, and transformers only for families whose image tokens are made outside the model. What they need
+to know of a model is told by a `Reading`. Devices and types are those of tensors that the model hands back; no tensor
+is made without both. A job's result is plain: dicts, lists, numbers, tensors on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from .canvas import _full_precision
+
+
+class Plain:
+    """Named facts and nothing else."""
+
+    def __init__(self, **facts: Any) -> None:
+        self.__dict__.update(facts)
+
+
+class Numbers(Plain):
+    """What of a config is plain data."""
+
+    def get_text_config(self) -> Numbers:
+        return self
+
+
+class Step:
+    """What an objective or an added term sees at one step.
+
+    pictures   (J, 3, H, W) clean pictures, one a job
+    views      (J * batch, 3, H, W) augmented, job by job
+    patches    by site (J * batch, n, d), float32
+    progress   0 at the first step, 1 at the last
+    """
+
+    def __init__(
+        self,
+        pictures: torch.Tensor,
+        views: torch.Tensor,
+        patches: dict[Any, torch.Tensor],
+        batch: int,
+        grid: tuple[int, int],
+        progress: float,
+    ) -> None:
+        self.pictures: torch.Tensor = pictures
+        self.views: torch.Tensor = views
+        self.patches = patches
+        self.batch: int = batch
+        self.grid: tuple[int, int] = grid
+        self.progress: float = progress
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+def run(model: Any, root: str, points: list[tuple[str, str]], inputs: dict[str, Any]) -> list[Any]:
+    """What is at each point (path, "output" or "input"), given in the order a pass reaches them; there it stops."""
+    import nnsight
+
+    wanted = [(model.get(path), side) for path, side in points]
+    with model.get(root).trace(**inputs, use_cache=False) as tracer:
+        reached = nnsight.save([getattr(envoy, side) for envoy, side in wanted])
+        tracer.stop()
+    return list(reached)
+
+
+def states(how: Any, site: Any, value: Any) -> torch.Tensor:
+    """What a module gave, if it is (batch, tokens, width); of several results the first."""
+    value = how.states(value, how.config)
+    if not isinstance(value, torch.Tensor) or value.ndim != 3:
+        given = tuple(getattr(value, "shape", ())) or type(value).__name__
+        raise ValueError(f"{how.said[site]} holds {given}, not (batch, tokens, width); {how.allowed}")
+    return value
+
+
+def pixel_inputs(
+    how: Any, root: Any, pictures: torch.Tensor, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way.
+
+    root   the module that takes token ids and pixels; only used by families of the second kind
+    """
+    if pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise ValueError(f"pictures must be (batch, 3, height, width); got {tuple(pictures.shape)}")
+    with _full_precision(pictures):
+        packed = how.pack(pictures.to(device), how.pixels)
+    inputs = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in packed.items()}
+    if how.encode is None and how.temperature is None:
+        if how.soft is not None and torch.is_grad_enabled() and pictures.requires_grad:
+            raise RuntimeError(how.hard)
+        return inputs
+    if root is None:
+        raise RuntimeError(how.cut)
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    if how.temperature is not None:
+        tokens = how.soft(root, inputs, how.temperature)
+    else:
+        tokens = how.encode(root, inputs)
+    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tokens)}}
+
+
+def repeated(value: Any, count: int) -> Any:
+    """An input of one picture for `count`: (1, T) by rows; positions (axes, 1, T) in the middle; masks broadcast."""
+    if isinstance(value, dict):
+        return value
+    return value.expand(count, -1) if value.ndim == 2 else value.expand(-1, count, -1)
+
+
+def caught_masks(model: Any, how: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor | None]:
+    """The decoder's own attention masks by layer type, (1, 1, T, T), caught on their way into the first blocks.
+
+    Gemma 3 builds them anew in every forward pass (10 to 14 ms); they depend on the prompt alone.
+    """
+    import nnsight
+
+    blocks = [model.get(path) for _, path in how.masks]
+    with torch.no_grad(), model.get(how.root).trace(**inputs, use_cache=False) as tracer:
+        caught = nnsight.save([block.inputs[1]["attention_mask"] for block in blocks])
+        tracer.stop()
+    found = dict(zip((kind for kind, _ in how.masks), caught, strict=True))
+    # the root asks for every type that its config knows; blocks of a type that was cut away never see theirs
+    every = {"full_attention", "sliding_attention"}
+    return {kind: found.get(kind, next(iter(found.values()))) for kind in every}
+
+
+def caught_positions(model: Any, how: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """The decoder's own position ids, (axes, 1, T), caught on their way into it; they depend on the prompt alone.
+
+    Given to the model, it need not work them out anew in every pass, nor keep what it worked out.
+    """
+    import nnsight
+
+    stack = model.get(how.positions)
+    with torch.no_grad(), model.get(how.root).trace(**inputs, use_cache=False) as tracer:
+        caught = nnsight.save(stack.inputs[1]["position_ids"])
+        tracer.stop()
+    return caught
+
+
+def constants(model: Any, how: Any, root: Any, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """All inputs of one picture but its pixels, (1, T) each: ids, and what depends on them, made once for all steps."""
+    extra = {k: v.to(device) for k, v in how.extra.items()}
+    ids = how.ids.to(device)[None]
+    grey = torch.full((1, 3, *how.pixels.size), 0.5, dtype=torch.float32, device=device)
+    if how.masks or how.positions:
+        with torch.no_grad():
+            inputs = {"input_ids": ids, **pixel_inputs(how, root, grey, device, dtype), **extra}
+    if how.masks:
+        extra = {"attention_mask": caught_masks(model, how, inputs)}
+    if how.positions:
+        extra["position_ids"] = caught_positions(model, how, {**inputs, **extra})
+    return {"input_ids": ids, **extra}
+
+
+def reader(model: Any, how: Any) -> tuple[Any, torch.device]:
+    """A function from pictures (B, 3, H, W) to patches (B, n, d), float32, by site; and the device of its tensors."""
+    with torch.no_grad():
+        (first,) = run(model, how.root, [how.first], how.one_token)
+        first = how.states(first, how.config)
+    device, dtype = first.device, first.dtype
+    root = getattr(model.get(how.root), "_module", None) if how.encode or how.soft else None
+    fixed = constants(model, how, root, device, dtype)
+
+    def read(pictures: torch.Tensor) -> dict[Any, torch.Tensor]:
+        inputs = {k: repeated(v, len(pictures)) for k, v in fixed.items()}
+        inputs.update(pixel_inputs(how, root, pictures, device, dtype))
+        found = run(model, how.root, [point[1:] for point in how.points], inputs)
+        patches = {}
+        for (site, _, _), value in zip(how.points, found, strict=True):
+            activation = states(how, site, value)
+            rows = activation[:, how.places[site].to(activation.device)]
+            patches[site] = rows.float().to(device)
+        return patches
+
+    return read, device
+
+
+def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any]) -> dict[Any, torch.Tensor]:
+    """The mean (d,) at each site over all patches of all pictures, float32; without gradients.
+
+    groups   pictures (B, 3, H, W) in [0, 1], or 8-bit; those of one size are run together, 16 at once
+    """
+    total: dict[Any, Any] = dict.fromkeys(sites)
+    count = dict.fromkeys(sites, 0)
+    sizes: dict[Any, list[torch.Tensor]] = {}
+    for group in groups:
+        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
+    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(16)):
+        with torch.no_grad():
+            found = read(unpacked(part))
+        for site in sites:
+            patches = found[site]
+            now = patches.double().sum((0, 1))
+            total[site] = now if total[site] is None else total[site] + now
+            count[site] += patches.shape[0] * patches.shape[1]
+    return {site: (total[site] / count[site]).float() for site in sites}
+
+
+def mean_norm(read: Any, pictures: torch.Tensor, site: Any) -> float:
+    """The mean norm of a patch of some pictures (B, 3, H, W) at a site."""
+    norms = []
+    for part in pictures.split(16):
+        with torch.no_grad():
+            norms.append(read(unpacked(part))[site].norm(dim=-1).cpu())
+    return float(torch.cat(norms).mean())
+
+
+def unpacked(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures in [0, 1] of such that travelled as 8-bit values."""
+    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+
+
+def text_means(model: Any, how: Any, batches: list[Any], sites: list[Any]) -> dict[Any, torch.Tensor]:
+    """Activations (N, d), float32 on the CPU, by site: of each text the mean over its own tokens.
+
+    batches   (inputs, own tokens of each row) as `concepts` makes them
+    sites     (site, path, side) in the order a pass reaches them
+    """
+    found: dict[Any, list[torch.Tensor]] = {site: [] for site, _, _ in sites}
+    for inputs, own in batches:
+        with torch.no_grad():
+            values = run(model, how.root, [point[1:] for point in sites], inputs)
+        for (site, _, _), value in zip(sites, values, strict=True):
+            for state, tokens in zip(states(how, site, value.detach()), own, strict=True):
+                found[site].append(state[tokens].float().mean(0).cpu())
+    return {site: torch.stack(rows) for site, rows in found.items()}
+
+
+# -- scores ------------------------------------------------------------------------------------------------------
+
+
+def pooled_scores(
+    patches: torch.Tensor,
+    directions: torch.Tensor,
+    centres: torch.Tensor,
+    pooling: Any,
+    score: Any,
+    grid: tuple[int, int],
+    progress: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (J, batch) and patch weights (J, batch, n) of patches (J, batch, n, d)."""
+    jobs, batch, n, d = patches.shape
+    centred = (patches - centres[:, None, None]).reshape(jobs * batch, n, d)
+    towards = directions.repeat_interleave(batch, 0)
+    pooled, weights = pooling(centred, towards, grid, progress)
+    return score(pooled, towards).reshape(jobs, batch), weights.reshape(jobs, batch, n)
+
+
+def direction_term(
+    site: Any, directions: torch.Tensor, centres: torch.Tensor, pooling: Any, score: Any, rows: Any = None
+) -> Any:
+    """The term of jobs that climb directions (J, d) at one site; `rows` of the step are theirs, all if None."""
+
+    def term(step: Step) -> torch.Tensor:
+        every = step.patches[site].unflatten(0, (-1, step.batch))
+        mine = list(rows) if rows is not None else list(range(len(every)))
+        found = pooled_scores(every[mine], directions, centres, pooling, score, step.grid, step.progress)[0].mean(1)
+        places = torch.tensor(mine, dtype=torch.long, device=found.device)
+        return found.new_zeros(len(every)).index_put((places,), found)
+
+    return term
+
+
+def away_term(site: Any, vector: torch.Tensor, centre: torch.Tensor, weight: float, pooling: Any) -> Any:
+    """Minus `weight` times the likeness of all jobs' pictures to a direction (d,)."""
+
+    def term(step: Step) -> torch.Tensor:
+        patches = step.patches[site] - centre
+        towards = vector.expand(len(patches), -1)
+        pooled, _ = pooling(patches, towards, step.grid, step.progress)
+        likeness = torch.nn.functional.cosine_similarity(pooled, towards, dim=-1)
+        return -weight * likeness.unflatten(0, (-1, step.batch)).mean(1)
+
+    return term
+
+
+def feature_term(site: Any, feature: Any, most: float | None, job: int) -> Any:
+    """The term of the job that climbs a feature: its value, averaged over image tokens and views."""
+
+    def term(step: Step) -> torch.Tensor:
+        every = step.patches[site].unflatten(0, (-1, step.batch))
+        found = feature.value(every[job], most).mean()
+        places = torch.tensor([job], dtype=torch.long, device=found.device)
+        return found.new_zeros(len(every)).index_put((places,), found[None])
+
+    return term
+
+
+# -- the climb ---------------------------------------------------------------------------------------------------
+
+
+def optimiser_of(plan: Any, parts: list[torch.Tensor]) -> torch.optim.Optimizer:
+    """The optimiser that a plan names, on a canvas's parts."""
+    if plan.optimiser == "sgd":
+        return torch.optim.SGD(parts, lr=plan.rate, momentum=0.9)
+    return torch.optim.Adam(parts, lr=plan.rate)
+
+
+def clipped(gradients: Any, most: float) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Each job's gradient scaled to a norm of at most `most`, over all its parts; and the norms (J,) before."""
+    squares = [g.detach().abs().square().flatten(1).sum(1) for g in gradients]
+    norm = torch.stack(squares).sum(0).sqrt()
+    factor = (most / norm.clamp(min=1e-30)).clamp(max=1.0)
+    return [g * factor.view(-1, *[1] * (g.ndim - 1)) for g in gradients], norm
+
+
+def climb(
+    read: Any,
+    canvas: Any,
+    augment: Any,
+    terms: Any,
+    plan: Any,
+    generators: list[torch.Generator],
+    parts: list[torch.Tensor],
+    optimiser: torch.optim.Optimizer,
+    steps: range,
+    grid: tuple[int, int],
+    cut: str,
+    tell: Any = None,
+) -> tuple[list[torch.Tensor], bool]:
+    """Climb the sum of `terms`, each (J,), by moving parts of the canvas, for some `steps` of a plan (a range).
+
+    read   from views to patches by site, float32 on the parts' device; cut   what to say where no gradient comes back
+    Returns the scores (J,) of each step that was done, and whether a KeyboardInterrupt ended it.
+    """
+    history = []
+    for step in steps:
+        try:
+            progress = step / max(1, plan.steps - 1)
+            with torch.enable_grad():
+                with _full_precision(parts[0]):
+                    pictures = canvas.render(parts)
+                    views = pictures.repeat_interleave(plan.batch, 0)
+                    for change in augment:
+                        views = change(views, generators, plan.batch)
+                patches = read(views)
+                with _full_precision(parts[0]):
+                    now = Step(pictures, views, patches, plan.batch, grid, progress)
+                    score = torch.stack([term(now) for term in terms]).sum(0)
+                prove_score(score, step, cut)
+                gradients = torch.autograd.grad(-score.sum(), parts, allow_unused=True)  # the one minus sign
+            if any(g is None for g in gradients):
+                raise RuntimeError(cut.format(step=step))
+            shortened, norm = clipped(gradients, plan.clip)
+            prove_norms(norm, step)
+            for part, gradient in zip(parts, shortened, strict=True):
+                part.grad = gradient
+            if plan.schedule == "cosine":
+                for group in optimiser.param_groups:
+                    group["lr"] = plan.rate * 0.5 * (1 + math.cos(math.pi * progress))
+            optimiser.step()
+            history.append(score.detach())
+            if tell is not None:
+                tell(step, history[-1])
+        except KeyboardInterrupt:
+            return history, True
+    return history, False
+
+
+def prove_score(score: torch.Tensor, step: int, cut: str) -> None:
+    """Raise for a score that is not finite, or that no gradient can come from."""
+    if not torch.isfinite(score).all():
+        bad = (~torch.isfinite(score)).nonzero().flatten().tolist()
+        raise FloatingPointError(
+            f"step {step}: the score of job {bad} is not finite. A direction of zeros, a score or term of your own, "
+            "or float16 activations can cause it; load the model with dtype=torch.bfloat16 or torch.float32."
+        )
+    if not score.requires_grad:
+        raise RuntimeError(cut.format(step=step))
+
+
+def prove_norms(norm: torch.Tensor, step: int) -> None:
+    """Raise for gradients that are not finite, or at the first step zero."""
+    if not torch.isfinite(norm).all():
+        raise FloatingPointError(
+            f"step {step}: the gradient is not finite; load the model with dtype=torch.bfloat16 or torch.float32"
+        )
+    if step == 0 and (norm == 0).any():
+        raise RuntimeError(
+            f"step 0: the gradient at the picture is exactly zero for job {(norm == 0).nonzero().flatten().tolist()}. "
+            "A freshly made Gemma 3 has a projector of zeros (load trained weights), or the objective does not depend "
+            "on the picture (a direction of zeros, weights that are all zero)."
+        )
+
+
+def eight_bit(canvas: Any, parts: list[torch.Tensor]) -> torch.Tensor:
+    """The pictures (J, H, W, 3) of a canvas's parts, as the 8-bit values that a file holds."""
+    with torch.no_grad():
+        rendered = canvas.render(parts).clamp(0, 1)
+    return (rendered * 255).round().byte().permute(0, 2, 3, 1)
+
+
+def measured_direction(
+    patches: torch.Tensor, vector: torch.Tensor, centre: torch.Tensor, poolings: dict[str, Any], grid: tuple[int, int]
+) -> tuple[dict[str, float], torch.Tensor]:
+    """Of a picture's patches (1, n, d) the cosine with a direction under each pooling, and the first one's weights."""
+    likeness = torch.nn.functional.cosine_similarity
+    pooled = {name: pooling(patches - centre, vector[None], grid, 1.0) for name, pooling in poolings.items()}
+    scores = {name: likeness(r, vector[None], dim=-1).item() for name, (r, _) in pooled.items()}
+    return scores, next(iter(pooled.values()))[1][0].cpu()

@@ -84,6 +84,59 @@ def exemplars(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     return _files(figure, stem, axes)
 
 
+def recognition(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
+    """Rows of `beside_recognition` by layer: the rate of recognition first, then one panel a measure, with 95 %
+    intervals; the dotted line is what 5 % of chance pairings pass."""
+    _some(rows)
+    measures = list(dict.fromkeys(r["measure"] for r in rows))
+    every = list(dict.fromkeys(r["direction"] for r in rows))
+    figure, axes = _panels(1 + len(measures), 4, sharey=False)
+    rates = list({r["layer"]: dict(r, value=r["rate"]) for r in rows}.values())
+    _bars(axes[0], [r["layer"] for r in rates], rates, len(every), "recognition", "-", "rate")
+    _dressed(axes[0], "recognised by a judge")
+    for axis, measure in zip(axes[1:], measures, strict=False):
+        for direction in every:
+            i = every.index(direction)
+            mine = [r for r in rows if (r["measure"], r["direction"]) == (measure, direction)]
+            if mine:
+                _bars(axis, [r["layer"] + 0.05 * i for r in mine], mine, i, direction, "-")
+                _chance(axis, [r["layer"] for r in mine], mine)
+        _dressed(axis, measure)
+    for axis in axes:
+        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    for axis in axes[1 + len(measures) :]:
+        axis.remove()
+    figure.supxlabel("layer", fontsize=9)
+    return _files(figure, stem, axes[: 1 + len(measures)])
+
+
+def prototypes(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
+    """Rows of `prototypes` by the layer that they were climbed at, one panel a measure and direction."""
+    _some(rows)
+    panels = list(dict.fromkeys((r["measure"], r["direction"]) for r in rows))
+    kinds = list(dict.fromkeys(r["kind"] for r in rows))
+    layers = list(dict.fromkeys(r["layer"] for r in rows))
+    figure, axes = _panels(len(panels), 3)
+    for axis, (measure, direction) in zip(axes, panels, strict=False):
+        for i, kind in enumerate(kinds):
+            mine = [r for r in rows if (r["measure"], r["direction"], r["kind"]) == (measure, direction, kind)]
+            at = [layers.index(r["layer"]) + 0.12 * (i - (len(kinds) - 1) / 2) for r in mine]
+            _bars(axis, at, mine, i, kind)
+            _chance(axis, at, mine)
+        axis.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+        _dressed(axis, measure if direction == "both" else f"{measure}, {direction}")
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    figure.supxlabel("layer that prototypes were climbed at", fontsize=9)
+    return _files(figure, stem, axes[: len(panels)])
+
+
+def _chance(axis: Any, xs: Sequence[float], rows: Sequence[Row]) -> None:
+    if all(r.get("null_high") is not None for r in rows):
+        axis.plot(xs, [r["null_high"] for r in rows], ":", color="#666666", linewidth=0.8)
+
+
 def _some(rows: Sequence[Row]) -> None:
     if not rows:
         raise ValueError("no rows: pass what the experiment returned")
@@ -93,9 +146,14 @@ def _every(labels: Sequence[Any]) -> int:
     return -(-len(labels) // 13)
 
 
-def _bars(axis: Any, xs: Sequence[float], rows: Sequence[Row], i: int, label: str, line: str = "") -> None:
+def _bars(
+    axis: Any, xs: Sequence[float], rows: Sequence[Row], i: int, label: str, line: str = "", name: str = "value"
+) -> None:
+    """Points with their intervals, where these are known."""
     values = [r["value"] for r in rows]
-    reach = [[max(0.0, abs(r["value"] - r[k])) for r in rows] for k in ("value_low", "value_high")]
+    ends = (f"{name}_low", f"{name}_high")
+    known = all(r.get(k) is not None for r in rows for k in ends)
+    reach = [[max(0.0, abs(r["value"] - r[k])) for r in rows] for k in ends] if known else None
     style = dict(fmt=MARKERS[i] + line, color=COLOURS[i], markersize=4, capsize=2, elinewidth=0.8, linewidth=1.0)
     axis.errorbar(xs, values, reach, label=label, **style)
 

@@ -144,7 +144,7 @@ def _line(axis: Any, table: Sequence[Row], places: Mapping[Any, int], i: int, la
     axis.errorbar(xs, ys, [low, high], label=label, clip_on=False, **style)
 
 
-def _panels(count: int, columns: int) -> tuple[Any, list[Any]]:
+def _panels(count: int, columns: int, *, sharey: bool = True) -> tuple[Any, list[Any]]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -155,7 +155,7 @@ def _panels(count: int, columns: int) -> tuple[Any, list[Any]]:
     # a figure of its own, so that the user's pyplot is left alone
     figure = Figure(figsize=(max(4.2, 2.6 * columns), 2.1 * lines + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(lines, columns, squeeze=False, sharey=True).flatten())
+    return figure, list(figure.subplots(lines, columns, squeeze=False, sharey=sharey).flatten())
 
 
 def _finish(

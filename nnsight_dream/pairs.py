@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import demo
 from .coco import outlines
+from .scores import at_least
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -210,8 +211,7 @@ def _of_row(row: Mapping[str, Any], number: int, path: Path) -> Pair:
 
 
 def _file(source: Any, table: Path, name: str) -> Any:
-    if isinstance(source, Mapping):  # as Hugging Face's data sets hold pictures
-        source = source.get("bytes") or source.get("path")
+    source = _encoded(source)
     if isinstance(source, str):
         source = table.parent / source
         if not source.is_file():
@@ -264,21 +264,48 @@ def _annotations(path: str | os.PathLike[str], key: str) -> dict[str, Any]:
 
 
 def from_hub(
-    name: str, split: str, *, most: int, image: str = "image", captions: str = "captions", **options: Any
+    name: str,
+    split: str,
+    *,
+    most: int,
+    image: str = "image",
+    captions: str = "captions",
+    mask: str | None = None,
+    group: str | None = None,
+    **options: Any,
 ) -> list[Pair]:
-    """The first `most` rows of a Hugging Face data set, streamed; `options` go to `datasets.load_dataset`.
+    """The first `most` rows of a Hugging Face data set, streamed: no more of it is fetched than is asked for.
 
     image, captions   the columns; captions may be texts or lists of texts
+    mask, group       columns of masks (pictures) and of what belongs together, if there are any
+    options           go to `datasets.load_dataset`
 
-    Raises ImportError without datasets, ValueError for columns that are not there or missing captions.
+    Pictures stay in memory as the files that they came in, and are decoded when they are read. Raises ImportError
+    without datasets, ValueError for columns that are not there, missing captions and `most` below 1; what
+    `load_dataset` raises for a name or split that it does not know.
     """
+    at_least(most=most)
     try:
-        from datasets import load_dataset
+        import datasets
     except ImportError as error:
         raise ImportError("data sets by name need datasets: pip install datasets") from error
+    stream = datasets.load_dataset(name, split=split, streaming=True, **options)
+    for column, feature in (stream.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            stream = stream.cast_column(column, datasets.Image(decode=False))
     made: list[Pair] = []
-    for i, row in enumerate(load_dataset(name, split=split, streaming=True, **options).take(most)):
-        if missing := [c for c in (image, captions) if c not in row]:
+    for i, row in enumerate(stream.take(most)):
+        if missing := [c for c in (image, captions, mask, group) if c is not None and c not in row]:
             raise ValueError(f"{name}: no column {', '.join(missing)}; there are {', '.join(row)}")
-        made.append(pair(f"{name} {i}", row[image], row[captions]))
+        covering = _encoded(row[mask]) if mask is not None else None
+        made.append(
+            pair(
+                f"{name} {i}", _encoded(row[image]), row[captions], row[group] if group is not None else None, covering
+            )
+        )
     return _whole(made, name)
+
+
+def _encoded(source: Any) -> Any:
+    """A picture of a data set as the bytes of its file, or its path."""
+    return (source.get("bytes") or source.get("path")) if isinstance(source, Mapping) else source

@@ -108,12 +108,12 @@ def rank_agreement(
     said = one_layer(language, captions_of(pairs, caption), setting.layers[1], folder)
     rows = []
     for direction, x, y in ((L_TO_V, said, seen), (V_TO_L, seen, said)):
-        score = _rank_score(fit_of_items(setting.predict(x, y, groups)), told, groups)
+        score = rank_score(fit_of_items(setting.predict(x, y, groups)), told, groups)
         rows.append(dict(direction=direction) | score.row(setting.draws, seed=setting.seed))
     return rows
 
 
-def _rank_score(a: np.ndarray, b: np.ndarray, groups: np.ndarray | None) -> Score:
+def rank_score(a: np.ndarray, b: np.ndarray, groups: np.ndarray | None) -> Score:
     """Spearman's correlation of two lists as a Score."""
 
     def spearman(x: np.ndarray, y: np.ndarray) -> float:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .intervals import wilson
 
 Labels = Sequence[Hashable] | np.ndarray
+_AnyScore = TypeVar("_AnyScore", bound="Score")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,17 @@ class Score:
             counts = random.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
             weights[:, rows] = counts[:, member]
         return self._weighted(weights)
+
+    def within(self: _AnyScore, kinds: Labels) -> _AnyScore:
+        """The same score, whose null only swaps partners of one kind (n,), such as a category: what it then passes
+        chance by is more than which kind an item is of.
+
+        Items that are alone in their kind keep their partner. Raises ValueError unless there is a kind for each item.
+        """
+        found = labels(kinds, self.n)
+        assert found is not None
+        strata = found if self.strata is None else found * (int(self.strata.max()) + 1) + self.strata
+        return replace(self, strata=np.unique(strata, return_inverse=True)[1])
 
     def row(self, draws: int = 1000, *, seed: int = 0) -> dict[str, Any]:
         """A table's row: value, its interval low to high, mean and 95 % level of chance, p, n; draws=0 leaves out all

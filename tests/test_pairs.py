@@ -135,6 +135,24 @@ def test_a_data_set_by_name_is_streamed(tmp_path: Path) -> None:
         pairs.from_hub("json", "train", most=3, captions="text", data_files=str(path), cache_dir=str(tmp_path))
 
 
+def test_pictures_of_a_data_set_stay_as_files(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    files = [str(picture(tmp_path / f"{i}.png", c)) for i, c in enumerate(("red", "blue", "green"))]
+    masks = [str(picture(tmp_path / f"m{i}.png", 255 * (i == 0), "L")) for i in range(3)]
+    told = dict(image=files, mask=masks, said=["a red field", "blue", "green"], thing=["a", "a", "b"])
+    columns = dict(image=datasets.Image(), mask=datasets.Image(), said=datasets.Value("string"))
+    table = datasets.Dataset.from_dict(told, datasets.Features(columns | dict(thing=datasets.Value("string"))))
+    table.to_parquet(tmp_path / "d.parquet")
+    options = dict(data_files=str(tmp_path / "d.parquet"), cache_dir=str(tmp_path))
+    found = pairs.from_hub("parquet", "train", most=2, captions="said", mask="mask", group="thing", **options)
+    assert [p.group for p in found] == ["a", "a"]
+    assert not any(hasattr(p.source, "convert") for p in found)  # not decoded yet
+    assert found[1].image.getpixel((0, 0)) == (0, 0, 255)
+    assert [np.asarray(p.mask).max() for p in found] == [255, 0]
+    with pytest.raises(ValueError, match="most=0"):
+        pairs.from_hub("parquet", "train", most=0, **options)
+
+
 def test_alpha_is_a_mask_and_its_ground_white() -> None:
     picture = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     picture.putpixel((1, 1), (0, 0, 255, 255))

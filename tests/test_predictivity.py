@@ -250,3 +250,21 @@ def test_bad_folds_are_said() -> None:
     y[3, 3] = np.inf
     with pytest.raises(ValueError, match=r"y: 1 of 420 numbers are not finite, the first in row 3, column 3"):
         linear_predictivity(x, y)
+
+
+def test_within_kinds_folds_are_kept() -> None:
+    x, y = pair()
+    kinds = np.arange(60) % 3
+    found = linear_predictivity(x, y)
+    inside = found.within(kinds)
+    order = inside._order(np.random.default_rng(0))
+    assert (found.strata[order] == found.strata).all()
+    assert (kinds[order] == kinds).all()
+    assert inside.null(5).values == pytest.approx(
+        [linear_predictivity(x, y[o], folds=found.strata).value for o in _orders(inside, 5)]
+    )
+
+
+def _orders(score, draws: int) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [score._order(random) for _ in range(draws)]

@@ -283,3 +283,20 @@ def test_a_change_is_told_with_its_paired_interval() -> None:
     assert change(before, before, 50) == (0, 0, 0)
     with pytest.raises(ValueError, match="scores of 59 and 60 items"):
         change(cka(x[1:], y[1:]), before)
+
+
+def test_within_kinds_only_partners_of_a_kind_are_swapped() -> None:
+    random = np.random.default_rng(0)
+    kinds = np.repeat(np.arange(4), 15)
+    centres = 5 * random.normal(size=(4, 6))[kinds]
+    x, y = (centres + random.normal(size=(60, 6)) for _ in range(2))  # alike in kind alone
+    score = cka(x, y)
+    assert score.null(100).p < 0.02
+    inside = score.within(kinds.astype(str))
+    assert inside.value == score.value
+    assert inside.null(100).p > 0.05
+    order = inside._order(random)
+    assert (kinds[order] == kinds).all()
+    assert not (order == np.arange(60)).all()
+    with pytest.raises(ValueError, match="59 labels for 60 items"):
+        score.within(kinds[1:])

@@ -6,7 +6,7 @@ The elements of job j are the rows j * batch to (j + 1) * batch; each element ge
 from `generators[j]` alone, on the CPU in float32: a job's draws are the same alone, among others, and on any device.
 Any callable of that form is an augmentation; several are a tuple, applied in order. A picture may leave [0, 1]
 (`Noise`) and is not clipped; what is not finite is passed on, for the ascent to find.
-This file is shipped to remote servers whole: see `canvas` for what that forbids.
+This file is sent to remote servers: see `canvas` for what that forbids.
 """
 
 import math
@@ -29,6 +29,8 @@ class Shift:
     >>> Shift()(torch.rand(2, 3, 64, 64), [torch.Generator().manual_seed(0)], batch=2).shape
     torch.Size([2, 3, 64, 64])
     """
+
+    _ships = ("__call__",)
 
     pixels: int | None = None
     fraction: float | None = None
@@ -73,6 +75,8 @@ class Noise:
     Raises ValueError where std is negative or not finite.
     """
 
+    _ships = ("__call__",)
+
     std: float = 0.2
 
     def __post_init__(self) -> None:
@@ -96,6 +100,8 @@ class Scale:
 
     Raises ValueError unless 0 < low <= high, both finite.
     """
+
+    _ships = ("__call__",)
 
     low: float
     high: float
@@ -121,6 +127,8 @@ class Rotate:
     On CUDA the gradient adds up in no fixed order (`grid_sample`): the last bits differ from run to run, here only.
     Raises ValueError unless degrees is from 0 to 180.
     """
+
+    _ships = ("__call__",)
 
     degrees: float
 

@@ -5,9 +5,9 @@
 
 Any object with these two methods and a `size` is a canvas. Jobs never mix: row j of the pictures depends on row j of
 the parts alone, and whatever is random in job j comes from `generators[j]`.
-This file is shipped to remote servers whole, so it imports nothing but torch and the standard library, spells out every
-dtype and device, and does without `from __future__ import annotations` (a dataclass with annotations kept as strings
-looks its module up in `sys.modules`, where shipped code is not).
+What `_ships` names is sent to remote servers as source (see `shipping`), so this file imports nothing but torch and the
+standard library, spells out every dtype and device, and does without `from __future__ import annotations` (a dataclass
+with annotations kept as strings looks its module up in `sys.modules`, where sent code is not).
 """
 
 import math
@@ -45,6 +45,8 @@ class MultiResolution:
     >>> canvas.render(parts).unique().tolist()
     [0.5]
     """
+
+    _ships = ("ladder", "start", "render", "_weight")
 
     size: int = 448
     _: KW_ONLY
@@ -125,6 +127,8 @@ class Pixels:
     Parts: one (jobs, 3, size, size). Raises ValueError for a size below 8.
     """
 
+    _ships = ("start", "render")
+
     size: int = 448
 
     def __post_init__(self) -> None:
@@ -186,6 +190,8 @@ class Fourier:
     Raises ValueError for a size below 8 and a decay that is not finite.
     """
 
+    _ships = ("start", "render")
+
     size: int = 448
     _: KW_ONLY
     decay: float = 1.0
@@ -229,6 +235,8 @@ class MACO:
     Parts: one (jobs, 3, size, size // 2 + 1), the phase in radians. Even and odd sizes alike.
     Raises ValueError for a size below 8 and a magnitude of another shape, negative, not finite or all zero.
     """
+
+    _ships = ("start", "render")
 
     size: int = 448
     _: KW_ONLY

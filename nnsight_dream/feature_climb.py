@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from . import shipped_scores
 from .features import Feature
 from .pictures import as_tensors
+from .shipped import Step
 from .sites import Site
-from .trace import Step, read_pictures
+from .trace import read_pictures
 from .vlm import VLM
 
 if TYPE_CHECKING:
@@ -60,9 +62,7 @@ class FeatureObjective:
 
     def __call__(self, step: Step) -> torch.Tensor:
         """(J of the step,) the score of the job; 0 for others."""
-        every = step.patches[self.site].unflatten(0, (-1, step.batch))
-        score = self.feature.value(every[self.job], self.most).mean()
-        return score.new_zeros(len(every)).index_put((torch.tensor([self.job], device=score.device),), score[None])
+        return shipped_scores.feature_term(self.site, self.feature, self.most, self.job)(step)
 
 
 def objective(vlm: VLM, feature: Feature, site: Site, job: int) -> FeatureObjective:
@@ -90,40 +90,12 @@ def measure(
         norm                mean norm of the patches over that of the reference pictures
         parts               for sums: index, weight and these of each latent alone
     """
-    patches = patches.float()
-    found = feature.readings(patches)
-    scores = {"encoder": float(found["pre"].mean())}
-    if "cosine" in found:
-        scores["decoder"] = float(found["cosine"].mean())
-    above = feature.value(patches)
-    above = above - above.min()
-    total = float(above.sum())
-    heat = (above / total if total > 0 else torch.full_like(above, 1 / len(above))).cpu().numpy()
-    readings = _numbers(feature, patches)
-    readings["norm"] = float(patches.norm(dim=-1).mean()) / reference_norm(vlm, site)
-    if len(feature.parts) > 1:
-        alone = [feature.but(parts=((1.0, one),), objective="encoder") for _, one in feature.parts]
-        readings["parts"] = [
-            {"index": one.index, "weight": weight, **_numbers(single, patches)}
-            for (weight, one), single in zip(feature.parts, alone, strict=True)
-        ]
-    return scores, heat, readings
+    found, heat, readings = shipped_scores.measured_feature(feature, alone(feature), patches, reference_norm(vlm, site))
+    return found, heat.numpy(), readings
 
 
-def _numbers(feature: Feature, patches: torch.Tensor) -> dict[str, Any]:
-    found = feature.readings(patches)
-    _, first = feature.parts[0]
-    single = len(feature.parts) == 1
-    top_k = any(one.threshold is None for _, one in feature.parts)
-    numbers: dict[str, Any] = {
-        "pre_max": float(found["pre"].max()),
-        "pre_mean": float(found["pre"].mean()),
-        "threshold": first.threshold if single else None,
-        "act_max": float(found["act"].max()),
-        "firing": None if top_k or not single else float((first.act(patches) > 0).float().mean()),
-    }
-    if top_k:
-        numbers["top_k"] = True
-    if "cosine" in found:
-        numbers |= {"cosine": float(found["cosine"].mean()), "cosine_max": float(found["cosine"].max())}
-    return numbers
+def alone(feature: Feature) -> list[Feature]:
+    """Of a sum of latents each as a feature of its own; nothing for a single one."""
+    if len(feature.parts) == 1:
+        return []
+    return [feature.but(parts=((1.0, one),), objective="encoder") for _, one in feature.parts]

@@ -50,6 +50,8 @@ class Feature:
     Raises ValueError for an unknown objective, a guard that is not positive, or a cosine with a transcoder's decoder.
     """
 
+    _ships = ("value", "readings", "_sum", "has_cosine")
+
     label: str
     where: str | int | Site
     parts: tuple[tuple[float, Latent], ...]

@@ -30,6 +30,8 @@ class Latent:
     scale       by which the pre-activation is multiplied afterwards (top-k rescaled by decoder norms)
     """
 
+    _ships = ("pre", "act", "cosine", "_input")
+
     index: int
     encoder: torch.Tensor
     bias: float = 0.0

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from . import shipped_scores
 from .pictures import as_tensors
+from .shipped import Step
 from .sites import Site
-from .trace import Step, mean_patches
+from .trace import mean_patches
 from .vlm import VLM
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Attention:
     `sigma` goes linearly from its first to its second value over the run, in units of a 16 x 16 grid.
     With `detach` no gradient flows through the weights; the paper does not say (the default lets it flow).
     """
+
+    _ships = ("__call__",)
 
     tau: float = 0.5
     sigma: tuple[float, float] = (2.0, 16.0)
@@ -76,6 +80,8 @@ def _gaussian(rows: int, cols: int, sigma: float, like: torch.Tensor) -> torch.T
 class Mean:
     """The plain mean over patches (arXiv 2601.08017, appendix G)."""
 
+    _ships = ("__call__",)
+
     def __call__(
         self, patches: torch.Tensor, direction: torch.Tensor, grid: tuple[int, int], progress: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,6 +93,8 @@ class Mean:
 @dataclass(frozen=True)
 class Max:
     """The one patch most like the direction (arXiv 2601.08017, appendix D)."""
+
+    _ships = ("__call__",)
 
     def __call__(
         self, patches: torch.Tensor, direction: torch.Tensor, grid: tuple[int, int], progress: float
@@ -117,30 +125,40 @@ def dot(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
 class Grey:
     """The mean patch of a uniform grey picture (pixels 0.5), as the paper does."""
 
+    _ships = ("pictures",)
+
     def of(self, vlm: VLM, site: Site) -> torch.Tensor:
         """(d,) the centre at a site."""
-        height, width = vlm.image_size
-        # a picture needs no size but the model's own: grey stays grey when resized
-        return mean_patches(vlm, [torch.full((1, 3, height, width), 0.5)], [site])[vlm.site(site)]
+        return mean_patches(vlm, self.pictures(*vlm.image_size), [site])[vlm.site(site)]
+
+    def pictures(self, height: int, width: int) -> list[torch.Tensor]:
+        """The picture; it needs no size but the model's own, since grey stays grey when resized."""
+        return [torch.full((1, 3, height, width), 0.5, dtype=torch.float32, device="cpu")]
 
 
 @dataclass(frozen=True)
 class NaturalNoise:
     """The mean patch over noise whose amplitude falls as 1 / frequency, as that of natural pictures does."""
 
+    _ships = ("pictures",)
+
     count: int = 64
     seed: int = 0
 
     def of(self, vlm: VLM, site: Site) -> torch.Tensor:
         """(d,) the centre at a site."""
-        height, width = vlm.image_size
+        return mean_patches(vlm, self.pictures(*vlm.image_size), [site])[vlm.site(site)]
+
+    def pictures(self, height: int, width: int) -> list[torch.Tensor]:
+        """The pictures (count, 3, height, width); made where they are needed, which may be a server."""
+        place: Any = {"dtype": torch.float32, "device": "cpu"}
         generator = torch.Generator().manual_seed(self.seed)
-        white = torch.randn(self.count, 3, height, width, generator=generator)
-        fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
+        white = torch.randn(self.count, 3, height, width, generator=generator, **place)
+        fy, fx = torch.fft.fftfreq(height, **place)[:, None], torch.fft.rfftfreq(width, **place)[None]
         fall = 1 / (fy**2 + fx**2).sqrt().clamp(min=1 / max(height, width))
         noise = torch.fft.irfft2(torch.fft.rfft2(white) * fall, s=(height, width))
         noise = noise / noise.flatten(1).std(1)[:, None, None, None]
-        return mean_patches(vlm, [(0.5 + 0.2 * noise).clamp(0, 1)], [site])[vlm.site(site)]
+        return [(0.5 + 0.2 * noise).clamp(0, 1)]
 
 
 @functools.cache
@@ -196,23 +214,20 @@ class Objective:
 
     def parts(self, patches: torch.Tensor, grid: tuple[int, int], progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (J, batch) and patch weights (J, batch, n) of patches (J, batch, n, d)."""
-        jobs, batch, n, d = patches.shape
-        centred = (patches - self.centres[:, None, None]).reshape(jobs * batch, n, d)
-        towards = self.directions.repeat_interleave(batch, 0)
-        pooled, weights = self.pooling(centred, towards, grid, progress)
-        return self.score(pooled, towards).reshape(jobs, batch), weights.reshape(jobs, batch, n)
+        towards = (self.directions, self.centres, self.pooling, self.score)
+        return shipped_scores.pooled_scores(patches, *towards, grid, progress)
 
     def __call__(self, step: Step) -> torch.Tensor:
         """(J of the step,) the score of each job; 0 for jobs that are not these."""
-        every = step.patches[self.site].unflatten(0, (-1, step.batch))
-        rows = list(self.jobs) if self.jobs is not None else list(range(len(every)))
-        scores = self.parts(every[rows], step.grid, step.progress)[0].mean(1)
-        return scores.new_zeros(len(every)).index_put((torch.tensor(rows, device=scores.device),), scores)
+        towards = (self.directions, self.centres, self.pooling, self.score)
+        return shipped_scores.direction_term(self.site, *towards, self.jobs)(step)
 
 
 @dataclass(frozen=True)
 class TotalVariation:
     """Minus `weight` times the mean absolute difference between neighbouring pixels: smoother pictures."""
+
+    _ships = ("__call__",)
 
     weight: float = 1.0
 
@@ -254,10 +269,7 @@ class _BoundAway:
     pooling: Pooling
 
     def __call__(self, step: Step) -> torch.Tensor:
-        patches = step.patches[self.site] - self.centre
-        towards = self.vector.expand(len(patches), -1)
-        pooled, _ = self.pooling(patches, towards, step.grid, step.progress)
-        return -self.weight * cosine(pooled, towards).unflatten(0, (-1, step.batch)).mean(1)
+        return shipped_scores.away_term(self.site, self.vector, self.centre, self.weight, self.pooling)(step)
 
 
 def group(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,8 @@ class PixelFormat:
     pictures into patches itself, `patch` is a patch's side, `merge` how many on a side become one token, `frames` how
     often a still is repeated. `tokens` is the number of image tokens on a side, where it is the same at every size.
     """
+
+    _ships = ()
 
     size: tuple[int, int]
     mean: tuple[float, float, float]
@@ -107,15 +108,26 @@ def resize(pictures: torch.Tensor, size: tuple[int, int], resample: int) -> torc
     )
 
 
-@functools.cache
+class _Kept(dict):
+    """What has been worked out; it travels empty."""
+
+    def __reduce__(self) -> Any:
+        return dict, ()
+
+
+_FILTERS = _Kept()
+
+
 def _lanczos(before: int, after: int) -> torch.Tensor:
     """The weights (after, before) of a one-dimensional Lanczos filter of three lobes, widened where it shrinks."""
+    if (before, after) in _FILTERS:
+        return _FILTERS[before, after]
     step = before / after
     # what is remembered must be real, even in a dry run, where the meta device is the default
     centre = (torch.arange(after, dtype=torch.float64, device="cpu") + 0.5) * step
     far = (torch.arange(before, dtype=torch.float64, device="cpu") + 0.5 - centre[:, None]) / max(step, 1.0)
     weight = torch.where(far.abs() < 3, torch.sinc(far) * torch.sinc(far / 3), 0)
-    return weight / weight.sum(1, keepdim=True)
+    return _FILTERS.setdefault((before, after), weight / weight.sum(1, keepdim=True))
 
 
 def cropped(pictures: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor:

@@ -182,36 +182,6 @@ def reader(model: Any, how: Any) -> tuple[Any, torch.device]:
     return read, device
 
 
-def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any]) -> dict[Any, torch.Tensor]:
-    """The mean (d,) at each site over all patches of all pictures, float32; without gradients.
-
-    groups   pictures (B, 3, H, W) in [0, 1], or 8-bit; those of one size are run together, 16 at once
-    """
-    total: dict[Any, Any] = dict.fromkeys(sites)
-    count = dict.fromkeys(sites, 0)
-    sizes: dict[Any, list[torch.Tensor]] = {}
-    for group in groups:
-        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
-    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(16)):
-        with torch.no_grad():
-            found = read(unpacked(part))
-        for site in sites:
-            patches = found[site]
-            now = patches.double().sum((0, 1))
-            total[site] = now if total[site] is None else total[site] + now
-            count[site] += patches.shape[0] * patches.shape[1]
-    return {site: (total[site] / count[site]).float() for site in sites}
-
-
-def mean_norm(read: Any, pictures: torch.Tensor, site: Any) -> float:
-    """The mean norm of a patch of some pictures (B, 3, H, W) at a site."""
-    norms = []
-    for part in pictures.split(16):
-        with torch.no_grad():
-            norms.append(read(unpacked(part))[site].norm(dim=-1).cpu())
-    return float(torch.cat(norms).mean())
-
-
 def unpacked(pictures: torch.Tensor) -> torch.Tensor:
     """Pictures in [0, 1] of such that travelled as 8-bit values."""
     return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
@@ -231,66 +201,6 @@ def text_means(model: Any, how: Any, batches: list[Any], sites: list[Any]) -> di
             for state, tokens in zip(states(how, site, value.detach()), own, strict=True):
                 found[site].append(state[tokens].float().mean(0).cpu())
     return {site: torch.stack(rows) for site, rows in found.items()}
-
-
-# -- scores ------------------------------------------------------------------------------------------------------
-
-
-def pooled_scores(
-    patches: torch.Tensor,
-    directions: torch.Tensor,
-    centres: torch.Tensor,
-    pooling: Any,
-    score: Any,
-    grid: tuple[int, int],
-    progress: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (J, batch) and patch weights (J, batch, n) of patches (J, batch, n, d)."""
-    jobs, batch, n, d = patches.shape
-    centred = (patches - centres[:, None, None]).reshape(jobs * batch, n, d)
-    towards = directions.repeat_interleave(batch, 0)
-    pooled, weights = pooling(centred, towards, grid, progress)
-    return score(pooled, towards).reshape(jobs, batch), weights.reshape(jobs, batch, n)
-
-
-def direction_term(
-    site: Any, directions: torch.Tensor, centres: torch.Tensor, pooling: Any, score: Any, rows: Any = None
-) -> Any:
-    """The term of jobs that climb directions (J, d) at one site; `rows` of the step are theirs, all if None."""
-
-    def term(step: Step) -> torch.Tensor:
-        every = step.patches[site].unflatten(0, (-1, step.batch))
-        mine = list(rows) if rows is not None else list(range(len(every)))
-        found = pooled_scores(every[mine], directions, centres, pooling, score, step.grid, step.progress)[0].mean(1)
-        places = torch.tensor(mine, dtype=torch.long, device=found.device)
-        return found.new_zeros(len(every)).index_put((places,), found)
-
-    return term
-
-
-def away_term(site: Any, vector: torch.Tensor, centre: torch.Tensor, weight: float, pooling: Any) -> Any:
-    """Minus `weight` times the likeness of all jobs' pictures to a direction (d,)."""
-
-    def term(step: Step) -> torch.Tensor:
-        patches = step.patches[site] - centre
-        towards = vector.expand(len(patches), -1)
-        pooled, _ = pooling(patches, towards, step.grid, step.progress)
-        likeness = torch.nn.functional.cosine_similarity(pooled, towards, dim=-1)
-        return -weight * likeness.unflatten(0, (-1, step.batch)).mean(1)
-
-    return term
-
-
-def feature_term(site: Any, feature: Any, most: float | None, job: int) -> Any:
-    """The term of the job that climbs a feature: its value, averaged over image tokens and views."""
-
-    def term(step: Step) -> torch.Tensor:
-        every = step.patches[site].unflatten(0, (-1, step.batch))
-        found = feature.value(every[job], most).mean()
-        places = torch.tensor([job], dtype=torch.long, device=found.device)
-        return found.new_zeros(len(every)).index_put((places,), found[None])
-
-    return term
 
 
 # -- the climb ---------------------------------------------------------------------------------------------------
@@ -395,13 +305,3 @@ def eight_bit(canvas: Any, parts: list[torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
         rendered = canvas.render(parts).clamp(0, 1)
     return (rendered * 255).round().byte().permute(0, 2, 3, 1)
-
-
-def measured_direction(
-    patches: torch.Tensor, vector: torch.Tensor, centre: torch.Tensor, poolings: dict[str, Any], grid: tuple[int, int]
-) -> tuple[dict[str, float], torch.Tensor]:
-    """Of a picture's patches (1, n, d) the cosine with a direction under each pooling, and the first one's weights."""
-    likeness = torch.nn.functional.cosine_similarity
-    pooled = {name: pooling(patches - centre, vector[None], grid, 1.0) for name, pooling in poolings.items()}
-    scores = {name: likeness(r, vector[None], dim=-1).item() for name, (r, _) in pooled.items()}
-    return scores, next(iter(pooled.values()))[1][0].cpu()

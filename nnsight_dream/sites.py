@@ -25,9 +25,19 @@ class Site:
     tokens  "image" for all image tokens, or a tuple of their indices, row by row from 0; it bears on pictures only
     """
 
+    _ships = ("__eq__", "__hash__")
+
     layer: int
     kind: str = "resid_post"
     tokens: str | tuple[int, ...] = "image"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other).__name__ != "Site":
+            return NotImplemented
+        return vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.layer, self.kind, self.tokens))
 
     @property
     def tl_name(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import feature_climb
+from . import feature_climb, shipped, shipped_scores
 from .augment import Noise, Shift
 from .canvas import MultiResolution, Native, Pixels
 from .directions import Direction, versions
@@ -337,10 +337,7 @@ def _climb(
     parts, history, interrupted = ascend(
         vlm, canvas, settings.augment, [*objectives, *added], list(needed), climb, generators, watch
     )
-    with torch.no_grad():
-        rendered = canvas.render(parts).clamp(0, 1)
-    pixels = (rendered * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    images = [Image.fromarray(p) for p in pixels]
+    images = [Image.fromarray(p) for p in shipped.eight_bit(canvas, parts).cpu().numpy()]
     measured = [_measure(vlm, *one, settings) for one in zip(images, sites, aims, towards, strict=True)]
     story = {"settings": settings.record() | {"terms": [_plain(t) for t in terms]}, "versions": versions()}
     return [
@@ -388,12 +385,9 @@ def _measure(
         else:
             assert towards is not None
             _, vector, middle = towards
-            pooled = {
-                name: pooling(patches - middle, vector[None], vlm.grid, 1.0)
-                for name, pooling in (("attention", own), ("mean", Mean()), ("max", Max()))
-            }
-            weights = pooled["attention"][1][0].cpu().numpy()
-            scores = {name: cosine(r, vector[None]).item() for name, (r, _) in pooled.items()}
+            poolings = {"attention": own, "mean": Mean(), "max": Max()}
+            scores, found = shipped_scores.measured_direction(patches, vector, middle, poolings, vlm.grid)
+            weights = found.numpy()
     if site.tokens != "image":
         full = np.zeros(vlm.grid[0] * vlm.grid[1], dtype=weights.dtype)
         full[np.asarray(site.tokens, dtype=int)] = weights

@@ -1,0 +1,154 @@
+"""What a server runs of scores: terms of a climb, means over pictures, and readings of finished pictures.
+
+See `shipped` for the rules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .shipped import Step, unpacked
+
+
+def pooled_scores(
+    patches: torch.Tensor,
+    directions: torch.Tensor,
+    centres: torch.Tensor,
+    pooling: Any,
+    score: Any,
+    grid: tuple[int, int],
+    progress: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (J, batch) and patch weights (J, batch, n) of patches (J, batch, n, d)."""
+    jobs, batch, n, d = patches.shape
+    centred = (patches - centres[:, None, None]).reshape(jobs * batch, n, d)
+    towards = directions.repeat_interleave(batch, 0)
+    pooled, weights = pooling(centred, towards, grid, progress)
+    return score(pooled, towards).reshape(jobs, batch), weights.reshape(jobs, batch, n)
+
+
+def direction_term(
+    site: Any, directions: torch.Tensor, centres: torch.Tensor, pooling: Any, score: Any, rows: Any = None
+) -> Any:
+    """The term of jobs that climb directions (J, d) at one site; `rows` of the step are theirs, all if None."""
+
+    def term(step: Step) -> torch.Tensor:
+        every = step.patches[site].unflatten(0, (-1, step.batch))
+        mine = list(rows) if rows is not None else list(range(len(every)))
+        found = pooled_scores(every[mine], directions, centres, pooling, score, step.grid, step.progress)[0].mean(1)
+        places = torch.tensor(mine, dtype=torch.long, device=found.device)
+        return found.new_zeros(len(every)).index_put((places,), found)
+
+    return term
+
+
+def away_term(site: Any, vector: torch.Tensor, centre: torch.Tensor, weight: float, pooling: Any) -> Any:
+    """Minus `weight` times the likeness of all jobs' pictures to a direction (d,)."""
+
+    def term(step: Step) -> torch.Tensor:
+        patches = step.patches[site] - centre
+        towards = vector.expand(len(patches), -1)
+        pooled, _ = pooling(patches, towards, step.grid, step.progress)
+        likeness = torch.nn.functional.cosine_similarity(pooled, towards, dim=-1)
+        return -weight * likeness.unflatten(0, (-1, step.batch)).mean(1)
+
+    return term
+
+
+def feature_term(site: Any, feature: Any, most: float | None, job: int) -> Any:
+    """The term of the job that climbs a feature: its value, averaged over image tokens and views."""
+
+    def term(step: Step) -> torch.Tensor:
+        every = step.patches[site].unflatten(0, (-1, step.batch))
+        found = feature.value(every[job], most).mean()
+        places = torch.tensor([job], dtype=torch.long, device=found.device)
+        return found.new_zeros(len(every)).index_put((places,), found[None])
+
+    return term
+
+
+def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any]) -> dict[Any, torch.Tensor]:
+    """The mean (d,) at each site over all patches of all pictures, float32; without gradients.
+
+    groups   pictures (B, 3, H, W) in [0, 1], or 8-bit; those of one size are run together, 16 at once
+    """
+    total: dict[Any, Any] = dict.fromkeys(sites)
+    count = dict.fromkeys(sites, 0)
+    sizes: dict[Any, list[torch.Tensor]] = {}
+    for group in groups:
+        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
+    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(16)):
+        with torch.no_grad():
+            found = read(unpacked(part))
+        for site in sites:
+            patches = found[site]
+            now = patches.double().sum((0, 1))
+            total[site] = now if total[site] is None else total[site] + now
+            count[site] += patches.shape[0] * patches.shape[1]
+    return {site: (total[site] / count[site]).float() for site in sites}
+
+
+def mean_norm(read: Any, pictures: torch.Tensor, site: Any) -> float:
+    """The mean norm of a patch of some pictures (B, 3, H, W) at a site."""
+    norms = []
+    for part in pictures.split(16):
+        with torch.no_grad():
+            norms.append(read(unpacked(part))[site].norm(dim=-1).cpu())
+    return float(torch.cat(norms).mean())
+
+
+def measured_direction(
+    patches: torch.Tensor, vector: torch.Tensor, centre: torch.Tensor, poolings: dict[str, Any], grid: tuple[int, int]
+) -> tuple[dict[str, float], torch.Tensor]:
+    """Of a picture's patches (1, n, d) the cosine with a direction under each pooling, and the first one's weights."""
+    likeness = torch.nn.functional.cosine_similarity
+    pooled = {name: pooling(patches - centre, vector[None], grid, 1.0) for name, pooling in poolings.items()}
+    scores = {name: likeness(r, vector[None], dim=-1).item() for name, (r, _) in pooled.items()}
+    return scores, next(iter(pooled.values()))[1][0].cpu()
+
+
+def measured_feature(
+    feature: Any, alone: list[Any], patches: torch.Tensor, norm: float
+) -> tuple[dict[str, float], torch.Tensor, dict[str, Any]]:
+    """Scores, heat (n,) and readings of a picture's patches (n, d): see `feature_climb.measure`.
+
+    alone   of a sum of several latents each as a feature of its own; norm   that of real pictures' patches
+    """
+    patches = patches.float()
+    found = feature.readings(patches)
+    scores = {"encoder": float(found["pre"].mean())}
+    if "cosine" in found:
+        scores["decoder"] = float(found["cosine"].mean())
+    above = feature.value(patches)
+    above = above - above.min()
+    total = float(above.sum())
+    heat = (above / total if total > 0 else torch.full_like(above, 1 / len(above))).cpu()
+    readings = _numbers(feature, patches)
+    readings["norm"] = float(patches.norm(dim=-1).mean()) / norm
+    if alone:
+        readings["parts"] = [
+            {"index": one.index, "weight": weight, **_numbers(single, patches)}
+            for (weight, one), single in zip(feature.parts, alone, strict=True)
+        ]
+    return scores, heat, readings
+
+
+def _numbers(feature: Any, patches: torch.Tensor) -> dict[str, Any]:
+    found = feature.readings(patches)
+    _, first = feature.parts[0]
+    single = len(feature.parts) == 1
+    top_k = any(one.threshold is None for _, one in feature.parts)
+    numbers: dict[str, Any] = {
+        "pre_max": float(found["pre"].max()),
+        "pre_mean": float(found["pre"].mean()),
+        "threshold": first.threshold if single else None,
+        "act_max": float(found["act"].max()),
+        "firing": None if top_k or not single else float((first.act(patches) > 0).float().mean()),
+    }
+    if top_k:
+        numbers["top_k"] = True
+    if "cosine" in found:
+        numbers |= {"cosine": float(found["cosine"].mean()), "cosine_max": float(found["cosine"].max())}
+    return numbers

@@ -25,6 +25,8 @@ from .sites import Site, parse
 if TYPE_CHECKING:
     import nnsight
 
+    from .remote import Remote
+
 
 @dataclass(frozen=True)
 class ImagePrompt:
@@ -54,6 +56,7 @@ class VLM:
     own_size   (height, width) in pixels of the checkpoint's own, where another was chosen
     checkpoint_tower   whether the vision tower's activations are computed anew in the backward pass (see `load`)
     id, revision   its name and commit, as far as known
+    remote     where its jobs run, if not simply here (see `load`)
     """
 
     model: nnsight.NNsight
@@ -70,6 +73,7 @@ class VLM:
     checkpoint_tower: bool = False
     own_size: tuple[int, int] | None = None
     compiled: str | None = None
+    remote: Remote | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -136,15 +140,19 @@ class VLM:
             )
         if self.family.stand_in == type(self.processor.image_processor).__name__:
             found["pixels"] = f"pixels are packed by the record: {self.family.stand_in} stands in for the processor"
+        if self.remote is not None and self.remote.away:
+            found["gradient"] = f"an ascent's first step proves it, on {self.remote}"
         if self.family.surrogate is not None and self.straight_through is None:
             found["gradient"] = "none passes through the choice of words; straight_through= gives a surrogate"
         return found
 
     def __repr__(self) -> str:
         rows, cols = self.grid
+        away = self.remote is not None and self.remote.away
+        where = f"on {self.remote}" if away else f"{str(self.dtype)[6:]} on {self.device}"
         return (
             f"VLM({self.id}, {self.family.name}: {self.layers} layers of width {self.width}, {rows} x {cols} image "
-            f"tokens from {self.image_size[0]} x {self.image_size[1]} px, {str(self.dtype)[6:]} on {self.device})"
+            f"tokens from {self.image_size[0]} x {self.image_size[1]} px, {where})"
         )
 
     # -- sites ---------------------------------------------------------------------------------------------------
@@ -298,6 +306,8 @@ class VLM:
         copy. A change to any weight that leaves all of these alone goes unseen.
         """
         layer = self.site(site).layer
+        if self.remote is not None and self.remote.away:
+            return hashlib.sha256(f"{self.remote} {self.id} {self.revision} {layer}".encode()).hexdigest()[:24]
         text = self.config.get_text_config().to_dict()
         told = {k: v for k, v in text.items() if k not in ("num_hidden_layers", "layer_types", "_name_or_path")}
         digest = hashlib.sha256(repr(sorted(told.items(), key=str)).encode())
@@ -315,6 +325,8 @@ class VLM:
     def weights_tag(self, site: int | str | Site) -> str:
         """A quick hash of the weights that a picture's activations at a site depend on: four values of each tensor."""
         layer, stack = self.site(site).layer, self.family.layers
+        if self.remote is not None and self.remote.away:  # a name is all that is known of weights that are elsewhere
+            return hashlib.sha256(f"remote {self.id} {self.revision}".encode()).hexdigest()[:24]
         return _digest(
             (name, _values(self.hf, name, weight))
             for name, weight in self.hf.named_parameters()
@@ -342,12 +354,13 @@ def _frozen(module: torch.nn.Module) -> Iterator[None]:
 
 def _anew(layer: functools.partial, *args: Any) -> Any:
     """A layer's forward, of which only the inputs are kept; frozen as the first time, whenever it is done again."""
+    module = layer.args[0] if layer.args else layer.func.__self__  # transformers before 5.22 binds it
     return torch.utils.checkpoint.checkpoint(
         layer,
         *args,
         use_reentrant=False,
         preserve_rng_state=False,  # no chance is at work in a model in evaluation mode
-        context_fn=lambda: (contextlib.nullcontext(), _frozen(layer.args[0])),
+        context_fn=lambda: (contextlib.nullcontext(), _frozen(module)),
     )
 
 
@@ -431,6 +444,8 @@ def load(
     compile: bool | str = False,
     head: bool = True,
     first_layer: int = 1,
+    remote: bool | str = False,
+    steps_per_job: int | None = None,
     **options: Any,
 ) -> VLM:
     """Wrap a vision-language model.
@@ -462,6 +477,10 @@ def load(
                  number of views, in seconds to minutes, and needs a C++ compiler on the CPU: see
                  `benchmarks/compile.py` for when it pays
     first_layer  1: `layer=1` is the first block, as in the paper; 0: `layer=0` is, should its authors have meant that
+    remote       True: the model's weights stay on an NDIF server (that which nnsight is set to, $NDIF_HOST, with the
+                 key $NDIF_API_KEY) and are never loaded here; or the address of another such server. "local": it is
+                 loaded here, but jobs go the way of a server's. Hub ids only, but for "local"
+    steps_per_job   an ascent of more steps is cut into jobs of so many; the result is the same, bit for bit
 
     A model in hand keeps its device, types, training mode and `requires_grad`; no hook is registered on it. nnsight
     itself puts one inert attribute on each module that it wraps.
@@ -476,7 +495,8 @@ def load(
     import nnsight
 
     named = ["processor", "up_to_layer", "check", "device", "dtype", "family"]
-    named += ["image_size", "straight_through", "checkpoint_tower", "compile", "head", "first_layer"]
+    named += ["image_size", "straight_through", "checkpoint_tower", "compile", "head", "first_layer", "remote"]
+    named += ["steps_per_job"]
     for name in options:
         if near := difflib.get_close_matches(name, named, 1, 0.8):
             raise TypeError(f"load: unexpected keyword {name!r}; did you mean {near[0]}=?")
@@ -485,12 +505,26 @@ def load(
         asked |= {"family": family, "image_size": image_size, "straight_through": straight_through}
         told = [k for k, v in {**asked, **options}.items() if v is not None]
         told += ["checkpoint_tower"] * checkpoint_tower + ["compile"] * bool(compile) + ["head"] * (not head)
+        told += ["remote"] * bool(remote) + ["steps_per_job"] * (steps_per_job is not None)
         if told or first_layer not in (1, x.first_layer):
             raise ValueError(f"{', '.join(told or ['first_layer'])}= cannot change a VLM; load its model or name anew")
         return x
+    place = None
+    if remote or steps_per_job is not None:
+        from .remote import chosen
+
+        place = chosen(remote, steps_per_job)
     if first_layer not in (0, 1):
         raise ValueError(f"first_layer={first_layer!r}: layers count from 1 (the default) or from 0")
-    if isinstance(x, (str, Path)):
+    if place is not None and place.away:
+        from .remote_models import without_weights
+
+        kept = {"up_to_layer": up_to_layer, "device": device, "dtype": dtype, "compile": compile or None}
+        kept |= {"checkpoint_tower": checkpoint_tower or None, "head": None if head else False}
+        vlm = without_weights(
+            x, processor, family, place, {**options, **{k: v for k, v in kept.items() if v is not None}}
+        )
+    elif isinstance(x, (str, Path)):
         if device is not None and options.get("device_map") is not None:
             raise ValueError(f"device={device!r} and device_map= are two ways to say the same: give one of them")
         dtype = default_dtype(dtype, device, options.get("device_map"))
@@ -545,6 +579,7 @@ def load(
         from .trace import check as prove
 
         prove(vlm)
+    vlm.remote = place
     return vlm
 
 

@@ -228,7 +228,12 @@ def test_up_to_layer_equals_the_whole(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("layers", "model.text.layers"), ("tower", "model.eyes"), ("grid", lambda config, pixels: (2, 3)), ("wrapped", "{image}")],
+    [
+        ("layers", "model.text.layers"),
+        ("tower", "model.eyes"),
+        ("grid", lambda config, pixels: (2, 3)),
+        ("wrapped", "{image}"),
+    ],
 )
 def test_check_names_the_wrong_field(vlm, field, value):
     wrong = dataclasses.replace(vlm.family, **{field: value})

@@ -75,13 +75,18 @@ def concept(
     if vlm.is_demo:
         _warn_unshown(texts)
     prompts = _wrapped(vlm, texts)
-    states = _means(vlm, prompts, sites)
     told: Any = None
     if baseline is not None:
         told = "BASELINE_WORDS" if baseline is BASELINE_WORDS else _texts(baseline, "baseline")
+    story = {"method": "concept", "source": "arXiv 2601.08017, section 2.1", "baseline": told}
+    if vlm.remote is not None:
+        rows: list[list[Direction]] = _asked(vlm, prompts, sites, baseline, story)
+        shaped: Any = [row[0] for row in rows] if one_site else rows
+        return shaped[0] if isinstance(words, str) else shaped
+    states = _means(vlm, prompts, sites)
+    if baseline is not None:
         centres = _baseline(vlm, _texts(baseline, "baseline"), sites, cache)
         states = {site: states[site] - centres[site] for site in sites}
-    story = {"method": "concept", "source": "arXiv 2601.08017, section 2.1", "baseline": told}
     rows = [
         [
             made(vlm, site, states[site][i], prompt.text, **story, tokens=[prompt.ids[t] for t in prompt.own])
@@ -91,6 +96,38 @@ def concept(
     ]
     shaped = [row[0] for row in rows] if one_site else rows
     return shaped[0] if isinstance(words, str) else shaped
+
+
+def _asked(
+    vlm: VLM, prompts: Sequence[spans.Prompt], sites: Sequence[Site], baseline: Texts | None, story: dict[str, Any]
+) -> list[list[Direction]]:
+    """Directions of a remote model, whose vectors come with the first job that needs them."""
+    from .asked import Pending, Request
+
+    words = () if baseline is None else tuple(_texts(baseline, "baseline"))
+    taken = None if baseline is None else _batches(vlm, _wrapped(vlm, words))
+    request = Request(vlm, sites, _batches(vlm, prompts), taken, words)
+    return [
+        [Pending(request, i, site, p.text, **story, tokens=[p.ids[t] for t in p.own]) for site in sites]
+        for i, p in enumerate(prompts)
+    ]
+
+
+def _batches(vlm: VLM, prompts: Sequence[spans.Prompt]) -> list[tuple[dict[str, torch.Tensor], list[list[int]]]]:
+    """What a job is told of prompts: the model's inputs of each batch, and the own tokens of each of its rows."""
+    found = []
+    for batch in spans.batches(prompts):
+        ids, mask = _padded(vlm, batch)
+        found.append(({"input_ids": ids, "attention_mask": mask, **vlm.family.text(ids)}, [list(p.own) for p in batch]))
+    return found
+
+
+def _padded(vlm: VLM, batch: Sequence[spans.Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask (B, T), padded on the right."""
+    filler = vlm.tokenizer.pad_token_id or 0
+    longest = max(len(p.ids) for p in batch)
+    ids = torch.tensor([[*p.ids, *[filler] * (longest - len(p.ids))] for p in batch])
+    return ids, torch.tensor([[1] * len(p.ids) + [0] * (longest - len(p.ids)) for p in batch])
 
 
 def _texts(words: str | Texts, name: str) -> list[str]:
@@ -116,11 +153,8 @@ def _means(
 ) -> dict[Site, torch.Tensor]:
     """Activations (N, d), float32 on the cpu: each prompt's mean over its own tokens, or its last token's."""
     found: dict[Site, list[torch.Tensor]] = {site: [] for site in sites}
-    filler = vlm.tokenizer.pad_token_id or 0
     for batch in spans.batches(prompts):
-        longest = max(len(p.ids) for p in batch)
-        ids = torch.tensor([[*p.ids, *[filler] * (longest - len(p.ids))] for p in batch])
-        mask = torch.tensor([[1] * len(p.ids) + [0] * (longest - len(p.ids)) for p in batch])
+        ids, mask = _padded(vlm, batch)
         states = read_text(vlm, ids, mask, list(found))
         for site, rows in found.items():
             for prompt, state in zip(batch, states[site], strict=True):

@@ -46,7 +46,8 @@ def check(vlm: VLM, site: Site, model: str | None, tag: str | None, label: str) 
 
     model   the name of the model that it was trained on; tag   that model's `weights_tag` at the site, if it was kept
     """
-    if model is None or (tag is not None and tag == vlm.weights_tag(site)):
+    away = vlm.remote is not None and vlm.remote.away  # the weights cannot be looked at
+    if model is None or (tag is not None and not away and tag == vlm.weights_tag(site)):
         return
     mine, theirs = _short(vlm.id), _short(model)
     if mine == theirs:

@@ -9,7 +9,7 @@ is made without both. A job's result is plain: dicts, lists, numbers, tensors on
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,12 @@ class Plain:
 
     def __init__(self, **facts: Any) -> None:
         self.__dict__.update(facts)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
 
 class Numbers(Plain):

@@ -268,6 +268,8 @@ def _check(vlm: VLM, wanted: Sequence[Aim], seeds: list[int], least: int = 1) ->
             )
         site = vlm.site(d.site)
         found.append(site)
+        if not getattr(d, "there", True) and d.model == vlm.id:
+            continue  # its vector is made where it is climbed, and is as wide as its site
         if d.vector.numel() != vlm.width_at(site):
             raise ValueError(
                 f"direction {d.label!r} is {d.vector.numel()} wide, but {vlm.describe(site)} of {vlm.id} is "
@@ -323,6 +325,10 @@ def _climb(
     vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
 ) -> list[Prototype]:
     aims, sites = [d for d, _ in jobs], [_site(vlm, d) for d, _ in jobs]
+    if vlm.remote is not None:
+        from . import remote_ascents
+
+        return remote_ascents.climb(prepare(vlm, jobs, settings, terms), watch)
     towards = [
         (site, d.vector.to(vlm.device), centre(vlm, site, settings.centre)) if isinstance(d, Direction) else None
         for d, site in zip(aims, sites, strict=True)
@@ -361,6 +367,15 @@ def _climb(
         )
         for j, (d, s) in enumerate(jobs)
     ]
+
+
+def prepare(vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any]) -> Any:
+    """An ascent of a remote model, not begun."""
+    from . import remote_ascents
+
+    record = settings.record() | {"terms": [_plain(t) for t in terms]}
+    sites, canvas = [_site(vlm, d) for d, _ in jobs], canvas_for(vlm, settings.canvas)
+    return remote_ascents.prepared(vlm, jobs, sites, settings, terms, canvas, record)
 
 
 def _measure(

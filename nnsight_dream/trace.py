@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from . import compiled, shipped
+from . import compiled, remote, shipped, shipped_jobs
 from .pixels import PixelFormat
 from .shipped import Step
 from .sites import Site
@@ -113,7 +113,10 @@ def _in_order(vlm: VLM, sites: Sequence[Site]) -> list[Site]:
 
 
 def _order_within(vlm: VLM, layer: int) -> dict[str, int]:
-    """Where each input and output below a block comes in its forward pass, which only a pass can tell: of one token."""
+    """Where each input and output below a block comes in its forward pass, which only a pass can tell: of one token.
+
+    Of a model whose weights are elsewhere the pass is one of shapes alone.
+    """
     blocks = vlm.hf.get_submodule(vlm.family.layers)
     parts = [tuple(name for name, _ in block.named_modules()) for block in blocks[:layer]]  # type: ignore[index]
     key = "order", parts[-1]
@@ -126,7 +129,13 @@ def _order_within(vlm: VLM, layer: int) -> dict[str, int]:
             handles.append(module.register_forward_hook(lambda *_, at=f"{name}.output": came.append(at)))
         try:
             one = torch.ones(1, 1, dtype=torch.long)
-            read_text(vlm, one, one, [Site(alike + 1)])
+            if vlm.remote is not None and vlm.remote.away:
+                inputs = {"input_ids": one, "attention_mask": one, **vlm.family.text(one)}
+                with torch.no_grad():
+                    root = vlm.hf.get_submodule(vlm.family.root)
+                    root(**{k: v.to("meta") for k, v in inputs.items()}, use_cache=False)
+            else:
+                _run(vlm, [Site(alike + 1)], _text_inputs(vlm, one, one))
         finally:
             for handle in handles:
                 handle.remove()
@@ -157,10 +166,22 @@ def read_text(
     ids, mask   (B, T) token ids and 1 where a token is real; pad on the right
     """
     where = [vlm.site(s) for s in sites]
-    ids = ids.to(vlm.device)
-    inputs = {"input_ids": ids, "attention_mask": mask.to(vlm.device), **vlm.family.text(ids)}
+    inputs = _text_inputs(vlm, ids, mask)
+    if vlm.remote is not None:
+        how = reading(vlm, where)
+        told = shipped.Plain(how=how, sites=how.points, inputs=inputs)
+        return _by_site(how, remote.run(vlm, shipped_jobs.text_states, told))
     with torch.no_grad(), vlm.quiet():
         return {s: a.detach() for s, a in _run(vlm, where, inputs).items()}
+
+
+def _text_inputs(vlm: VLM, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+    ids = ids.to(vlm.device)
+    return {"input_ids": ids, "attention_mask": mask.to(vlm.device), **vlm.family.text(ids)}
+
+
+def _by_site(how: Any, values: list[torch.Tensor]) -> dict[Site, torch.Tensor]:
+    return {point[0]: value for point, value in zip(how.points, values, strict=True)}
 
 
 def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
@@ -205,13 +226,22 @@ def _first_of_each_type(vlm: VLM) -> list[tuple[str, str]]:
 def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int | str]) -> dict[Site, torch.Tensor]:
     """Patch activations (B, n, d) of pictures (B, 3, H, W) in [0, 1] at each site, n image tokens row by row.
 
-    Carries the graph back to `pictures` where they require gradients; weights are frozen meanwhile.
+    Carries the graph back to `pictures` where they require gradients (RuntimeError for a remote model); weights are
+    frozen meanwhile.
     """
     where = [vlm.site(s) for s in sites]
     low, high = (float(x) for x in pictures.detach().aminmax()) if pictures.numel() else (0.0, 1.0)
     if not (low >= -1e-4 and high <= 1 + 1e-4):
         raise ValueError(f"pictures are in [0, 1]; got {low:.3g} to {high:.3g}. Divide 8-bit values by 255")
     needed = torch.is_grad_enabled() and pictures.requires_grad
+    if vlm.remote is not None:
+        if needed:
+            raise RuntimeError(
+                f"gradients do not leave {vlm.remote}: give pictures.detach(), or climb with nd.synthesize, whose "
+                "steps are all done there"
+            )
+        how = reading(vlm, where)
+        return _by_site(how, remote.run(vlm, shipped_jobs.patches, shipped.Plain(how=how, pictures=pictures)))
     with torch.set_grad_enabled(needed), vlm.quiet():
         inputs = {**_picture_inputs(vlm, len(pictures)), **_pixel_inputs(vlm, pictures)}
         found = _run(vlm, where, inputs)
@@ -226,6 +256,9 @@ def mean_patches(
     groups   pictures (B, 3, H, W) in [0, 1], each group of one size; those of one size are run together
     """
     where = [vlm.site(s) for s in sites]
+    if vlm.remote is not None:
+        how = reading(vlm, where)
+        return _by_site(how, remote.run(vlm, shipped_jobs.means, shipped.Plain(how=how, pictures=list(groups))))
     total = {site: torch.zeros(vlm.width_at(site), dtype=torch.float64, device=vlm.device) for site in where}
     count = dict.fromkeys(where, 0)
     sizes: dict[torch.Size, list[torch.Tensor]] = {}

@@ -1,0 +1,269 @@
+"""Ascents of remote models: what a job is given, pieces of a long one, and prototypes of what comes back."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from . import feature_climb, remote, shipped, shipped_jobs
+from .asked import Pending
+from .directions import Direction, versions
+from .features import Feature
+from .objectives import Attention, Away, Max, Mean, Pictures
+from .pictures import as_tensors
+from .prototype import Prototype
+from .shipped import Plain
+from .sites import Site
+from .trace import Climb, reading
+from .vlm import VLM
+
+if TYPE_CHECKING:
+    from .synthesis import Settings
+
+CUT = (
+    "step {step}: no gradient reaches the picture. The server {where} runs this key's code in a sandbox, to which "
+    "activations come without their graph, or something of your own (a pooling, score, term or augmentation) detaches. "
+    "Gradients need a key with the 'trusted' tag, a server of your own (`pip install ndif`), or a model loaded here, "
+    "without remote="
+)
+
+
+@dataclass
+class Ascent:
+    """Jobs (direction or feature, seed) that are climbed together, and how far that is.
+
+    note   what is needed to make prototypes of the result, as plain as can be: it can wait in a file or on a server
+    state  None before the first piece, then what the last one gave back
+    """
+
+    vlm: VLM
+    given: Plain
+    note: dict[str, Any]
+    requests: list[Any]
+    steps: int
+    centre: Any
+    state: Any = None
+    history: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def until(self) -> int:
+        """The step before which the next piece stops."""
+        first = 0 if self.state is None else self.state["step"]
+        each = self.vlm.remote.steps_per_job if self.vlm.remote is not None else None
+        return self.steps if each is None else min(self.steps, first + each)
+
+    def piece(self, note: bytes | None = None) -> Plain:
+        """What the next job is given."""
+        told = dict(vars(self.given), state=self.state, until=self.until, note=note)
+        if self.state is not None:  # what the first piece worked out is sent, not asked for again
+            told |= {"asked": [], "centre_sites": [], "norms_wanted": []}
+        return Plain(**told)
+
+    def take(self, found: dict[str, Any]) -> bool:
+        """Keep what a piece gave; whether it was the last."""
+        self.history.append(found["history"])
+        first = self.state is None
+        self.state = found["state"]
+        if first:
+            self._keep(found)
+        return found["measured"] is not None
+
+    def _keep(self, found: dict[str, Any]) -> None:
+        cache = self.vlm._cache
+        for request, rows, baselines in zip(self.requests, found["rows"], found["baselines"], strict=True):
+            request.fill(rows, baselines)
+        for aim, vector in zip(self.given.aims, found["vectors"], strict=True):
+            aim.vector = vector
+        for site, centre in zip(self.given.centre_sites, found["centres"], strict=True):
+            self.given.centres[site] = centre
+            if (choice := _hashable(self.centre)) is not None:
+                cache.setdefault("centres", {})[site, choice, self.vlm.device, self.vlm.dtype] = centre
+        for site, norm in zip(self.given.norms_wanted, found["norms"], strict=True):
+            self.given.norms[site] = norm
+            cache.setdefault("norms", {})[site, self.vlm.device, self.vlm.dtype] = norm
+
+
+def _hashable(choice: Any) -> Any:
+    try:
+        hash(choice)
+    except TypeError:
+        return None
+    return choice
+
+
+def prepared(
+    vlm: VLM, jobs: Sequence[tuple[Direction | Feature, int]], sites: list[Site], settings: Settings, terms: Any,
+    canvas: Any, record: dict[str, Any],
+) -> Ascent:  # fmt: skip
+    """An ascent that has not begun."""
+    assert vlm.remote is not None
+    aims = [aim for aim, _ in jobs]
+    requests, told = _aims(aims, sites)
+    added = [_term(vlm, term) for term in terms]
+    choice = settings.centre
+    needed = list(dict.fromkeys([*sites, *(vlm.site(t.site) for t in terms if hasattr(t, "site"))]))
+    centred = [s for s, a in zip(sites, aims, strict=True) if isinstance(a, Direction)]
+    centred = list(dict.fromkeys([*centred, *(t.away[0] for t in added if t.away is not None)]))
+    known, centre = _centres(vlm, centred, choice)
+    featured = [s for s, a in zip(sites, aims, strict=True) if isinstance(a, Feature)]
+    norms = {s: vlm._cache.get("norms", {}).get((s, vlm.device, vlm.dtype)) for s in dict.fromkeys(featured)}
+    wanted = [s for s, norm in norms.items() if norm is None]
+    own = settings.pooling if isinstance(settings.pooling, Attention) else Attention()
+    how = reading(vlm, needed)
+    how.cut = CUT.replace("{where}", vlm.remote.where) if vlm.remote.away else how.cut
+    given = Plain(
+        how=how,
+        asked=[request.given() for request in requests],
+        aims=told,
+        centres=known,
+        centre=centre,
+        centre_sites=[s for s in centred if s not in known],
+        norms={s: norm for s, norm in norms.items() if norm is not None},
+        norms_wanted=wanted,
+        references=packed(as_tensors(list(feature_climb.reference_pictures()), "pictures")) if wanted else [],
+        pooling=settings.pooling,
+        score=settings.score,
+        poolings={"attention": own, "mean": Mean(), "max": Max()},
+        terms=added,
+        canvas=canvas,
+        augment=list(settings.augment),
+        plan=Plain(**{name: getattr(settings, name) for name in Climb.__dataclass_fields__}),
+        seeds=[seed for _, seed in jobs],
+        grid=vlm.grid,
+    )  # fmt: skip
+    note = {
+        "canvas": canvas,
+        "rows": [_row(vlm, aim, site, seed) for (aim, seed), site in zip(jobs, sites, strict=True)],
+        "grid": vlm.grid,
+        "story": {"settings": record, "versions": versions()},
+        "model": vlm.id,
+        "revision": vlm.revision,
+        "image_size": vlm.image_size,
+        "straight_through": vlm.straight_through,
+    }
+    return Ascent(vlm, given, note, requests, settings.steps, choice)
+
+
+def _aims(aims: list[Direction | Feature], sites: list[Site]) -> tuple[list[Any], list[Plain]]:
+    """The requests of concept vectors that are not there yet, and each aim as a job is told of it."""
+    requests: list[Any] = []
+    told = []
+    for aim, site in zip(aims, sites, strict=True):
+        one = Plain(site=site, vector=None, asked=None, feature=None, alone=[], guard=None)
+        if isinstance(aim, Feature):
+            one.feature, one.alone = aim, feature_climb.alone(aim)
+            one.guard = float(aim.guard) if aim.guard is not None and aim.objective == "encoder" else None
+        elif isinstance(aim, Pending) and not aim.there:
+            if aim.request not in requests:
+                requests.append(aim.request)
+            points = [point[0] for point in reading(aim.request.vlm, aim.request.sites).points]
+            one.asked = (requests.index(aim.request), points.index(site), aim.row)
+        else:
+            one.vector = aim.vector
+        told.append(one)
+    return requests, told
+
+
+def _term(vlm: VLM, term: Any) -> Plain:
+    if isinstance(term, Away):
+        return Plain(call=None, away=(vlm.site(term.site), term.direction.vector, term.weight, term.pooling))
+    return Plain(call=term, away=None)
+
+
+def _centres(vlm: VLM, sites: list[Site], choice: Any) -> tuple[dict[Site, torch.Tensor], Any]:
+    """Centres that are known, and where a job gets the others from: an object with `pictures`, or pictures."""
+    kept = vlm._cache.get("centres", {})
+    if isinstance(choice, torch.Tensor) or not (isinstance(choice, Pictures) or hasattr(choice, "pictures")):
+        from .synthesis import centre
+
+        return {site: centre(vlm, site, choice).cpu() for site in sites}, []
+    key = _hashable(choice)
+    known = {s: kept[s, key, vlm.device, vlm.dtype] for s in sites if (s, key, vlm.device, vlm.dtype) in kept}
+    if len(known) == len(sites):
+        return known, []
+    return known, packed(as_tensors(list(choice.images), "images")) if isinstance(choice, Pictures) else choice
+
+
+def packed(pictures: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Pictures as 8-bit values where that loses nothing to speak of (1e-6): a quarter of the size."""
+    found = []
+    for one in pictures:
+        eight = (one * 255).round().byte()
+        found.append(eight if (eight.float() / 255 - one).abs().max() < 1e-6 else one)
+    kinds = {one.dtype for one in found}
+    return found if len(kinds) == 1 else list(pictures)
+
+
+def _row(vlm: VLM, aim: Direction | Feature, site: Site, seed: int) -> dict[str, Any]:
+    told = aim.story() if isinstance(aim, Feature) else {"model": aim.model, **aim.provenance}
+    kind = "feature" if isinstance(aim, Feature) else "direction"
+    return {"label": aim.label, "site": site, "hf_name": vlm.hf_name(site), "seed": seed, "story": told, "kind": kind}
+
+
+# -- here, while it is watched -----------------------------------------------------------------------------------
+
+
+def climb(ascent: Ascent, watch: Callable[[int, Any], None] | None) -> list[Prototype]:
+    """All pieces of an ascent, one job each, and its prototypes."""
+    while True:
+        found = remote.run(ascent.vlm, shipped_jobs.ascent, ascent.piece(), watch)
+        if ascent.take(found):
+            return prototypes(ascent.note, torch.cat(ascent.history), found)
+
+
+def prototypes(note: dict[str, Any], history: torch.Tensor, found: dict[str, Any]) -> list[Prototype]:
+    """Prototypes of what an ascent's last piece gave: the pictures are rendered here, from the canvas's parts."""
+    pixels = shipped.eight_bit(note["canvas"], found["state"]["parts"]).numpy()
+    made = []
+    for j, row in enumerate(note["rows"]):
+        scores, heat, readings = found["measured"][j]
+        story = row["story"]
+        if row["kind"] == "direction":
+            norm = float(found["vectors"][j].float().norm())
+            story = {"model": story["model"], "norm": norm, **story}
+        made.append(
+            Prototype(
+                image=Image.fromarray(pixels[j]),
+                label=row["label"],
+                site=row["site"],
+                hf_name=row["hf_name"],
+                history=tuple(history[:, j].tolist()),
+                scores=scores,
+                heat=_spread(heat.numpy(), row["site"], note["grid"]),
+                readings=readings,
+                seed=row["seed"],
+                model=note["model"],
+                revision=note["revision"],
+                direction=story,
+                image_size=note["image_size"],
+                straight_through=note["straight_through"],
+                **note["story"],
+            )
+        )
+    return made
+
+
+def _spread(weights: np.ndarray, site: Site, grid: tuple[int, int]) -> np.ndarray:
+    """Weights of chosen tokens as a map (rows, cols)."""
+    if site.tokens != "image":
+        full = np.zeros(grid[0] * grid[1], dtype=weights.dtype)
+        full[np.asarray(site.tokens, dtype=int)] = weights
+        weights = full
+    return weights.reshape(grid)
+
+
+def sealed(note: dict[str, Any]) -> bytes:
+    """A note as bytes; raises TypeError for a canvas that only this process knows."""
+    try:
+        return pickle.dumps(note)
+    except Exception as error:
+        raise TypeError(
+            f"canvas {note['canvas']!r} cannot be kept for another process ({error}); define its class in a module "
+            "that can be imported, or use one of nnsight_dream's"
+        ) from None

@@ -34,8 +34,10 @@ class Hub(BaseHTTPRequestHandler):
         for name, folder in self.repositories.items():
             files = sorted(f for f in folder.iterdir() if f.is_file())
             if path.startswith(f"/api/models/{name}/tree/"):
+                if path.rstrip("/").count("/") > 6:  # a folder in it: there are none
+                    return self.reply(404, b"{}", X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
                 rows = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "x"} for f in files]
-                return self.reply(200, json.dumps(rows if path.count("/") < 8 else []).encode())
+                return self.reply(200, json.dumps(rows).encode())
             if path == f"/api/models/{name}" or path.startswith(f"/api/models/{name}/revision/"):
                 return self.reply(200, json.dumps(self.told(name, folder, files)).encode())
             if path.startswith(f"/{name}/resolve/"):

@@ -1,0 +1,297 @@
+"""The life of a job on a server: sent, watched until it ends, tried again where the server lost it; or left there.
+
+A watched job tells its place in the queue, what it prints and its steps over a websocket, which alone gets its result.
+A detached one is asked after by its id, from any process, and tells its state only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import remote, shipped_jobs
+from .remote_errors import Lost, ServerError, refused, translated, unreachable
+
+if TYPE_CHECKING:
+    from .prototype import Prototype
+    from .remote_ascents import Ascent
+    from .vlm import VLM
+
+TRIES = 4  # how often a job is sent in all
+WAITS = (1.0, 5.0, 20.0)  # seconds before each further try
+ASK_EVERY = 1.0  # seconds between questions after a detached job
+SILENCE = 60.0  # seconds without a word after which a watched connection is tested
+_COMPARED: dict[str, None] = {}
+
+
+def model_key(vlm: VLM) -> str:
+    """The name under which servers know a model. Raises RuntimeError where the hub does not know it."""
+    try:
+        return str(vlm.model.to_model_key())  # type: ignore[operator]
+    except Exception as error:
+        raise RuntimeError(
+            f"the hub could not be asked for the full name of {vlm.id} ({type(error).__name__}: {error}); a remote "
+            "model needs its hub id, and the hub within reach once"
+        ) from error
+
+
+def backend(vlm: VLM, blob: bytes | None = None) -> Any:
+    """nnsight's own client for a VLM's server, silent; it sends, reads messages and results."""
+    from nnsight.intervention.backends.remote import RemoteBackend
+
+    assert vlm.remote is not None
+    key = model_key(vlm) if blob is not None else ""
+    made = RemoteBackend(key, host=vlm.remote.where, env=vlm.model._remoteable_get_env() if blob is not None else {})
+    made.display.enabled = False
+    if made.host.rstrip("/") == "https://api.ndif.us" and not made.api_key:
+        raise PermissionError(
+            "NDIF's own server wants a key: get one at https://login.ndif.us, then set NDIF_API_KEY or call "
+            "nnsight.login()"
+        )
+    return made
+
+
+def _request(made: Any, session: str) -> Any:
+    from nnsight.schema.request import RequestModel
+
+    return RequestModel(model_key=made.model_key, session_id=session, compress=made.compress, env=made.env)
+
+
+def _packed(made: Any, blob: bytes) -> bytes:
+    if not made.compress:
+        return blob
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=6).compress(blob)
+
+
+def _send(made: Any, blob: bytes, vlm: VLM, session: str = "") -> Any:
+    """Post a job; its first response. Raises what `remote_errors` makes of a refusal."""
+    import httpx
+    from nnsight.intervention.backends.remote import RemoteError
+
+    try:
+        return made._post(_request(made, session), _packed(made, blob))
+    except RemoteError as error:
+        cause = error.__cause__
+        if isinstance(cause, httpx.HTTPStatusError):
+            said = str(error).removeprefix("Failed to send request: ")
+            raise refused(cause.response.status_code, said, made.host, vlm.id, bool(made.api_key)) from None
+        raise unreachable(made.host, cause or error) from None
+
+
+def compare_versions(vlm: VLM, made: Any) -> None:
+    """Once for each server: RuntimeError where its nnsight or transformers is another minor version than ours.
+
+    Warns where only patches differ. A server that does not tell is believed.
+    """
+    from importlib.metadata import version
+
+    import httpx
+
+    if made.host in _COMPARED:
+        return
+    try:
+        answer = httpx.get(f"{made.host}/env", timeout=httpx.Timeout(10.0, read=60.0))
+        there = answer.json().get("packages", {}) if answer.status_code == 200 else {}
+    except (httpx.HTTPError, ValueError, AttributeError):
+        there = {}  # what is the matter will show when the job is sent
+    differing = {
+        p: (version(p), there[p]) for p in ("nnsight", "transformers") if there.get(p, version(p)) != version(p)
+    }
+    told = "; ".join(f"{p} {mine} here and {theirs} there" for p, (mine, theirs) in differing.items())
+    if any(mine.split(".")[:2] != theirs.split(".")[:2] for mine, theirs in differing.values()):
+        wanted = " ".join(f"{p}=={theirs}" for p, (_, theirs) in differing.items())
+        raise RuntimeError(
+            f"{made.host} has other versions: {told}. Modules and what is sent may differ: pip install {wanted}"
+        )
+    if told:
+        warnings.warn(f"{made.host} has other versions: {told}", stacklevel=3)
+    if there:
+        _COMPARED[made.host] = None
+
+
+# -- watched -----------------------------------------------------------------------------------------------------
+
+
+def watched(vlm: VLM, blob: bytes, watch: remote.Watch | None) -> Any:
+    """Send a job, watch it to its end, and give its result; up to four tries where the server loses it."""
+    made = backend(vlm, blob)
+    compare_versions(vlm, made)
+    for trial in range(TRIES):
+        try:
+            return _watched_once(made, vlm, blob, watch)
+        except Lost as error:
+            if trial + 1 == TRIES:
+                raise ServerError(f"{error} (tried {TRIES} times)") from error
+            _say(watch, f"sent again in {WAITS[trial]:.0f} s", str(error))
+            time.sleep(WAITS[trial])
+    raise AssertionError
+
+
+def _watched_once(made: Any, vlm: VLM, blob: bytes, watch: remote.Watch | None) -> Any:
+    import websocket
+
+    header = {"ndif-api-key": made.api_key} if made.api_key else None
+    try:
+        connection = websocket.create_connection(f"{made.ws_host}/subscribe", header=header, timeout=30)
+        session = json.loads(connection.recv())["session_id"]
+    except (OSError, websocket.WebSocketException, ValueError, KeyError) as error:
+        raise unreachable(made.host, error) from None
+    try:
+        _say(watch, "sent", "")
+        _heard(made, vlm, _send(made, blob, vlm, session), watch)
+        connection.settimeout(SILENCE)
+        waited = False
+        while True:
+            try:
+                message = connection.recv()
+                waited = False
+            except websocket.WebSocketTimeoutException:
+                if waited and not _answers(made):
+                    raise unreachable(made.host, TimeoutError("no word for two minutes")) from None
+                waited = True
+                connection.ping()
+                continue
+            if not message:
+                raise Lost(f"{made.host} closed the connection before the job had ended")
+            response = made.parse(message)
+            if _heard(made, vlm, response, watch):
+                return made.download_result(response.data)["out"]
+    except (OSError, websocket.WebSocketException) as error:
+        raise Lost(f"the connection to {made.host} broke ({type(error).__name__}: {error})") from None
+    finally:
+        connection.close()
+
+
+def _answers(made: Any) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{made.host}/ping", timeout=10.0).status_code < 500
+    except httpx.HTTPError:
+        return False
+
+
+def _heard(made: Any, vlm: VLM, response: Any, watch: remote.Watch | None) -> bool:
+    """Pass a message on; whether it is the job's end. Raises what the job raised."""
+    status = response.status.value
+    if status == "ERROR":
+        raise translated(response.description, made.host, vlm.id)
+    if status == "LOG":
+        for line in response.description.splitlines():
+            remote.told(line, watch)
+    elif status != "COMPLETED":
+        _say(watch, f"{status.lower()}: {response.description}".rstrip(": "), "")
+    return bool(status == "COMPLETED")
+
+
+def _say(watch: Any, state: str, line: str) -> None:
+    said = getattr(watch, "said", None)
+    if said is not None:
+        said(state, line)
+
+
+# -- detached ----------------------------------------------------------------------------------------------------
+
+
+def send_detached(vlm: VLM, blob: bytes) -> str:
+    """Send a job that nobody watches; its id."""
+    made = backend(vlm, blob)
+    compare_versions(vlm, made)
+    return str(_send(made, blob, vlm).id)
+
+
+def ask_after(vlm: VLM, job: str) -> tuple[str, Any]:
+    """(state, result) of a detached job: the result once the state is "completed", else None.
+
+    Raises what the job raised, LookupError for an id that the server does not know (yet), Lost for one that it lost.
+    """
+    import httpx
+
+    made = backend(vlm)
+    made.compress = backend(vlm).compress
+    try:
+        answer = httpx.get(
+            f"{made.host}/response/{job}",
+            headers={"ndif-api-key": made.api_key} if made.api_key else None,
+            timeout=httpx.Timeout(10.0, read=600.0),
+        )
+    except httpx.HTTPError as error:
+        raise unreachable(made.host, error) from None
+    if answer.status_code == 404:
+        raise LookupError(f"{made.host} knows no job {job!r}: see that id and server are right")
+    if answer.status_code >= 400:
+        raise refused(answer.status_code, answer.text, made.host, vlm.id, bool(made.api_key))
+    response = made.parse(answer.text)
+    if _heard(made, vlm, response, None):
+        try:
+            return "completed", made.download_result(response.data)["out"]
+        except httpx.HTTPError as error:
+            raise Lost(f"{made.host} no longer has the result of job {job} ({error})") from None
+    return f"{response.status.value.lower()}: {response.description}", None
+
+
+def wait_for(vlm: VLM, job: str, said: Callable[[str], None] | None = None, patience: float = 30.0) -> Any:
+    """A detached job's result, once it is there; an unknown id is asked after for `patience` seconds."""
+    began, last = time.monotonic(), ""
+    while True:
+        try:
+            state, found = ask_after(vlm, job)
+        except LookupError:
+            if time.monotonic() - began > patience:
+                raise
+            state, found = "not known yet", None
+        if state == "completed":
+            return found
+        if said is not None and state != last:
+            said(state)
+        last = state
+        time.sleep(ASK_EVERY)
+
+
+# -- ascents -----------------------------------------------------------------------------------------------------
+
+
+def left_behind(ascent: Ascent) -> str | None:
+    """After Ctrl-C: ask whether the server shall go on; the id of the detached job that does, or None.
+
+    Asked only where there is a terminal. A watched job's result goes to its watcher alone, so what goes on is the last
+    piece, sent anew as a detached job.
+    """
+    if not (sys.stdin is not None and sys.stdin.isatty()):
+        return None
+    print("\nLeave it to the server, as a job to be collected later? [y/N] ", end="", file=sys.stderr, flush=True)
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        return None
+    if not answer.strip().lower().startswith("y"):
+        return None
+    return send_ascent(ascent)
+
+
+def send_ascent(ascent: Ascent) -> str:
+    """Send all that is left of an ascent as one detached job; its id."""
+    from .remote_ascents import sealed
+
+    note = {**ascent.note, "history": ascent.history}
+    piece = ascent.piece(sealed(note))
+    piece.until = ascent.steps
+    return send_detached(ascent.vlm, remote.payload(ascent.vlm, shipped_jobs.ascent, piece))
+
+
+def prototypes_of(found: dict[str, Any]) -> list[Prototype]:
+    """The prototypes of a detached ascent's result."""
+    import pickle
+
+    import torch
+
+    from .remote_ascents import prototypes
+
+    note = pickle.loads(found["note"])
+    return prototypes(note, torch.cat([*note["history"], found["history"]]), found)

@@ -46,7 +46,7 @@ def layer_maps(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
 
 def manipulations(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     """Rows of `manipulated` as points with 95 % intervals, one panel a measure; the dashed line is the untouched
-    pairs', the dotted one what 5 % of chance pairings pass."""
+    pairs', the grey bars are what 5 % of chance pairings pass."""
     _some(rows)
     measures = list(dict.fromkeys(r["measure"] for r in rows))
     names = list(dict.fromkeys(r["manipulation"] for r in rows))
@@ -54,13 +54,14 @@ def manipulations(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Pat
     every = list(dict.fromkeys(r["direction"] for r in rows))
     for axis, measure in zip(axes, measures, strict=True):
         part = [r for r in rows if r["measure"] == measure]
-        for direction in dict.fromkeys(r["direction"] for r in part):
+        here = list(dict.fromkeys(r["direction"] for r in part))
+        for j, direction in enumerate(here):
             i = every.index(direction)
             mine = [r for r in part if r["direction"] == direction]
-            at = [names.index(r["manipulation"]) + 0.12 * i for r in mine]
+            at = [names.index(r["manipulation"]) + 0.24 * (j - (len(here) - 1) / 2) for r in mine]
             _bars(axis, at, mine, i, direction)
             axis.axhline(mine[0]["value"], color=COLOURS[i], linestyle="--", linewidth=0.7)
-            axis.plot(at, [r["null_high"] for r in mine], ":", color="#666666", linewidth=0.8)
+            _chance(axis, at, mine)
         axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
         _dressed(axis, measure)
     return _files(figure, stem, axes)
@@ -74,11 +75,12 @@ def exemplars(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     every = list(dict.fromkeys((r["direction"], r["over"]) for r in rows))
     for axis, measure in zip(axes, measures, strict=True):
         part = [r for r in rows if r["measure"] == measure]
-        for key in dict.fromkeys((r["direction"], r["over"]) for r in part):
-            i = every.index(key)
+        here = list(dict.fromkeys((r["direction"], r["over"]) for r in part))
+        for j, key in enumerate(here):
             mine = [r for r in part if (r["direction"], r["over"]) == key]
-            _bars(axis, [r["k"] + 0.05 * i for r in mine], mine, i, f"{key[0]}, {key[1]} averaged", "-")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+            at = [r["k"] + 0.06 * (j - (len(here) - 1) / 2) for r in mine]
+            _bars(axis, at, mine, every.index(key), f"{key[0]}, {key[1]} averaged", "-")
+        axis.set_xticks(sorted({r["k"] for r in part}))
         _dressed(axis, measure)
     figure.supxlabel("exemplars averaged", fontsize=9)
     return _files(figure, stem, axes)
@@ -86,29 +88,44 @@ def exemplars(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
 
 def recognition(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     """Rows of `beside_recognition` by layer: the rate of recognition first, then one panel a measure, with 95 %
-    intervals; the dotted line is what 5 % of chance pairings pass."""
+    intervals; the grey bars are what 5 % of chance pairings pass."""
     _some(rows)
     measures = list(dict.fromkeys(r["measure"] for r in rows))
     every = list(dict.fromkeys(r["direction"] for r in rows))
     figure, axes = _panels(1 + len(measures), 4, sharey=False)
     rates = list({r["layer"]: dict(r, value=r["rate"]) for r in rows}.values())
     _bars(axes[0], [r["layer"] for r in rates], rates, len(every), "recognition", "-", "rate")
-    _dressed(axes[0], "recognised by a judge")
+    _dressed(axes[0], "share that a judge recognises")
     for axis, measure in zip(axes[1:], measures, strict=False):
-        for direction in every:
-            i = every.index(direction)
+        here = [d for d in every if any((r["measure"], r["direction"]) == (measure, d) for r in rows)]
+        for j, direction in enumerate(here):
             mine = [r for r in rows if (r["measure"], r["direction"]) == (measure, direction)]
-            if mine:
-                _bars(axis, [r["layer"] + 0.05 * i for r in mine], mine, i, direction, "-")
-                _chance(axis, [r["layer"] for r in mine], mine)
+            at = [r["layer"] + 0.16 * (j - (len(here) - 1) / 2) for r in mine]
+            _bars(axis, at, mine, every.index(direction), direction, "-")
+            _chance(axis, at, mine)
         _dressed(axis, measure)
+    layers = [r["layer"] for r in rates]
     for axis in axes:
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xticks(layers[:: _every(layers)])
+        axis.set_xlim(min(layers) - 0.5, max(layers) + 0.5)
     for axis in axes[1 + len(measures) :]:
         axis.remove()
     figure.supxlabel("layer", fontsize=9)
     return _files(figure, stem, axes[: 1 + len(measures)])
+
+
+def preference(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
+    """Rows of `preference` as points with 95 % intervals; the dashed line is chance."""
+    _some(rows)
+    figure, axes = _panels(1, 1)
+    told = [dict(r, value=100 * r["rate"], value_low=100 * r["low"], value_high=100 * r["high"]) for r in rows]
+    _bars(axes[0], range(len(told)), told, 0, "agreement with people's choice")
+    axes[0].axhline(100 * rows[0]["chance"], color="#666666", linestyle="--", linewidth=0.8)
+    axes[0].set_xticks(range(len(told)), [r["direction"] for r in told])
+    axes[0].set_xlim(-0.5, len(told) - 0.5)
+    _dressed(axes[0], f"choices that agree, % of {rows[0]['n']}")
+    return _files(figure, stem)
 
 
 def prototypes(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
@@ -134,7 +151,7 @@ def prototypes(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
 
 def _chance(axis: Any, xs: Sequence[float], rows: Sequence[Row]) -> None:
     if all(r.get("null_high") is not None for r in rows):
-        axis.plot(xs, [r["null_high"] for r in rows], ":", color="#666666", linewidth=0.8)
+        axis.plot(xs, [r["null_high"] for r in rows], "_", color="#777777", markersize=7, markeredgewidth=1.2)
 
 
 def _some(rows: Sequence[Row]) -> None:

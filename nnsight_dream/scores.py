@@ -58,11 +58,14 @@ class Score:
         """The permutation test: rows of y change partners, `draws` times (Fisher 1935). Groups swap with groups of
         their size, rows in order.
 
-        Raises ValueError for draws below 1, and where no two groups have the same size.
+        A value that is not a number has no p. Raises ValueError for draws below 1, and where no two groups have the
+        same size.
         """
         at_least(draws=draws)
         random = np.random.default_rng(seed)
         values = np.array([self._permuted(self._order(random)) for _ in range(draws)])
+        if not np.isfinite(self.value):  # such as a rank correlation with what does not vary
+            return Null(values, float("nan"))
         # rounding must not tell apart what is equal
         beyond = int((values >= self.value - 1e-12 * max(1.0, abs(self.value))).sum())
         return Null(values, (1 + beyond) / (1 + draws))

@@ -12,7 +12,12 @@
 #     python recipes/deep_alignment.py --quick                           few pairs, few layers
 #     python recipes/deep_alignment.py --vision facebook/dinov2-large --language bigscience/bloom-560m --data FOLDER
 #     python recipes/deep_alignment.py ... --data captions_val2017.json --pictures val2017 --instances instances_val2017.json
+#     python recipes/deep_alignment.py ... --data owner/name --split test --columns image caption    streamed from the hub
 #     python recipes/deep_alignment.py ... --choices choices.jsonl       rows of prompt, two pictures (files), chosen (0, 1)
+#     python recipes/deep_alignment.py --store build/early-alignment     beside recognition of the prototypes in a store
+#     python recipes/deep_alignment.py --rates rates.csv                 or beside rates alone: columns layer, rate, low, high
+#
+# Without a store, a few prototypes of the bundled model are made and judged on the way, enough to show how it is done.
 #
 # Of the bundled set: one picture of each concept by one artist, so that the several pictures of a thing differ only in
 # their ground; captions are written from recipes/demo_training/facts.txt, which the bundled language model has read.
@@ -21,6 +26,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 import time
@@ -30,12 +36,10 @@ import numpy as np
 from PIL import Image
 
 import nnsight_dream as nd
+from nnsight_dream import alignment_dreams, alignment_figures, demo, encoders, manipulations, pairs, tables
 from nnsight_dream import alignment_experiments as experiments
-from nnsight_dream import alignment_figures, demo, encoders, manipulations, pairs, tables
-from nnsight_dream.feature_store import features
 from nnsight_dream.layer_maps import peak
 from nnsight_dream.preference import Choice, preference
-from nnsight_dream.representation import retrieval, standardise
 
 QUICK = ["--quick"]
 FACTS = Path(__file__).parent / "demo_training" / "facts.txt"
@@ -111,6 +115,9 @@ def chosen_pairs(args: argparse.Namespace) -> list[pairs.Pair]:
         return bundled()
     if args.pictures is not None:
         return pairs.from_coco(args.data, args.pictures, args.instances, most=args.most)
+    if not args.data.exists() and args.split is not None:
+        image, caption = args.columns
+        return pairs.from_hub(args.data.as_posix(), args.split, most=args.most, image=image, captions=caption)
     return pairs.from_folder(args.data) if args.data.is_dir() else pairs.from_table(args.data)
 
 
@@ -126,67 +133,47 @@ def one_each(some: list[pairs.Pair]) -> list[pairs.Pair]:
     return list({p.group: p for p in reversed(some)}.values())[::-1]
 
 
+def best_layers(rows: list[dict]) -> tuple[int, int]:
+    """The (vision, language) layers of a map whose two directions together are greatest."""
+    best: dict[tuple[int, int], float] = {}
+    for r in rows:
+        cell = r["vision_layer"], r["language_layer"]
+        best[cell] = best.get(cell, 0.0) + r["value"] / 2
+    return max(best, key=lambda cell: best[cell])
+
+
+# %% [markdown]
+# ## Experiments
+
+
 # %%
 def told(name: str, rows: list, args: argparse.Namespace, columns: list[str]) -> None:
     """Write a table and show the columns asked for."""
     tables.write_csv(rows, args.folder / f"{name}.csv")
-    print(f"\n{name}, n = {rows[0]['n']}\n{tables.to_markdown(rows, columns)}", flush=True)
+    n = f", n = {rows[0]['n']}" if "n" in rows[0] else ""
+    print(f"\n{name}{n}\n{tables.to_markdown(rows, columns)}", flush=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Alignment of pictures and words, layer by layer.")
-    parser.add_argument("--model", default="demo", help="a vision-language model, whose tower and words are compared")
-    parser.add_argument("--vision", help="a vision model instead of the tower: a hub id or folder")
-    parser.add_argument("--language", help="a language model instead of the model's own: a hub id or folder")
-    parser.add_argument("--data", type=Path, help="a folder, a table or COCO's captions; the bundled set by default")
-    parser.add_argument("--pictures", type=Path, help="of COCO's captions: the folder of pictures")
-    parser.add_argument("--instances", type=Path, help="of COCO's captions: instances, for masks")
-    parser.add_argument("--most", type=int, default=1000, help="pairs of COCO")
-    parser.add_argument("--choices", type=Path, help="JSON lines of prompt, pictures (two files) and chosen")
-    parser.add_argument("--draws", type=int, default=100, help="of nulls and intervals")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path("deep-alignment"), help="where results go")
-    parser.add_argument("--quick", action="store_true", help="few pairs, layers and draws")
-    args = parser.parse_args(arguments)
-    args.folder.mkdir(parents=True, exist_ok=True)
-    began = time.time()
-    draws = 19 if args.quick else args.draws
-    vlm = nd.load(args.model, check=False) if not (args.vision and args.language) else None
-    vision = encoders.vision_model(args.vision) if args.vision else encoders.tower(vlm)
-    language = encoders.language_model(args.language) if args.language else encoders.text_side(vlm)
-    everything = chosen_pairs(args)
-    if args.quick:
-        kept = set(list(dict.fromkeys(p.group for p in everything))[::6])
-        everything = [p for p in everything if p.group in kept]
-    first, second = halves(everything, args.seed)
-    print(f"{vision.name} and {language.name}; {len(everything)} pairs, layers chosen on {len(one_each(first))} things")
-
-    # where: every layer against every layer, on the first half
+def where(vision: encoders.Encoder, language: encoders.Encoder, first: list[pairs.Pair], args) -> tuple[int, int]:
+    """Every layer against every layer, on the first half; the layers that all else is measured at."""
     some = dict(vision_layers=[0, vision.layers], language_layers=[0, language.layers]) if args.quick else {}
-    best: dict[tuple[int, int], float] = {}
+    layers = (0, 0)
     for measure in ("predictivity", "cka"):
         rows = experiments.alignment_map(
-            vision, language, one_each(first), measure=measure, draws=draws, intervals=False, **some
+            vision, language, one_each(first), measure=measure, draws=min(39, args.draws), intervals=False, **some
         )
         tables.write_csv(rows, args.folder / f"map-{measure}.csv")
         alignment_figures.layer_maps(rows, args.folder / f"map-{measure}")
         tops = [peak(rows, d) for d in dict.fromkeys(r["direction"] for r in rows)]
-        told(
-            f"best cells of the map, {measure}",
-            tops,
-            args,
-            ["vision_layer", "language_layer", "direction", "value", "null", "null_high", "p", "p_map"],
-        )
+        shown = ["vision_layer", "language_layer", "direction", "value", "null", "null_high", "p", "p_map"]
+        told(f"best cells of the map, {measure}", tops, args, shown)
         if measure == "predictivity":
-            for r in rows:
-                cell = r["vision_layer"], r["language_layer"]
-                best[cell] = best.get(cell, 0.0) + r["value"] / 2
-    layers = max(best, key=lambda cell: best[cell])
-    print(f"\nlayers chosen: {layers[0]} of pictures, {layers[1]} of words; {time.time() - began:.0f} s", flush=True)
-    setting = experiments.Setting(layers, draws=draws, seed=args.seed)
+            layers = best_layers(rows)
+    return layers
 
-    # by what: the second half, changed
-    other = one_each(second)
+
+def by_what(vision, language, other: list[pairs.Pair], setting: experiments.Setting, args) -> None:
+    """The second half, its looks or its meaning changed."""
     tools = [manipulations.greyscale(), manipulations.rotated(90), manipulations.rotated(180)]
     if all(p.mask is not None for p in other):
         tools += [manipulations.things(), manipulations.stuff()]
@@ -198,42 +185,132 @@ def main(arguments: list[str] | None = None) -> int:
     told("manipulations", rows, args, ["manipulation", *SHOWN, "change", "change_low", "change_high", "touched"])
     alignment_figures.manipulations(rows, args.folder / "manipulations")
 
-    # averaged: captions of a picture, pictures of a thing
+
+def averaged(vision, language, second: list[pairs.Pair], setting: experiments.Setting, args) -> None:
+    """Captions of a picture, pictures of a thing."""
+    other = one_each(second)
     least = min(len(p.captions) for p in other), min(sum(p.group == q.group for q in second) for p in other)
     for over, count, of in (("captions", least[0], other), ("pictures", least[1], second)):
         most = min(2 if args.quick else 5, count)
         if most < 2:
             print(f"\nno averaging over {over}: some have only one")
             continue
-        rows = experiments.exemplar_averaging(
-            vision, language, of, setting, over=over, most=most, repeats=1 if args.quick else 3
-        )
+        repeats = 1 if args.quick else 3
+        rows = experiments.exemplar_averaging(vision, language, of, setting, over=over, most=most, repeats=repeats)
         told(f"averaging {over}", rows, args, ["k", "measure", "direction", "value", "value_low", "value_high", "p"])
         alignment_figures.exemplars(rows, args.folder / f"averaging-{over}")
 
-    # a model's own two sides, layer by layer, in one space: is the picture's own name the nearest?
-    if vlm is not None:
-        rows = []
-        which = [0, vlm.layers] if args.quick else None
-        seen = features(encoders.image_side(vlm), (p.image for p in other), which)
-        said = features(encoders.text_side(vlm), (p.captions[0] for p in other), which)
-        for layer in seen:
-            if not np.ptp(said[layer], axis=0).any():
-                continue
-            for direction, x, y in (("words to pictures", said, seen), ("pictures to words", seen, said)):
-                score = retrieval(standardise(x[layer]), standardise(y[layer]), 5)
-                rows.append(dict(layer=layer, direction=direction) | score.row(10 * draws, seed=args.seed))
-        told("its own two sides", rows, args, ["layer", *SHOWN])
 
+def dreamt(args: argparse.Namespace, vlm: nd.VLM, some: list[pairs.Pair]) -> nd.Store | None:
+    """The store that was given; or, of the bundled model, a small one, made and judged here."""
+    if args.store is not None or args.model != "demo" or args.data is not None:
+        return None if args.store is None else nd.Store(args.store, must_exist=True)
+    category = {c.name: c.category for c in demo.concepts()}
+    names = [p.group for p in some][:: max(1, len(some) // args.dreams)][: args.dreams]
+    layers = [1, vlm.layers] if args.quick else [1, vlm.layers // 2, vlm.layers]
+    jobs = nd.jobs_of([(n, category[n], "") for n in names], layers)
+    settings = nd.Settings.demo().but(steps=2) if args.quick else nd.Settings.demo()
+    swept = nd.sweep(vlm, jobs, args.folder / "store", settings=settings)
+    nd.examine(swept.store, nd.DemoExaminer())
+    return swept.store
+
+
+def beside_dreams(vlm: nd.VLM, vision, language, everything: list[pairs.Pair], setting, args) -> None:
+    """A model's two sides layer by layer, and whether what aligns is what a judge recognises when it is dreamt."""
+    some = one_each(everything)
+    layers = [1, vlm.layers] if args.quick else None
+    # the bare name is what prototypes are made of; in a data set of sentences, the sentence
+    caption = 1 if args.data is None else 0
+    sides = alignment_dreams.own_sides(vlm, some, setting, layers=layers, caption=caption)
+    told("its own two sides", sides, args, ["layer", *SHOWN])
+    store = dreamt(args, vlm, some)
+    results = nd.results(store) if store is not None else []
+    rates = nd.rates(results, judge=args.judge) if results else []
+    if args.rates is not None:
+        with open(args.rates, encoding="utf-8", newline="") as file:
+            rates = [{k: float(v) if k != "layer" else v for k, v in row.items()} for row in csv.DictReader(file)]
+    if not rates:
+        return
+    joined = alignment_dreams.beside_recognition(sides, rates)
+    told("alignment beside recognition", joined, args, ["layer", "measure", "direction", "value", "rate"])
+    alignment_figures.recognition(joined, args.folder / "recognition")
+    told("over layers", alignment_dreams.over_layers(joined), args, ["measure", "direction", "value", "p", "n"])
+    if store is None:
+        return
+    results = [r for r in results if args.judge in (None, r["judge"])]
+    rows = alignment_dreams.over_concepts(vlm, some, results, setting, caption=caption)
+    told("over concepts", rows, args, ["layer", *SHOWN[1:], "recognised", "n"])
+    try:
+        rows = alignment_dreams.prototypes(vision, language, store, some, setting, caption=caption)
+    except ValueError as error:  # too few of them
+        print(f"\nno alignment of prototypes: {error}")
+        return
+    told("prototypes as pictures", rows, args, ["layer", "kind", *SHOWN, "n"])
+    alignment_figures.prototypes(rows, args.folder / "prototypes")
+
+
+def choices(vision, language, setting: experiments.Setting, args) -> None:
+    """Which of two pictures people chose for a prompt."""
+    found = []
+    for line in args.choices.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        files = [Image.open(args.choices.parent / name).convert("RGB") for name in row["pictures"]]
+        found.append(Choice(row["prompt"], (files[0], files[1]), row["chosen"]))
+    rows = preference(vision, language, found, setting)
+    told("preference", rows, args, ["direction", "rate", "low", "high", "p"])
+    alignment_figures.preference(rows, args.folder / "preference")
+
+
+def asked(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Alignment of pictures and words, layer by layer.")
+    parser.add_argument("--model", default="demo", help="a vision-language model, whose tower and words are compared")
+    parser.add_argument("--vision", help="a vision model instead of the tower: a hub id or folder")
+    parser.add_argument("--language", help="a language model instead of the model's own: a hub id or folder")
+    parser.add_argument("--data", type=Path, help="a folder, a table, COCO's captions or, with --split, a hub data set")
+    parser.add_argument("--split", help="of a data set on the hub, which is streamed")
+    parser.add_argument("--columns", nargs=2, default=["image", "caption"], help="of it: pictures and captions")
+    parser.add_argument("--pictures", type=Path, help="of COCO's captions: the folder of pictures")
+    parser.add_argument("--instances", type=Path, help="of COCO's captions: instances, for masks")
+    parser.add_argument("--most", type=int, default=1000, help="pairs of COCO or of the hub")
+    parser.add_argument("--choices", type=Path, help="JSON lines of prompt, pictures (two files) and chosen")
+    parser.add_argument("--store", type=Path, help="of prototypes that a judge examined")
+    parser.add_argument("--judge", help="whose answers count, where several examined the store")
+    parser.add_argument("--rates", type=Path, help="recognition by layer, CSV: layer, rate, low, high")
+    parser.add_argument("--dreams", type=int, default=15, help="prototypes a layer, where no store is given")
+    parser.add_argument("--draws", type=int, default=100, help="of nulls and intervals; at most 39 in maps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=Path("deep-alignment"), help="where results go")
+    parser.add_argument("--quick", action="store_true", help="few pairs, layers and draws")
+    args = parser.parse_args(arguments)
+    args.draws = 19 if args.quick else args.draws
+    args.dreams = 6 if args.quick else args.dreams
+    return args
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = asked(arguments)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+    both = args.vision and args.language
+    vlm = nd.load(args.model, check=False) if not both else None
+    vision = encoders.vision_model(args.vision) if args.vision else encoders.tower(vlm)
+    language = encoders.language_model(args.language) if args.language else encoders.text_side(vlm)
+    everything = chosen_pairs(args)
+    if args.quick:
+        kept = set(list(dict.fromkeys(p.group for p in everything))[::6])
+        everything = [p for p in everything if p.group in kept]
+    first, second = halves(everything, args.seed)
+    print(f"{vision.name} and {language.name}; {len(everything)} pairs, layers chosen on {len(one_each(first))} things")
+    layers = where(vision, language, first, args)
+    print(f"\nlayers chosen: {layers[0]} of pictures, {layers[1]} of words; {time.time() - began:.0f} s", flush=True)
+    setting = experiments.Setting(layers, draws=args.draws, seed=args.seed)
+    by_what(vision, language, one_each(second), setting, args)
+    averaged(vision, language, second, setting, args)
+    print(f"{time.time() - began:.0f} s", flush=True)
+    if vlm is not None:
+        beside_dreams(vlm, vision, language, everything, setting, args)
     if args.choices:
-        found = []
-        for line in args.choices.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            files = [Image.open(args.choices.parent / name).convert("RGB") for name in row["pictures"]]
-            found.append(Choice(row["prompt"], (files[0], files[1]), row["chosen"]))
-        told(
-            "preference", preference(vision, language, found, setting), args, ["direction", "rate", "low", "high", "p"]
-        )
+        choices(vision, language, setting, args)
     print(f"\nresults are in {args.folder}; {time.time() - began:.0f} s")
     return 0
 

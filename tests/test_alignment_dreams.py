@@ -96,6 +96,9 @@ def test_concepts_that_align_and_are_recognised(planted: None) -> None:
     shuffled = dict(zip(scores, random.permutation(list(scores.values())), strict=True))
     found = over_concepts(None, pairs, results(shuffled) + results(scores, control="random"), SETTING)
     assert all(row["value_low"] < 0 < row["value_high"] for row in found)  # controls do not count
+    never = over_concepts(None, pairs, results(dict.fromkeys(scores, 0.0)), SETTING)[0]
+    assert np.isnan(never["value"])
+    assert np.isnan(never["p"])
     few = dict(list(scores.items())[:5])
     assert over_concepts(None, pairs, results(few), SETTING)[0]["n"] == 5
     with pytest.raises(ValueError, match=r"fewer than 4 concepts .*results= has 3 concepts, pairs 60 groups"):

@@ -149,7 +149,7 @@ def test_averaging_pictures_of_a_group() -> None:
         exemplar_averaging(VISION, LANGUAGE, several, LAYERS, over="both")
 
 
-def test_choices_that_follow_alignment_are_told() -> None:
+def test_choices_that_follow_alignment_are_told(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     one, other = made(60), made(60, seed=7)
     choices, against = [], []
@@ -162,8 +162,10 @@ def test_choices_that_follow_alignment_are_told() -> None:
         assert row["rate"] > 0.7, row
         assert row["p"] < 0.02
         assert row["low"] < row["rate"] < row["high"]
-    for row in preference(VISION, LANGUAGE, against, Setting((1, 1), draws=200)):
+    rows = preference(VISION, LANGUAGE, against, Setting((1, 1), draws=200))
+    for row in rows:
         assert row["low"] < 0.5 < row["high"]
+    assert [f.suffix for f in alignment_figures.preference(rows, tmp_path / "preference")] == [".png", ".svg"]
     with pytest.raises(ValueError, match="no choices"):
         preference(VISION, LANGUAGE, [], LAYERS)
     with pytest.raises(ValueError, match="chosen=0 or 1"):

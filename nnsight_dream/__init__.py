@@ -33,6 +33,8 @@ _HOMES = {
     "canvas": ("Fourier", "MACO", "MultiResolution", "Native", "Pixels"),
     "augment": ("Noise", "Rotate", "Scale", "Shift"),
     "synthesis": ("Settings", "synthesize"),
+    "detached": ("RemoteJob", "collect", "submit"),
+    "hosted": ("Hosted", "remote_models"),
     "prototype": ("Prototype", "Prototypes"),
     "sae_reading": ("Active", "Candidate", "Strangeness", "candidates", "features_of", "strangeness"),
     "readouts": ("Logits", "top_logits"),
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from .card_making import make_cards
     from .cards import Card, Material
     from .demo import demo_sae
+    from .detached import RemoteJob, collect, submit
     from .directions import Direction, concept, contrast, cosine, from_images, from_tensor, probe
     from .examiners import DemoExaminer, VLMJudge, ZeroShotJudge
     from .families import Family
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
     from .predictivity import linear_predictivity
     from .prototype import Prototype, Prototypes
     from .readouts import Logits, top_logits
+    from .hosted import Hosted, remote_models
     from .representation import cka, mutual_knn, retrieval, rsa
     from .sae_reading import Active, Candidate, Strangeness, candidates, features_of, strangeness
     from .sites import Site

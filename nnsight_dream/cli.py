@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--category", help="ask within one category, such as animal")
     sub.add_argument("--top", type=int, default=3, help="how many names to show (default 3)")
 
+    sub = command("remote", _remote, "List the vision-language models that a server has.")
+    sub.add_argument("host", nargs="?", metavar="URL", help="the server's address (default: $NDIF_HOST, or NDIF's own)")
+
     sub = command("concepts", _concepts, "List what the bundled model was shown.")
     sub.add_argument("--category", help="only one category, such as animal")
     return parser
@@ -66,10 +69,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def _climbing(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--model", default="demo", help="'demo' (default), a hub id or a folder")
+    _placing(sub)
     sub.add_argument("--steps", type=int, help="steps of the climb (default: the preset's)")
     sub.add_argument("--seed", type=int, nargs="+", default=[0], help="one picture for each (default 0)")
     sub.add_argument("--out", type=Path, default=Path("dreams"), metavar="DIR", help="where to save (default dreams)")
     sub.add_argument("--judge", action="store_true", help="let the bundled judge name what it sees")
+
+
+def _placing(sub: argparse.ArgumentParser) -> None:
+    """Where a model is; recipes have these too."""
+    sub.add_argument(
+        "--remote",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="URL",
+        help="the model's weights stay on a server: $NDIF_HOST or NDIF's own, the one at URL, or 'local'",
+    )
+    sub.add_argument("--steps-per-job", type=int, metavar="N", help="cut ascents on a server into jobs of N steps")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         return int(parsed.run(parsed) or 0)
-    except KeyboardInterrupt:
-        print("nnsight-dream: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"nnsight-dream: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -95,11 +112,11 @@ def _layers(names: Sequence[str]) -> list[int | str]:
     return [int(n) if n.isdigit() else n for n in names]
 
 
-def _load(name: str) -> Any:
+def _load(name: str, remote: bool | str = False, steps_per_job: int | None = None) -> Any:
     """The model that a name means; a hub id is only looked for when the user wrote one."""
     from .vlm import load
 
-    return load(_place(name))
+    return load(_place(name), remote=remote, steps_per_job=steps_per_job)
 
 
 def _place(name: str) -> str | Path:
@@ -116,7 +133,7 @@ def _synthesize(args: argparse.Namespace) -> int:
     from . import directions
 
     _check_steps(args)
-    vlm = _load(args.model)
+    vlm = _load(args.model, args.remote, args.steps_per_job)
     found = directions.concept(vlm, list(args.concept), _layers(args.layer))
     return _climb(args, vlm, [direction for of_word in found for direction in of_word])
 
@@ -137,7 +154,7 @@ def _feature(args: argparse.Namespace) -> int:
     numbers = [int(name) for name in indices]
     named = (args.sae, numbers) if sae_id is None else (args.sae, sae_id, numbers)
     found = feature(*named, objective=args.objective)
-    return _climb(args, _load(args.model), found)
+    return _climb(args, _load(args.model, args.remote, args.steps_per_job), found)
 
 
 def _features(args: argparse.Namespace) -> int:
@@ -321,6 +338,24 @@ def _judge(args: argparse.Namespace) -> int:
     for file, v in zip(files, verdicts, strict=True):
         seen = ", ".join(f"{n} {p:.1%}" for n, p in zip(v.names[: args.top], v.probabilities[: args.top], strict=True))
         print(f"{file}: {seen}")
+    return 0
+
+
+def _remote(args: argparse.Namespace) -> int:
+    import dataclasses
+
+    from .hosted import remote_models
+
+    found = remote_models(args.host)
+    if args.json:
+        print(json.dumps([dataclasses.asdict(one) for one in found], indent=1))
+        return 0
+    for one in found:
+        known = one.family or "no family known here"
+        ready = "" if one.ready else ", not loaded for pictures and text"
+        print(f"{one.state:<10} {one.id}{f' @ {one.revision}' if one.revision else ''}  ({known}{ready})")
+    if not found:
+        print("the server has no vision-language model up; it may bring one up when it is asked for")
     return 0
 
 

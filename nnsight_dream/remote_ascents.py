@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ class Ascent:
     """
 
     vlm: VLM
+    aims: list[Direction | Feature]
     given: Plain
     note: dict[str, Any]
     requests: list[Any]
@@ -76,15 +77,17 @@ class Ascent:
 
     def _keep(self, found: dict[str, Any]) -> None:
         cache = self.vlm._cache
-        for request, rows, baselines in zip(self.requests, found["rows"], found["baselines"], strict=True):
-            request.fill(rows, baselines)
-        for aim, vector in zip(self.given.aims, found["vectors"], strict=True):
-            aim.vector = vector
-        for site, centre in zip(self.given.centre_sites, found["centres"], strict=True):
+        for request, rows, baselines in zip(self.requests, found["rows"], found["baselines"], strict=False):
+            request.fill(rows, baselines)  # a later piece, collected by another process, brings vectors alone
+        for told, aim, vector in zip(self.given.aims, self.aims, found["vectors"], strict=True):
+            told.vector = vector
+            if isinstance(aim, Pending) and not aim.there:
+                aim.arrive(vector)
+        for site, centre in zip(self.given.every_centre, found["centres"], strict=True):
             self.given.centres[site] = centre
             if (choice := _hashable(self.centre)) is not None:
                 cache.setdefault("centres", {})[site, choice, self.vlm.device, self.vlm.dtype] = centre
-        for site, norm in zip(self.given.norms_wanted, found["norms"], strict=True):
+        for site, norm in zip(self.given.every_norm, found["norms"], strict=True):
             self.given.norms[site] = norm
             cache.setdefault("norms", {})[site, self.vlm.device, self.vlm.dtype] = norm
 
@@ -124,6 +127,8 @@ def prepared(
         centres=known,
         centre=centre,
         centre_sites=[s for s in centred if s not in known],
+        every_centre=centred,
+        every_norm=list(norms),
         norms={s: norm for s, norm in norms.items() if norm is not None},
         norms_wanted=wanted,
         references=packed(as_tensors(list(feature_climb.reference_pictures()), "pictures")) if wanted else [],
@@ -147,7 +152,7 @@ def prepared(
         "image_size": vlm.image_size,
         "straight_through": vlm.straight_through,
     }
-    return Ascent(vlm, given, note, requests, settings.steps, choice)
+    return Ascent(vlm, aims, given, note, requests, settings.steps, choice)
 
 
 def _aims(aims: list[Direction | Feature], sites: list[Site]) -> tuple[list[Any], list[Plain]]:
@@ -207,6 +212,31 @@ def _row(vlm: VLM, aim: Direction | Feature, site: Site, seed: int) -> dict[str,
 
 
 # -- here, while it is watched -----------------------------------------------------------------------------------
+
+
+class LeftRunning(KeyboardInterrupt):
+    """Ctrl-C, after which a server goes on: `job` is what `nd.collect` takes, `made` the prototypes that are there."""
+
+    def __init__(self, job: str, made: list[Prototype]):
+        self.job, self.made = job, made
+        super().__init__(f"left running as job {job}; nd.collect(vlm, {job!r}) fetches it, from any process")
+
+
+def climb_all(ascents: Iterator[Ascent], watch: Any) -> list[Prototype]:
+    """The prototypes of ascents, one after the other. Raises KeyboardInterrupt; LeftRunning, if the user chose so."""
+    from .remote_jobs import leaves, send_ascent
+
+    made: list[Prototype] = []
+    for ascent in ascents:
+        try:
+            made += climb(ascent, watch)
+        except KeyboardInterrupt:
+            getattr(watch, "pause", lambda: None)()
+            if ascent.vlm.remote is None or not ascent.vlm.remote.away or not leaves():
+                raise
+            sent = [send_ascent(one) for one in (ascent, *ascents)]
+            raise LeftRunning(",".join(sent), made) from None
+    return made
 
 
 def climb(ascent: Ascent, watch: Callable[[int, Any], None] | None) -> list[Prototype]:

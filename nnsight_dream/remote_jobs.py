@@ -237,8 +237,11 @@ def ask_after(vlm: VLM, job: str) -> tuple[str, Any]:
 
 
 def wait_for(vlm: VLM, job: str, said: Callable[[str], None] | None = None, patience: float = 30.0) -> Any:
-    """A detached job's result, once it is there; an unknown id is asked after for `patience` seconds."""
-    began, last = time.monotonic(), ""
+    """A detached job's result, once it is there; an unknown id is asked after for `patience` seconds.
+
+    said   is told the state at each question, and may raise to stop
+    """
+    began = time.monotonic()
     while True:
         try:
             state, found = ask_after(vlm, job)
@@ -248,31 +251,27 @@ def wait_for(vlm: VLM, job: str, said: Callable[[str], None] | None = None, pati
             state, found = "not known yet", None
         if state == "completed":
             return found
-        if said is not None and state != last:
+        if said is not None:
             said(state)
-        last = state
         time.sleep(ASK_EVERY)
 
 
 # -- ascents -----------------------------------------------------------------------------------------------------
 
 
-def left_behind(ascent: Ascent) -> str | None:
-    """After Ctrl-C: ask whether the server shall go on; the id of the detached job that does, or None.
+def leaves() -> bool:
+    """After Ctrl-C: ask whether the server shall go on. False where there is no terminal to ask at.
 
-    Asked only where there is a terminal. A watched job's result goes to its watcher alone, so what goes on is the last
-    piece, sent anew as a detached job.
+    A watched job's result goes to its watcher alone, so what goes on is the piece that was under way, sent anew as a
+    detached job.
     """
     if not (sys.stdin is not None and sys.stdin.isatty()):
-        return None
+        return False
     print("\nLeave it to the server, as a job to be collected later? [y/N] ", end="", file=sys.stderr, flush=True)
     try:
-        answer = sys.stdin.readline()
+        return sys.stdin.readline().strip().lower().startswith("y")
     except KeyboardInterrupt:
-        return None
-    if not answer.strip().lower().startswith("y"):
-        return None
-    return send_ascent(ascent)
+        return False
 
 
 def send_ascent(ascent: Ascent) -> str:

@@ -101,8 +101,8 @@ def ascent(model: Any, given: Any) -> dict[str, Any]:
         "vectors": [None if v is None else v.cpu() for v in aims],
         "baselines": [one["baseline"] for one in asked],
         "rows": [one["rows"] for one in asked],
-        "centres": [centres[site].cpu() for site in given.centre_sites],
-        "norms": [norms[site] for site in given.norms_wanted],
+        "centres": [centres[site].cpu() for site in given.every_centre],
+        "norms": [norms[site] for site in given.every_norm],
         "measured": _measured(read, given, parts, aims, centres, norms, device) if done else None,
     }
 

@@ -11,6 +11,7 @@ import functools
 import io
 import pickletools
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ SERVER = {"torch", "numpy", "transformers", "nnsight", "cloudpickle", "builtins"
 _AS_THEY_ARE = (str, bytes, int, float, complex, bool, type(None), torch.device, torch.dtype, torch.Size, range, slice)
 _GENERATED = {"__init__", "__post_init__", "__repr__", "__new__", "__reduce__", "__getstate__", "__setstate__"}
 _TWINS: dict[type, type] = {}
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def plain(value: Any) -> Any:
@@ -123,13 +125,14 @@ def by_source() -> Iterator[None]:
     """Within the block nnsight sends this package's functions as source, however the package is installed."""
     from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as registered
 
-    before = PACKAGE in registered
-    registered.add(PACKAGE)
-    try:
-        yield
-    finally:
-        if not before:
-            registered.discard(PACKAGE)
+    with _ONE_AT_A_TIME:
+        before = PACKAGE in registered
+        registered.add(PACKAGE)
+        try:
+            yield
+        finally:
+            if not before:
+                registered.discard(PACKAGE)
 
 
 def named_modules(payload: bytes) -> set[str]:

@@ -5,6 +5,7 @@ jobs/octopus-L4-s0-1f3a…/prototype.png heat.png prototype.json   as `Prototype
                          answers-demo.jsonl                       one line for each answer of a judge, never rewritten
 failed/octopus-L4-s0-1f3a….json                                   jobs that raised, with their error
 locks/                                                            who works on what; free once their holder is gone
+remote/1f3a….json                                                  jobs on a server that are not collected yet, by chunk
 """
 
 from __future__ import annotations
@@ -181,6 +182,29 @@ class Store:
 
     def _failure(self, key: str) -> Path:
         return self.folder / "failed" / f"{self.place(key).name}.json"
+
+    # -- jobs on a server ----------------------------------------------------------------------------------------
+
+    def record(self, name: str, where: str, job: str) -> None:
+        """Keep the id of a job on a server `where`, so that whoever goes on collects it. Raises OSError."""
+        path = self._remote(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, _json({"where": where, "job": job, "when": now()}))
+
+    def recorded(self, name: str, where: str) -> str | None:
+        """The id that was kept under a name for a server, or None."""
+        try:
+            told = json.loads(self._remote(name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return str(told["job"]) if told.get("where") == where else None
+
+    def forget(self, name: str) -> None:
+        """The job under a name is collected, or lost."""
+        self._remote(name).unlink(missing_ok=True)
+
+    def _remote(self, name: str) -> Path:
+        return self.folder / "remote" / f"{slug(name, 80)}.json"
 
     # -- judges' answers -----------------------------------------------------------------------------------------
 

@@ -164,6 +164,7 @@ def sweep(
     shard: tuple[int, int] = (0, 1),
     progress: bool | None = None,
     ray: Any = None,
+    remote_concurrency: int = 1,
 ) -> Swept:
     """Make the picture of every job, and keep it in a store.
 
@@ -172,11 +173,14 @@ def sweep(
     shard      (i, n): only the i-th part of n, counted from 0; parts share a folder or have one each
     progress   True a display, False nothing, None a display in a terminal or notebook and plain lines elsewhere
     ray        an `nnsight_dream.ray_workers.Cluster`: spread over its workers
+    remote_concurrency   of a model on a server: how many jobs are in flight there at once. Their ids are kept in the
+               store, so that a client that was killed collects what it sent
 
     Stopped at any moment and called again, it goes on: what is finished is not made anew, the rest gets the same bits
     as if it had run through. Several processes may work on one folder. A job that raises is recorded, the others go on.
 
-    Raises ValueError for a wrong shard; OSError where the folder cannot be written (a full disk ends a sweep).
+    Raises ValueError for a wrong shard or concurrency; OSError where the folder cannot be written (a full disk ends a
+    sweep).
     """
     store = folder if isinstance(folder, Store) else Store(folder)
     if not isinstance(vlm, VLM):
@@ -190,13 +194,25 @@ def sweep(
         done.failed[key] = str(error)
     left = planned.left(store)
     done.found = planned.jobs - sum(len(c.jobs) for c in left)
-    work = _here(vlm, store) if ray is None else ray.work(vlm, store)
+    if type(remote_concurrency) is not int or remote_concurrency < 1:
+        raise ValueError(f"remote_concurrency={remote_concurrency!r}: a whole number of at least 1 is needed")
+    work = _work(vlm, store, ray, remote_concurrency)
     with display(progress, planned, done) as tell:
         try:
             work(left, done, tell)
         except KeyboardInterrupt:
             done.interrupted = True
     return done
+
+
+def _work(vlm: VLM, store: Store, ray: Any, concurrency: int) -> Callable[[list[Chunk], Swept, Tell], None]:
+    if ray is not None:
+        return ray.work(vlm, store)
+    if vlm.remote is not None and vlm.remote.away:
+        from . import remote_sweeps
+
+        return remote_sweeps.work(vlm, store, concurrency, _directions, settle)
+    return _here(vlm, store)
 
 
 def _here(vlm: VLM, store: Store) -> Callable[[list[Chunk], Swept, Tell], None]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from .sae_models import resolve
 from .sites import Site
 from .trace import Augmentation, Canvas, Climb, Term, ascend, read_pictures
 from .vlm import VLM
+
+if TYPE_CHECKING:
+    from . import remote_ascents
 
 Watch = Callable[[int, torch.Tensor], None]
 Aim = Direction | Feature
@@ -199,7 +202,8 @@ def synthesize(
                given the step and the scores (J,)
 
     Returns a Prototype for one direction and one seed, else Prototypes, direction by direction. Ctrl-C ends the climb
-    and gives the pictures so far. Method: arXiv 2601.08017.
+    and gives the pictures so far; of a model on a server it asks whether to leave the work there (see `submit`), and
+    raises. Method: arXiv 2601.08017.
 
     Raises ValueError for a direction or feature of another model, width or layer; FloatingPointError for a score that
     is not finite; RuntimeError where no gradient reaches the picture.
@@ -209,6 +213,21 @@ def synthesize(
     >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=4), steps=2, batch=1).image.size
     (32, 32)
     """
+    jobs, settings = settled(vlm, directions, settings, seed, terms, changes)
+    with _watching(progress, -(-len(jobs) // settings.together) * settings.steps) as watch:
+        made = _all(vlm, jobs, settings, terms, watch)
+    return made[0] if is_one(directions, seed) else Prototypes(made)
+
+
+def is_one(directions: Any, seed: Any) -> bool:
+    """Whether a single picture is asked for."""
+    return isinstance(directions, (Direction, Feature)) and isinstance(seed, int)
+
+
+def settled(
+    vlm: VLM, directions: Any, settings: Settings | None, seed: Any, terms: Sequence[Any], changes: dict[str, Any]
+) -> tuple[list[tuple[Aim, int]], Settings]:
+    """The (direction or feature, seed) pairs and the settings that `synthesize` is given; raises as it does."""
     wanted = [directions] if isinstance(directions, (Direction, Feature)) else list(directions)
     seeds = [seed] if isinstance(seed, int) else list(seed)
     sites = _check(vlm, wanted, seeds)
@@ -218,12 +237,7 @@ def synthesize(
     for name in changes:  # one of these, misspelt, is no setting misspelt
         if name not in settings.record() and (near := difflib.get_close_matches(name, _OTHERS, 1, 0.75)):
             raise TypeError(f"no setting {name!r}; did you mean {near[0]!r}? Beside settings there are {_OTHERS}")
-    settings = settings.but(**changes)
-    jobs = [(d, s) for d in wanted for s in seeds]
-    with _watching(progress, -(-len(jobs) // settings.together) * settings.steps) as watch:
-        made = _all(vlm, jobs, settings, terms, watch)
-    single = isinstance(directions, (Direction, Feature)) and isinstance(seed, int)
-    return made[0] if single else Prototypes(made)
+    return [(d, s) for d in wanted for s in seeds], settings.but(**changes)
 
 
 def climb_pairs(
@@ -237,6 +251,10 @@ def climb_pairs(
 def _all(
     vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
 ) -> list[Prototype]:
+    if vlm.remote is not None:
+        from . import remote_ascents
+
+        return remote_ascents.climb_all(prepare(vlm, jobs, settings, terms), watch)
     made: list[Prototype] = []
     for start in range(0, len(jobs), settings.together):
         made += _climb(vlm, jobs[start : start + settings.together], settings, terms, watch)
@@ -325,10 +343,6 @@ def _climb(
     vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
 ) -> list[Prototype]:
     aims, sites = [d for d, _ in jobs], [_site(vlm, d) for d, _ in jobs]
-    if vlm.remote is not None:
-        from . import remote_ascents
-
-        return remote_ascents.climb(prepare(vlm, jobs, settings, terms), watch)
     towards = [
         (site, d.vector.to(vlm.device), centre(vlm, site, settings.centre)) if isinstance(d, Direction) else None
         for d, site in zip(aims, sites, strict=True)
@@ -369,13 +383,17 @@ def _climb(
     ]
 
 
-def prepare(vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any]) -> Any:
-    """An ascent of a remote model, not begun."""
-    from . import remote_ascents
+def prepare(
+    vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any] = ()
+) -> Iterator[remote_ascents.Ascent]:
+    """The ascents of a remote model that all jobs come to, each made when the one before has brought what it knows."""
+    from .remote_ascents import prepared
 
     record = settings.record() | {"terms": [_plain(t) for t in terms]}
-    sites, canvas = [_site(vlm, d) for d, _ in jobs], canvas_for(vlm, settings.canvas)
-    return remote_ascents.prepared(vlm, jobs, sites, settings, terms, canvas, record)
+    canvas = canvas_for(vlm, settings.canvas)
+    for start in range(0, len(jobs), settings.together):
+        part = jobs[start : start + settings.together]
+        yield prepared(vlm, part, [_site(vlm, d) for d, _ in part], settings, terms, canvas, record)
 
 
 def _measure(
@@ -431,12 +449,23 @@ def _watching(progress: bool | Watch | None, total: int) -> Iterator[Watch | Non
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
         TextColumn("score {task.fields[score]}"),
+        TextColumn("{task.fields[state]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total, speed="", score="")
+        task = bar.add_task("", total=total, speed="", score="", state="")
 
         def watch(step: int, scores: torch.Tensor) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, advance=1, speed=f"{speed:.1f}/s" if speed else "", score=f"{scores.mean().item():.3f}")
+            per, score = f"{speed:.1f}/s" if speed else "", f"{scores.mean().item():.3f}"
+            bar.update(task, advance=1, speed=per, score=score, state="")
 
+        def said(state: str, line: str) -> None:
+            """Where a job on a server is, and what it prints."""
+            if state:
+                bar.update(task, state=state)
+            if line:
+                bar.console.print(line, highlight=False, markup=False)
+
+        told: Any = watch
+        told.said, told.pause = said, bar.stop
         yield watch

@@ -517,7 +517,7 @@ def load(
     if first_layer not in (0, 1):
         raise ValueError(f"first_layer={first_layer!r}: layers count from 1 (the default) or from 0")
     if place is not None and place.away:
-        from .remote_models import without_weights
+        from .hosted import without_weights
 
         kept = {"up_to_layer": up_to_layer, "device": device, "dtype": dtype, "compile": compile or None}
         kept |= {"checkpoint_tower": checkpoint_tower or None, "head": None if head else False}

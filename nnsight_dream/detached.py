@@ -1,0 +1,95 @@
+"""Jobs left to a server: submitted, collected later by their id, from this process or another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .directions import Direction
+from .features import Feature
+from .objectives import Away
+from .prototype import Prototype, Prototypes
+from .remote_jobs import ask_after, prototypes_of, send_ascent, wait_for
+from .synthesis import Settings, is_one, prepare, settled
+from .trace import Term
+from .vlm import VLM
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteJob:
+    """Work that a server does while nobody watches.
+
+    id   what `nd.collect` takes: the server's ids of all its jobs, joined by commas
+    """
+
+    vlm: VLM
+    id: str
+
+    def state(self) -> str:
+        """Where it is, in the server's words: of several jobs the first that is not done. Raises what a job raised."""
+        for one in self.id.split(","):
+            try:
+                told, _ = ask_after(self.vlm, one)
+            except LookupError:
+                told = "not known yet"
+            if told != "completed":
+                return told
+        return "completed"
+
+    def collect(self) -> Prototype | Prototypes:
+        """Wait for it, and give what it made; see `nd.collect`."""
+        return collect(self.vlm, self.id)
+
+    def __repr__(self) -> str:
+        return f"RemoteJob({self.id!r} on {self.vlm.remote})"
+
+
+def submit(
+    vlm: VLM,
+    directions: Direction | Feature | Sequence[Direction | Feature],
+    *,
+    settings: Settings | None = None,
+    seed: int | Sequence[int] = 0,
+    terms: Sequence[Term | Away] = (),
+    **changes: Any,
+) -> RemoteJob:
+    """As `synthesize`, but leave the work to the server and return at once; `collect` fetches it.
+
+    The whole of an ascent is one job, whatever steps_per_job= says. Raises as `synthesize` does, and ValueError for a
+    model that is on no server.
+    """
+    if vlm.remote is None or not vlm.remote.away:
+        raise ValueError(f"{vlm.id} is on no server, so nothing can be left there; use nd.synthesize")
+    jobs, settings = settled(vlm, directions, settings, seed, terms, changes)
+    ids = []
+    for ascent in prepare(vlm, jobs, settings, terms):
+        ascent.note["single"] = is_one(directions, seed)
+        ids.append(send_ascent(ascent))
+    return RemoteJob(vlm, ",".join(ids))
+
+
+def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
+    """What a job that was left to a server made; waits until it is done.
+
+    vlm   the model, loaded with the remote= at which it was submitted
+    job   a `RemoteJob`, or its id
+
+    Raises LookupError for an id that the server does not know, what the job raised, ValueError for another model's.
+    """
+    import pickle
+
+    if vlm.remote is None or not vlm.remote.away:
+        raise ValueError(f"{vlm.id} is on no server; load it with the remote= at which the job was submitted")
+    made: list[Prototype] = []
+    single = False
+    for one in (job.id if isinstance(job, RemoteJob) else job).split(","):
+        found = wait_for(vlm, one.strip())
+        if not isinstance(found, dict) or not isinstance(found.get("note"), bytes):
+            raise ValueError(f"job {one!r} is no ascent that nd.submit sent")
+        note = pickle.loads(found["note"])
+        if note["model"] != vlm.id:
+            raise ValueError(f"job {one!r} is of {note['model']!r}, not of {vlm.id!r}: load that model")
+        made += prototypes_of(found)
+        single = bool(note.get("single")) and len(made) == 1
+    return made[0] if single else Prototypes(made)

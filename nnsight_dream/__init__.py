@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .families import Family
     from .feature_judging import judge_features
     from .features import Feature, feature, feature_from_tensors
+    from .hosted import Hosted, remote_models
     from .intervals import bootstrap, wilson
     from .judges import DemoJudge, Verdict
     from .judging import agreement, examine, results
@@ -81,7 +82,6 @@ if TYPE_CHECKING:
     from .predictivity import linear_predictivity
     from .prototype import Prototype, Prototypes
     from .readouts import Logits, top_logits
-    from .hosted import Hosted, remote_models
     from .representation import cka, mutual_knn, retrieval, rsa
     from .sae_reading import Active, Candidate, Strangeness, candidates, features_of, strangeness
     from .sites import Site

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import hashlib
 import importlib.util
 import warnings
@@ -352,7 +351,7 @@ def _frozen(module: torch.nn.Module) -> Iterator[None]:
             m.training = True
 
 
-def _anew(layer: functools.partial, *args: Any) -> Any:
+def _anew(layer: Any, *args: Any) -> Any:
     """A layer's forward, of which only the inputs are kept; frozen as the first time, whenever it is done again."""
     module = layer.args[0] if layer.args else layer.func.__self__  # transformers before 5.22 binds it
     return torch.utils.checkpoint.checkpoint(

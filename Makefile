@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 
-.PHONY: demo test lint types recipes check-sae-format check-full-size bench bench-more bench-pictures early-alignment sae-features train-demo clean
+.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size bench bench-more bench-pictures early-alignment sae-features train-demo clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,9 @@ check-sae-format: $(VENV)/.ready  ## Gemma Scope 2's format with files as large 
 
 check-full-size: $(VENV)/.ready  ## a step of Gemma 3 4B and InternVL 3 8B, cut at layer 1, against its estimate (12 GB)
 	$(BIN)/python benchmarks/full_size.py
+
+test-ndif: $(VENV)/.ready  ## NDIF's own server brought up here (CPU, loopback), jobs run on it, taken down (root, redis-server)
+	CLIENT_PYTHON=$(abspath $(BIN))/python bash tests/ndif/run.sh
 
 bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook (5 minutes)
 	$(BIN)/python benchmarks/step.py

@@ -10,13 +10,14 @@ import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 COMMIT = "0" * 39 + "1"
 
 
 class Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    repositories: dict[str, Path] = {}
+    repositories: ClassVar[dict[str, Path]] = {}
 
     def log_message(self, *_: object) -> None:
         pass

@@ -21,10 +21,11 @@ from .alignment_experiments import (
 )
 from .encoders import Encoder
 from .intervals import bootstrap, wilson
+from .judges import loaded, placed, still
 from .pairs import Pair
 from .predictivity import Predictivity
 from .representation import matrix, ranks
-from .scores import Score
+from .scores import Score, at_least
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,40 @@ def preference(
         told = dict(rate=float(agree.mean()), low=low, high=high, chance=0.5, p=p, n=len(agree))
         rows.append(dict(direction=direction, **told))
     return rows
+
+
+def clip_scores(
+    model: Any, pairs: Sequence[Pair], processor: Any = None, *, caption: int = 0, batch: int = 16, **options: Any
+) -> np.ndarray:
+    """How well a dual encoder, such as CLIP or SigLIP, finds each pair to match: cosines (n,), for `rank_agreement`.
+
+    model      a hub id, a folder, or a loaded model with its `processor`;  `options` go to `from_pretrained`
+    batch      how many pairs at a time
+
+    Raises ValueError for no pairs and missing captions, TypeError for a model that is no dual encoder.
+    """
+    at_least(batch=batch)
+    if not pairs:
+        raise ValueError("no pairs: at least one is needed")
+    found, processor, name = loaded(model, processor, "AutoModel", options)
+    if not hasattr(found, "get_text_features") or not hasattr(found, "get_image_features"):
+        raise TypeError(f"{name} ({type(found).__name__}) is no dual encoder: give a CLIP or SigLIP model")
+    texts, scores = captions_of(pairs, caption), []
+    length: dict[str, Any] = dict(truncation=True, max_length=found.config.text_config.max_position_embeddings)
+    length["padding"] = True
+    if "siglip" in found.config.model_type:  # trained on lower case, filled up to full length
+        texts, length["padding"] = [text.lower() for text in texts], "max_length"
+    for begin in range(0, len(pairs), batch):
+        some = slice(begin, begin + batch)
+        sides = []
+        shown = [p.image for p in pairs[some]]
+        for kind, given in (("image", dict(images=shown)), ("text", dict(text=texts[some], **length))):
+            with still(found):
+                out = getattr(found, f"get_{kind}_features")(**placed(processor(**given, return_tensors="pt"), found))
+            vectors = out if hasattr(out, "norm") else out.pooler_output
+            sides.append((vectors / vectors.norm(dim=-1, keepdim=True)).float().cpu().numpy())
+        scores.append((sides[0] * sides[1]).sum(1))
+    return np.concatenate(scores)
 
 
 def rank_agreement(

@@ -39,7 +39,7 @@ import nnsight_dream as nd
 from nnsight_dream import alignment_dreams, alignment_figures, demo, encoders, manipulations, pairs, tables
 from nnsight_dream import alignment_experiments as experiments
 from nnsight_dream.layer_maps import peak
-from nnsight_dream.preference import Choice, preference
+from nnsight_dream.preference import Choice, clip_scores, preference, rank_agreement
 
 QUICK = ["--quick"]
 FACTS = Path(__file__).parent / "demo_training" / "facts.txt"
@@ -249,16 +249,44 @@ def beside_dreams(vlm: nd.VLM, vision, language, everything: list[pairs.Pair], s
     alignment_figures.prototypes(rows, args.folder / "prototypes")
 
 
-def choices(vision, language, setting: experiments.Setting, args) -> None:
-    """Which of two pictures people chose for a prompt."""
+def choices(vision, language, other: list[pairs.Pair], setting: experiments.Setting, args) -> None:
+    """Which of two pictures people chose for a prompt. Without choices of people: whether the picture that a caption is
+    of aligns better than one of another thing of its category, which is no preference but can be right or wrong."""
     found = []
-    for line in args.choices.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        files = [Image.open(args.choices.parent / name).convert("RGB") for name in row["pictures"]]
-        found.append(Choice(row["prompt"], (files[0], files[1]), row["chosen"]))
+    if args.choices is not None:
+        for line in args.choices.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            files = [Image.open(args.choices.parent / name).convert("RGB") for name in row["pictures"]]
+            found.append(Choice(row["prompt"], (files[0], files[1]), row["chosen"]))
+    else:
+        category = {c.name: c.category for c in demo.concepts()}
+        random = np.random.default_rng(args.seed)
+        for p in other:
+            alike = [q for q in other if q.group != p.group and category.get(q.group) == category.get(p.group)]
+            if alike:
+                chosen, wrong = int(random.integers(2)), alike[int(random.integers(len(alike)))]
+                shown = (wrong.image, p.image) if chosen else (p.image, wrong.image)
+                found.append(Choice(p.captions[0], shown, chosen))
     rows = preference(vision, language, found, setting)
-    told("preference", rows, args, ["direction", "rate", "low", "high", "p"])
-    alignment_figures.preference(rows, args.folder / "preference")
+    name = "preference" if args.choices else "right or wrong picture"
+    told(name, rows, args, ["direction", "rate", "low", "high", "p"])
+    alignment_figures.preference(rows, args.folder / name.replace(" ", "-"))
+
+
+def beside_scores(vision, language, other: list[pairs.Pair], setting: experiments.Setting, args) -> None:
+    """Whether pairs that align well are those that CLIP, or the bundled judge, finds to match."""
+    if args.clip is not None:
+        scores, whose = clip_scores(args.clip, other), Path(args.clip).name
+    elif args.data is None:
+        seen = nd.DemoJudge().judge([p.image for p in other])
+        scores, whose = (
+            [np.log(v.probabilities[v.rank(p.group) - 1]) for v, p in zip(seen, other, strict=True)],
+            "judge",
+        )
+    else:
+        return
+    rows = rank_agreement(vision, language, other, scores, setting)
+    told(f"rank agreement with {whose}", rows, args, ["direction", *SHOWN[2:]])
 
 
 def asked(arguments: list[str] | None) -> argparse.Namespace:
@@ -273,6 +301,7 @@ def asked(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--instances", type=Path, help="of COCO's captions: instances, for masks")
     parser.add_argument("--most", type=int, default=1000, help="pairs of COCO or of the hub")
     parser.add_argument("--choices", type=Path, help="JSON lines of prompt, pictures (two files) and chosen")
+    parser.add_argument("--clip", help="a dual encoder whose scores alignment is compared with: a hub id or folder")
     parser.add_argument("--store", type=Path, help="of prototypes that a judge examined")
     parser.add_argument("--judge", help="whose answers count, where several examined the store")
     parser.add_argument("--rates", type=Path, help="recognition by layer, CSV: layer, rate, low, high")
@@ -309,8 +338,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{time.time() - began:.0f} s", flush=True)
     if vlm is not None:
         beside_dreams(vlm, vision, language, everything, setting, args)
-    if args.choices:
-        choices(vision, language, setting, args)
+    choices(vision, language, one_each(second), setting, args)
+    beside_scores(vision, language, one_each(second), setting, args)
     print(f"\nresults are in {args.folder}; {time.time() - began:.0f} s")
     return 0
 

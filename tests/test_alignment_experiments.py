@@ -13,7 +13,7 @@ from nnsight_dream import alignment_figures, manipulations
 from nnsight_dream.alignment_experiments import L_TO_V, V_TO_L, Setting, alignment_map, exemplar_averaging, manipulated
 from nnsight_dream.encoders import Encoder
 from nnsight_dream.pairs import Pair, pair
-from nnsight_dream.preference import Choice, preference, rank_agreement
+from nnsight_dream.preference import Choice, clip_scores, preference, rank_agreement
 
 RANDOM = np.random.default_rng(0)
 SEEN, SAID = RANDOM.normal(size=(3, 10)), RANDOM.normal(size=(3, 8))
@@ -185,6 +185,26 @@ def test_ranks_agree_with_what_was_planted() -> None:
         rank_agreement(VISION, LANGUAGE, pairs, wrong[1:], LAYERS)
     with pytest.raises(ValueError, match="not finite"):
         rank_agreement(VISION, LANGUAGE, pairs, [np.nan, *wrong[1:]], LAYERS)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_scores_of_a_dual_encoder_are_its_own_cosines(kind: str) -> None:
+    from test_examiners import dual_encoder
+
+    model, processor = dual_encoder(kind)
+    pairs = [pair(p.name, p.image, text) for p, text in zip(made(3), ("fox", "red fox", "a dog"), strict=True)]
+    found = clip_scores(model, pairs, processor, batch=2)
+    assert model.training  # as it was
+    padding = "max_length" if kind == "siglip" else True
+    for i, p in enumerate(pairs):
+        given = processor(text=[p.captions[0]], images=[p.image], padding=padding, max_length=24, return_tensors="pt")
+        with torch.no_grad():
+            out = model.eval()(**given)
+        assert found[i] == pytest.approx(float((out.image_embeds * out.text_embeds).sum()), abs=1e-5)
+    with pytest.raises(TypeError, match=r"\(Linear\) is no dual encoder"):
+        clip_scores(torch.nn.Linear(2, 2), pairs, processor)
+    with pytest.raises(ValueError, match="no pairs"):
+        clip_scores(model, [], processor)
 
 
 def test_scrambling_keeps_words_and_does_not_depend_on_company() -> None:

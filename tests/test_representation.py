@@ -300,3 +300,13 @@ def test_within_kinds_only_partners_of_a_kind_are_swapped() -> None:
     assert not (order == np.arange(60)).all()
     with pytest.raises(ValueError, match="59 labels for 60 items"):
         score.within(kinds[1:])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_neighbours_are_scikit_learns(metric: str) -> None:
+    found = pytest.importorskip("sklearn.neighbors").NearestNeighbors(n_neighbors=5, metric=metric)
+    x, y = pair(30)
+    near = [{*row} for row in found.fit(x).kneighbors(return_distance=False)]
+    other = [{*row} for row in found.fit(y).kneighbors(return_distance=False)]
+    share = np.mean([len(a & b) / 5 for a, b in zip(near, other, strict=True)])
+    assert mutual_knn(x, y, 5, metric=metric).value == pytest.approx(share)

@@ -43,6 +43,14 @@ SHOWN = ["captions", "tower", "language", "layers", "measure", "direction", "val
          "null_high", "p", "within", "within_high", "within_p"]  # fmt: skip
 
 
+SHORT = {
+    ("trained", "trained"): "both trained",
+    ("trained", "untrained"): "tower only",
+    ("untrained", "trained"): "words only",
+    ("untrained", "untrained"): "neither",
+    ("bundled, taught names", "trained"): "tower taught names",
+}
+
 # %% [markdown]
 # ## Two models
 
@@ -169,8 +177,14 @@ def drawn(rows: list[dict], stem: Path) -> None:
     for r in rows:
         if r["measure"] == "knn":
             continue
-        name = f"tower {r['tower']},\nwords {r['language']}"
-        told.append(r | dict(manipulation=name, measure=f"{r['measure']}, {r['captions']}", null_high=r["within_high"]))
+        told.append(
+            r
+            | dict(
+                manipulation=SHORT[r["tower"], r["language"]],
+                measure=f"{r['measure']}, {r['captions']}",
+                null_high=r["within_high"],
+            )
+        )
     alignment_figures.manipulations(told, stem)
 
 

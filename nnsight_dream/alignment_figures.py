@@ -128,6 +128,18 @@ def preference(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     return _files(figure, stem)
 
 
+def rank_agreement(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
+    """Rows of `rank_agreement` as points with 95 % intervals; the grey bars are what 5 % of chance pairings pass."""
+    _some(rows)
+    figure, axes = _panels(1, 1)
+    _bars(axes[0], range(len(rows)), rows, 0, "rank correlation")
+    _chance(axes[0], range(len(rows)), rows)
+    axes[0].set_xticks(range(len(rows)), [r["direction"] for r in rows])
+    axes[0].set_xlim(-0.5, len(rows) - 0.5)
+    _dressed(axes[0], f"rank correlation over {rows[0]['n']} pairs")
+    return _files(figure, stem)
+
+
 def prototypes(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     """Rows of `prototypes` by the layer that they were climbed at, one panel a measure and direction."""
     _some(rows)

@@ -287,6 +287,7 @@ def beside_scores(vision, language, other: list[pairs.Pair], setting: experiment
         return
     rows = rank_agreement(vision, language, other, scores, setting)
     told(f"rank agreement with {whose}", rows, args, ["direction", *SHOWN[2:]])
+    alignment_figures.rank_agreement(rows, args.folder / "rank-agreement")
 
 
 def asked(arguments: list[str] | None) -> argparse.Namespace:

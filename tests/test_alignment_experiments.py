@@ -172,7 +172,7 @@ def test_choices_that_follow_alignment_are_told(tmp_path: Path) -> None:
         Choice("x", (None, None), 2)
 
 
-def test_ranks_agree_with_what_was_planted() -> None:
+def test_ranks_agree_with_what_was_planted(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     wrong = random.uniform(0, 0.5, 80)
     pairs = [
@@ -181,6 +181,7 @@ def test_ranks_agree_with_what_was_planted() -> None:
     ]
     rows = rank_agreement(VISION, LANGUAGE, pairs, -wrong, LAYERS)
     assert all(r["value"] > 0.15 and r["p"] < 0.06 for r in rows), rows
+    assert [f.suffix for f in alignment_figures.rank_agreement(rows, tmp_path / "ranks")] == [".png", ".svg"]
     with pytest.raises(ValueError, match=r"shape \(79,\) for 80 pairs"):
         rank_agreement(VISION, LANGUAGE, pairs, wrong[1:], LAYERS)
     with pytest.raises(ValueError, match="not finite"):

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from . import remote
 from .family import first
 from .pictures import as_tensors
 from .sites import Site
@@ -125,6 +126,7 @@ def tower(vlm: VLM, tokens: str = "mean") -> Encoder:
 
     Raises ValueError for families whose tower takes more than pixels, and where there is no class token.
     """
+    remote.weightless(vlm, "the vision tower by itself")
     hf = vlm.hf.get_submodule(vlm.family.tower)
     grey = vlm.pack(torch.full((1, 3, *vlm.image_size), 0.5))
     if set(grey) != {"pixel_values"} or grey["pixel_values"].ndim != 4:

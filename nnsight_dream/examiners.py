@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from . import demo
+from . import demo, remote
 from .asking import Asked, Keep, answer_row, grade_row
 from .judges import DemoJudge, NamingJudge, as_pil, loaded, placed, still
 from .questions import PROTOCOLS, WORDS, bare, kind_of, mentions, question
@@ -212,6 +212,7 @@ class VLMJudge:
                 "samples=1 is greedy, whatever the temperature"
             )
         if hasattr(model, "hf") and hasattr(model, "processor"):
+            remote.weightless(model, "writing answers")
             model, processor = model.hf, processor or model.processor
         self._model, self._processor, found = loaded(model, processor, "AutoModelForImageTextToText", options)
         self.name, self.samples, self.temperature, self.most = name or found, samples, temperature, most

@@ -29,9 +29,9 @@ def without_weights(x: Any, processor: Any, family: Family | None, place: Remote
             f"remote={place.where!r}: a server knows models by their hub ids, such as 'google/gemma-3-27b-it'; got "
             f"{x if isinstance(x, str) else type(x).__name__!r}. For a model of your own there is remote='local'"
         )
-    if told := [name for name in _WEIGHTS_ONLY if name in options]:
+    if wrong := [name for name in _WEIGHTS_ONLY if name in options]:
         raise ValueError(
-            f"{', '.join(told)}= {'is' if len(told) == 1 else 'are'} the server's choice, which has loaded the model "
+            f"{', '.join(wrong)}= {'is' if len(wrong) == 1 else 'are'} the server's choice, which has loaded the model "
             "already; leave out"
         )
     source = {k: options[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in options}
@@ -43,7 +43,9 @@ def without_weights(x: Any, processor: Any, family: Family | None, place: Remote
             f"{known_families()}; for others pass family=, a record of your own"
         )
     handler = processor or _processor_at(x, family, **source)
-    model = TransformersModel(x, task=TASK, revision=options.get("revision"), **_preprocessors(handler))
+    told = {"task": TASK, "revision": options.get("revision"), "config": config}
+    model = TransformersModel(x, **told, **_preprocessors(handler))
+    model.kwargs.pop("config", None)  # it would travel with every job, as classes of our transformers
     hf = model._module
     vlm = _wrap(model, hf, handler, family, x)
     vlm.revision = options.get("revision") or getattr(config, "_commit_hash", None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from . import remote
 from .features import Feature
 from .latents import checked
 from .sites import Site
@@ -75,6 +76,7 @@ def _residual(vlm: VLM) -> set[str]:
 
 def _head(vlm: VLM) -> tuple[Any, Any, str]:
     """(final norm, head, "") or why there is none."""
+    remote.weightless(vlm, "the language-model head")
     own: Any = getattr(vlm.hf, "get_output_embeddings", lambda: None)
     head = own()
     if head is None:

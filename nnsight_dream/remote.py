@@ -14,7 +14,7 @@ import json
 import linecache
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,24 +98,8 @@ def payload(vlm: VLM, work: Callable[[Any, Any], Any], given: Any) -> bytes:
     model, given = vlm.model, shipping.plain(given)
     with model.session(backend=Keep()):
         out = nnsight.save(work(model, given))  # noqa: F841
-    refuse_strange(shipping.named_modules(kept[0]))
+    shipping.refuse_strange(shipping.named_modules(kept[0]), "what is sent")
     return kept[0]
-
-
-def refuse_strange(modules: Sequence[str] | set[str]) -> None:
-    """Raise TypeError for modules that a server need not have."""
-    own = sorted(m for m in modules if m.split(".")[0] == shipping.PACKAGE)
-    if own:
-        raise TypeError(
-            f"what is sent names {', '.join(own)}, which a server does not have. A term, pooling or canvas of your own "
-            "uses the package as a module (`nd.something`): import the function itself, or use torch"
-        )
-    strange = sorted(m for m in modules if m.split(".")[0] not in {*shipping.SERVER, *sys.stdlib_module_names})
-    if strange:
-        raise TypeError(
-            f"what is sent names {', '.join(strange)}, which a server need not have; a term, pooling, augmentation or "
-            "canvas of your own for a remote model uses torch and math only"
-        )
 
 
 # -- here, as a server would -------------------------------------------------------------------------------------

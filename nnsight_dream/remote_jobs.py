@@ -29,14 +29,19 @@ _COMPARED: dict[str, None] = {}
 
 
 def model_key(vlm: VLM) -> str:
-    """The name under which servers know a model. Raises RuntimeError where the hub does not know it."""
+    """The name under which servers know a model: as the hub spells it, or as it is given where the hub is out of reach.
+
+    Raises RuntimeError where the hub does not know it.
+    """
+    from nnsight.modeling.huggingface import _ID_CACHE, _unreachable
+
     try:
         return str(vlm.model.to_model_key())  # type: ignore[operator]
     except Exception as error:
-        raise RuntimeError(
-            f"the hub could not be asked for the full name of {vlm.id} ({type(error).__name__}: {error}); a remote "
-            "model needs its hub id, and the hub within reach once"
-        ) from error
+        if not _unreachable(error) and type(error).__module__.split(".")[0] not in ("httpx", "requests"):
+            raise RuntimeError(f"the hub does not know {vlm.id} ({type(error).__name__}: {error})") from error
+        _ID_CACHE[vlm.id] = vlm.id
+        return str(vlm.model.to_model_key())  # type: ignore[operator]
 
 
 def backend(vlm: VLM, blob: bytes | None = None) -> Any:

@@ -65,15 +65,30 @@ class Step:
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def run(model: Any, root: str, points: list[tuple[str, str]], inputs: dict[str, Any]) -> list[Any]:
+def run(
+    model: Any, root: str, points: list[tuple[str, str]], inputs: dict[str, Any], sandbox: bool = False
+) -> list[Any]:
     """What is at each point (path, "output" or "input"), given in the order a pass reaches them; there it stops."""
     import nnsight
 
     wanted = [(model.get(path), side) for path, side in points]
-    with model.get(root).trace(**inputs, use_cache=False) as tracer:
+    whole = model if sandbox else model.get(root)
+    with whole.trace(**inputs, use_cache=False) as tracer:
         reached = nnsight.save([getattr(envoy, side) for envoy, side in wanted])
-        tracer.stop()
+        if not sandbox:
+            tracer.stop()
     return list(reached)
+
+
+def sandboxed(model: Any) -> bool:
+    """Whether this runs in NDIF's sandbox, where the model has no weights and activations come without their graph.
+
+    The sandbox (ndif 0.1.2) runs the whole model whichever module is traced, and loses count where a trace is stopped
+    and another follows; so there the whole model is traced, and run to its end.
+    """
+    parameters = getattr(getattr(model, "_module", None), "parameters", None)
+    first = None if parameters is None else next(parameters(), None)
+    return first is None or first.device.type == "meta"
 
 
 def states(how: Any, site: Any, value: Any) -> torch.Tensor:
@@ -155,6 +170,8 @@ def constants(model: Any, how: Any, root: Any, device: torch.device, dtype: torc
     extra = {k: v.to(device) for k, v in how.extra.items()}
     ids = how.ids.to(device)[None]
     grey = torch.full((1, 3, *how.pixels.size), 0.5, dtype=torch.float32, device=device)
+    if how.sandbox:
+        return {"input_ids": ids, **extra}  # assembled by nnsight, which takes nothing ready
     if how.masks or how.positions:
         with torch.no_grad():
             inputs = {"input_ids": ids, **pixel_inputs(how, root, grey, device, dtype), **extra}
@@ -168,7 +185,7 @@ def constants(model: Any, how: Any, root: Any, device: torch.device, dtype: torc
 def reader(model: Any, how: Any) -> tuple[Any, torch.device]:
     """A function from pictures (B, 3, H, W) to patches (B, n, d), float32, by site; and the device of its tensors."""
     with torch.no_grad():
-        (first,) = run(model, how.root, [how.first], how.one_token)
+        (first,) = run(model, how.root, [how.first], how.one_token, how.sandbox)
         first = how.states(first, how.config)
     device, dtype = first.device, first.dtype
     root = getattr(model.get(how.root), "_module", None) if how.encode or how.soft else None
@@ -177,7 +194,7 @@ def reader(model: Any, how: Any) -> tuple[Any, torch.device]:
     def read(pictures: torch.Tensor) -> dict[Any, torch.Tensor]:
         inputs = {k: repeated(v, len(pictures)) for k, v in fixed.items()}
         inputs.update(pixel_inputs(how, root, pictures, device, dtype))
-        found = run(model, how.root, [point[1:] for point in how.points], inputs)
+        found = run(model, how.root, [point[1:] for point in how.points], inputs, how.sandbox)
         patches = {}
         for (site, _, _), value in zip(how.points, found, strict=True):
             activation = states(how, site, value)
@@ -202,7 +219,7 @@ def text_means(model: Any, how: Any, batches: list[Any], sites: list[Any]) -> di
     found: dict[Any, list[torch.Tensor]] = {site: [] for site, _, _ in sites}
     for inputs, own in batches:
         with torch.no_grad():
-            values = run(model, how.root, [point[1:] for point in sites], inputs)
+            values = run(model, how.root, [point[1:] for point in sites], inputs, how.sandbox)
         for (site, _, _), value in zip(sites, values, strict=True):
             for state, tokens in zip(states(how, site, value.detach()), own, strict=True):
                 found[site].append(state[tokens].float().mean(0).cpu())

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .shipped import climb, eight_bit, optimiser_of, reader, run, states, text_means
+from .shipped import climb, eight_bit, optimiser_of, reader, run, sandboxed, states, text_means
 from .shipped_scores import (
     away_term,
     direction_term,
@@ -24,12 +24,13 @@ from .shipped_scores import (
 def text_states(model: Any, given: Any) -> list[torch.Tensor]:
     """Activations (B, T, d) of text at each of `given.sites`, which are in the order a pass reaches them."""
     with torch.no_grad():
-        found = run(model, given.how.root, [point[1:] for point in given.sites], given.inputs)
+        found = run(model, given.how.root, [point[1:] for point in given.sites], given.inputs, sandboxed(model))
     return [states(given.how, point[0], value).detach().cpu() for point, value in zip(given.sites, found, strict=True)]
 
 
 def patches(model: Any, given: Any) -> list[torch.Tensor]:
     """Patches (B, n, d) of `given.pictures` at each point of the reading, float32, in the points' order."""
+    given.how.sandbox = sandboxed(model)
     read, _ = reader(model, given.how)
     with torch.no_grad():
         found = read(given.pictures)
@@ -38,6 +39,7 @@ def patches(model: Any, given: Any) -> list[torch.Tensor]:
 
 def means(model: Any, given: Any) -> list[torch.Tensor]:
     """The mean patch (d,) over `given.pictures` at each point of the reading."""
+    given.how.sandbox = sandboxed(model)
     read, _ = reader(model, given.how)
     sites = [point[0] for point in given.how.points]
     found = mean_patches(read, given.pictures, sites)
@@ -46,6 +48,7 @@ def means(model: Any, given: Any) -> list[torch.Tensor]:
 
 def vectors(model: Any, given: Any) -> dict[str, Any]:
     """Concept vectors: `rows` (N, d) for each of `given.sites`, and the `baseline` (d,) that was taken off, or None."""
+    given.how.sandbox = sandboxed(model)
     rows = text_means(model, given.how, given.batches, given.sites)
     baseline: list[Any] = [None] * len(given.sites)
     if given.baseline is not None:
@@ -64,6 +67,7 @@ def ascent(model: Any, given: Any) -> dict[str, Any]:
 
     given.state is None at the beginning, else what the piece before gave; given.until is the step to stop before.
     """
+    given.how.sandbox = sandboxed(model)
     read, device = reader(model, given.how)
     asked = [vectors(model, one) for one in given.asked]
     aims = [_vector(aim, asked) for aim in given.aims]

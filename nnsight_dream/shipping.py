@@ -109,11 +109,45 @@ def _written(name: str, member: Any) -> bool:
     return not name.startswith("__") and isinstance(member, (*_AS_THEY_ARE, tuple))
 
 
-def _check_function(function: types.FunctionType) -> None:
+def _check_function(function: types.FunctionType, seen: set[int] | None = None) -> None:
+    """Raise TypeError for a function that a server could not rebuild or run, or that calls one."""
+    seen = set() if seen is None else seen
+    if id(function) in seen or function.__module__.split(".")[0] == PACKAGE:
+        return
+    seen.add(id(function))
     if "__class__" in function.__code__.co_freevars:
         raise TypeError(
             f"{function.__qualname__} uses super() without arguments, which a server cannot rebuild; name the base "
             "class instead: Base.method(self, ...)"
+        )
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
+    for used in (*cells, *(function.__globals__.get(name) for name in _names(function.__code__))):
+        if isinstance(used, types.FunctionType):
+            _check_function(used, seen)
+        elif isinstance(used, types.ModuleType):
+            refuse_strange({used.__name__}, function.__qualname__)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, types.CodeType):
+            yield from _names(part)
+
+
+def refuse_strange(modules: set[str], who: str) -> None:
+    """Raise TypeError for modules that a server need not have."""
+    own = sorted(m for m in modules if m.split(".")[0] == PACKAGE)
+    if own:
+        raise TypeError(
+            f"{who} names {', '.join(own)}, which a server does not have. A term, pooling or canvas of your own that "
+            "travels cannot use the package as a module (`nd.something`): import the function itself, or use torch"
+        )
+    strange = sorted(m for m in modules if m.split(".")[0] not in {*SERVER, *sys.stdlib_module_names})
+    if strange:
+        raise TypeError(
+            f"{who} names {', '.join(strange)}, which a server need not have; a term, pooling, augmentation or canvas "
+            "of your own for a remote model uses torch and math only"
         )
 
 
@@ -136,25 +170,30 @@ def by_source() -> Iterator[None]:
 
 
 def named_modules(payload: bytes) -> set[str]:
-    """Every module that a pickle names, from which its reader will import."""
+    """Every module that a pickle names, from which its reader will import: by `from x import y` or as `x` itself."""
     found: set[str] = set()
-    recent: list[str] = []  # strings on the stack, as far as a name needs them
     memo: dict[int, str] = {}
-    text = ""
+    recent = ["", ""]  # the last two strings: a name's module and the name
+    last, importing = "", False  # the last string or name, for the memo; whether the next string is a module's
     for code, argument, _ in pickletools.genops(io.BytesIO(payload)):
-        name = code.name
-        if name == "MEMOIZE":
-            memo[len(memo)] = text
+        if code.name == "MEMOIZE":
+            memo[len(memo)] = last
             continue
-        text = ""
-        if name == "GLOBAL":
-            found.add(str(argument).split(" ")[0])
-        elif name == "STACK_GLOBAL":
+        text = str(argument) if "UNICODE" in code.name else None
+        if code.name in ("BINGET", "LONG_BINGET"):
+            text = memo.get(int(str(argument)), "")
+        last = ""
+        if code.name == "STACK_GLOBAL":
             found.add(recent[-2])
-        elif name in ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"):
-            text = str(argument)
-            recent.append(text)
-        elif name in ("BINGET", "LONG_BINGET"):
-            recent.append(memo.get(int(argument), ""))  # type: ignore[arg-type]
-        del recent[:-4]
+            last = _IMPORT if tuple(recent) == ("cloudpickle.cloudpickle", "subimport") else ""
+            importing = importing or bool(last)
+        elif text == _IMPORT:
+            last, importing = _IMPORT, True
+        elif text is not None:
+            if importing:
+                found.add(text)
+            last, importing, recent = text, False, [recent[-1], text]
     return found
+
+
+_IMPORT = "\0import"

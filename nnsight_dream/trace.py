@@ -55,6 +55,7 @@ def reading(vlm: VLM, sites: Sequence[Site]) -> shipped.Plain:
         masks=_first_of_each_type(vlm) if family.masks else [],
         positions=family.layers.rpartition(".")[0] if family.positions else "",
         cut=_CUT,
+        sandbox=False,
     )
 
 
@@ -130,7 +131,7 @@ def _order_within(vlm: VLM, layer: int) -> dict[str, int]:
         try:
             one = torch.ones(1, 1, dtype=torch.long)
             if vlm.remote is not None and vlm.remote.away:
-                inputs = {"input_ids": one, "attention_mask": one, **vlm.family.text(one)}
+                inputs = {"input_ids": one, **vlm.family.text(one)}  # a mask's values would be looked at
                 with torch.no_grad():
                     root = vlm.hf.get_submodule(vlm.family.root)
                     root(**{k: v.to("meta") for k, v in inputs.items()}, use_cache=False)

@@ -167,6 +167,8 @@ def _watched_once(made: Any, vlm: VLM, blob: bytes, watch: remote.Watch | None) 
             response = made.parse(message)
             if _heard(made, vlm, response, watch):
                 return made.download_result(response.data)["out"]
+    except PermissionError:  # a refusal, not a broken connection
+        raise
     except (OSError, websocket.WebSocketException) as error:
         raise Lost(f"the connection to {made.host} broke ({type(error).__name__}: {error})") from None
     finally:

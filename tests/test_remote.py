@@ -266,7 +266,17 @@ def test_a_cut_ascent_is_bit_for_bit_the_uncut_one(optimiser: str, local: nd.VLM
         assert (a.history, a.scores, a.image.tobytes()) == (b.history, b.scores, b.image.tobytes())
 
 
-@pytest.mark.parametrize("name", ["gemma3", *tiny_families.BUILDERS])
+# those whose records differ in what travels; the others are as one of these
+TELLING = ("gemma3", "qwen2_5_vl", "llava_next", "gemma3n", "pixtral", "chameleon")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in TELLING else pytest.mark.slow)
+        for name in ("gemma3", *tiny_families.BUILDERS)
+    ],
+)
 def test_every_family_travels(name: str) -> None:
     if name == "gemma3":
         model, processor = tiny.gemma3()
@@ -439,7 +449,7 @@ def test_a_job_that_a_server_loses_is_sent_again(
 
 def test_a_server_that_goes_on_losing_it_is_an_error(there: nd.VLM, server: Server) -> None:
     server.trouble(*["drop"] * 9)
-    with pytest.raises(RuntimeError, match=r"closed the connection .*\(tried 4 times\)"):
+    with pytest.raises(RuntimeError, match=r"the connection to .* broke .*\(tried 4 times\)"):
         nd.synthesize(there, aims(there), settings=FEW)
 
 
@@ -665,7 +675,7 @@ def test_what_needs_weights_says_so(there: nd.VLM, load: Callable[..., nd.VLM]) 
         nd.top_logits(there, torch.ones(there.width), 4)
     with pytest.raises(ValueError, match=r"remote= cannot change a VLM"):
         nd.load(there, remote="local")
-    assert len({there.weights_tag(2), load(revision=COMMIT).weights_tag(2)}) == 1
+    assert len({there.weights_tag(2), load().weights_tag(2)}) == 1
     assert there.fingerprint(2) != there.fingerprint(3)
 
 

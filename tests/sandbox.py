@@ -27,7 +27,8 @@ def run(model: Any, blob: bytes, on_log: Any = lambda line: None) -> Any:
         try:
             data, _ = SandboxDriver(model, torch.float32, on_log=on_log).pump(connection)
         except BrokenPipeError:  # the runner raised meanwhile, and told why
-            raise RuntimeError(str(connection.recv())) from None
+            (kind, why, *_), _ = connection.recv()
+            raise RuntimeError(f"{kind}: {why}") from None
     finally:
         connection.close()
         box.stop()

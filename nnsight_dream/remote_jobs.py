@@ -139,6 +139,7 @@ def watched(vlm: VLM, blob: bytes, watch: remote.Watch | None) -> Any:
 
 
 def _watched_once(made: Any, vlm: VLM, blob: bytes, watch: remote.Watch | None) -> Any:
+    import httpx
     import websocket
 
     header = {"ndif-api-key": made.api_key} if made.api_key else None
@@ -169,7 +170,7 @@ def _watched_once(made: Any, vlm: VLM, blob: bytes, watch: remote.Watch | None) 
                 return made.download_result(response.data)["out"]
     except PermissionError:  # a refusal, not a broken connection
         raise
-    except (OSError, websocket.WebSocketException) as error:
+    except (OSError, websocket.WebSocketException, httpx.HTTPError) as error:
         raise Lost(f"the connection to {made.host} broke ({type(error).__name__}: {error})") from None
     finally:
         connection.close()

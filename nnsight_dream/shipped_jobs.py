@@ -88,10 +88,12 @@ def ascent(model: Any, given: Any) -> dict[str, Any]:
     if given.state is not None and given.state["optimiser"] is not None:
         optimiser.load_state_dict(given.state["optimiser"])
     steps = range(first, given.until)
-    history, _ = climb(
+    history, interrupted = climb(
         read, given.canvas, given.augment, terms, given.plan, generators, parts, optimiser, steps, given.grid,
         given.how.cut, _told,
     )  # fmt: skip
+    if interrupted:
+        raise KeyboardInterrupt
     done = given.until >= given.plan.steps
     return {
         "note": given.note,

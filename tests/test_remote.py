@@ -578,6 +578,14 @@ def test_ctrl_c_asks_whether_to_leave_it(
         assert not isinstance(stopped.value, remote_ascents.LeftRunning)
 
 
+def test_ctrl_c_in_a_job_that_runs_here(local: nd.VLM) -> None:
+    def interrupt(step: int, scores: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        nd.synthesize(local, aims(local), settings=FEW, progress=interrupt)
+
+
 # -- sweeps ------------------------------------------------------------------------------------------------------
 
 

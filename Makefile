@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 
-.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size bench bench-more bench-pictures early-alignment sae-features train-demo clean
+.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,14 @@ bench-pictures: $(VENV)/.ready  ## how often the judge names a prototype: by lay
 
 early-alignment: $(VENV)/.ready  ## the paper's experiment on the bundled model, whole; goes on where it stopped
 	$(BIN)/python recipes/early_alignment.py --more 1 --folder build/early-alignment
+
+deep-alignment: $(VENV)/.ready  ## where and by what words and pictures align in the bundled model, with figures (8 minutes of processor)
+	$(BIN)/python recipes/deep_alignment.py --folder build/deep-alignment
+
+apart: $(VENV)/.ready  ## two small models that never met, trained and compared (fetches art; 7 minutes of processor)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[train]"
+	$(BIN)/python recipes/train_demo.py --only fetch render --work $(TRAIN)
+	$(BIN)/python recipes/apart.py --art $(TRAIN)/art.npz --folder build/apart/compared
 
 sae-features: $(VENV)/.ready  ## cards of 50 word-and-picture features of the bundled SAE, judged; goes on where it stopped
 	$(BIN)/python recipes/sae_features.py --folder build/sae-features

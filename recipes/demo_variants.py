@@ -6,8 +6,8 @@
 # the same start on the same batches of the same data on the same frozen tower: once with bidirectional attention among
 # image tokens, once causal. Then the alignment of words with held-out pictures, layer by layer, of both.
 #
-#     python recipes/demo_variants.py --work build/train                an hour on one core; goes on where it stopped
-#     python recipes/demo_variants.py --share 0.1                       minutes: a tenth of the steps
+#     python recipes/demo_variants.py --work build/train                40 minutes of one core; goes on where it stopped
+#     python recipes/demo_variants.py --share 0.3                       minutes; too few steps to learn much
 #     python recipes/demo_variants.py --quick                           a few steps, to see that everything runs
 #
 # The art comes from `python recipes/train_demo.py --only fetch render` (npm, `pip install "nnsight-dream[train]"`).
@@ -37,7 +37,7 @@ CAUSAL = replace(
 
 # %% [markdown]
 # ## Training
-# As `recipes/train_demo.py` does it, with fewer steps: a share of each stage's.
+# As `recipes/train_demo.py` does it, but its first two stages alone: pictures, then words in the pictures' place.
 
 
 # %%
@@ -57,7 +57,7 @@ def train(args: argparse.Namespace, causal: bool, folder: Path) -> None:
         tower,
         folder.with_suffix(".pt"),
         folder,
-        stages=[shortened(stage) for stage in language.STAGES],
+        stages=[shortened(stage) for stage in language.STAGES[:2]],
         seed=args.seed,
         causal=causal,
     )
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Causal against bidirectional attention among image tokens.")
     parser.add_argument("--work", type=Path, default=Path("build/train"), help="holds art.npz, npm and tower.pt")
     parser.add_argument("--folder", type=Path, default=Path("build/variants"), help="where models and results go")
-    parser.add_argument("--share", type=float, default=0.5, help="of the bundled model's steps, above 0")
+    parser.add_argument("--share", type=float, default=1.0, help="of the bundled model's steps, above 0")
     parser.add_argument("--every", type=int, default=4, help="measure with every n-th concept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

@@ -173,7 +173,7 @@ def _watched_once(made: Any, vlm: VLM, blob: bytes, watch: remote.Watch | None) 
     except (OSError, websocket.WebSocketException, httpx.HTTPError) as error:
         raise Lost(f"the connection to {made.host} broke ({type(error).__name__}: {error})") from None
     finally:
-        connection.close()
+        connection.close(timeout=0.5)  # how long to wait for a polite answer
 
 
 def _answers(made: Any) -> bool:

@@ -218,6 +218,8 @@ class Front(BaseHTTPRequestHandler):
         trouble = self.troubles.pop(0) if self.troubles else ""
         if trouble.startswith("refuse:"):
             _, code, why = trouble.split(":", 2)
+            if meta["session_id"]:
+                self.sessions[meta["session_id"]].put(None)
             return self.body(int(code), {"detail": why})
         if json.loads(meta["model_key"].split(":", 1)[1])["repo_id"] != self.name:
             return self.body(404, {"detail": f"this server only has {self.name}"})
@@ -241,6 +243,7 @@ class Front(BaseHTTPRequestHandler):
                 from nnsight.schema.response import ResponseModel
 
                 session.put(ResponseModel(**told, data=data).pickle())
+                session.put(None)
             elif session is not None:
                 session.put(json.dumps(told))
             elif status != "LOG":

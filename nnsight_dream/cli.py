@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.run(parsed) or 0)
     except KeyboardInterrupt as interrupt:
-        print(f"nnsight-dream: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"nnsight-dream: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()

@@ -123,11 +123,13 @@ def _lanczos(before: int, after: int) -> torch.Tensor:
     if (before, after) in _FILTERS:
         return _FILTERS[before, after]
     step = before / after
-    # what is remembered must be real, even in a dry run, where the meta device is the default
     centre = (torch.arange(after, dtype=torch.float64, device="cpu") + 0.5) * step
     far = (torch.arange(before, dtype=torch.float64, device="cpu") + 0.5 - centre[:, None]) / max(step, 1.0)
     weight = torch.where(far.abs() < 3, torch.sinc(far) * torch.sinc(far / 3), 0)
-    return _FILTERS.setdefault((before, after), weight / weight.sum(1, keepdim=True))
+    weight = weight / weight.sum(1, keepdim=True)
+    if not weight.is_meta:  # a dry run has shapes alone, which are nothing to remember
+        _FILTERS[before, after] = weight
+    return weight
 
 
 def cropped(pictures: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor:

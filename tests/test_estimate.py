@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nnsight_dream as nd
 from nnsight_dream import cli
+from nnsight_dream.dry_run import DryRun
 from nnsight_dream.estimate import GPUS, Rate, cpu_rate, estimate, gpu_rate
+from nnsight_dream.pixels import resize
 
 PARTS = ("tower", "projector", "decoder")
 
@@ -216,3 +218,11 @@ def test_inspect_reads_no_weights(tmp_path: Path, tiny_parts: tuple, capsys: pyt
     assert "GPU memory, float32" in text
     assert "4 x 4 image tokens" in text
     assert "none was seen" in text
+
+
+def test_nothing_of_a_dry_run_stays() -> None:
+    """Lanczos weights are remembered between steps; those of a dry run have no values."""
+    pictures = torch.rand(1, 3, 41, 41)
+    with DryRun({}, [], "eager").counting():
+        resize(torch.empty(1, 3, 41, 41, device="meta"), (17, 17), 1)
+    assert torch.isfinite(resize(pictures, (17, 17), 1)).all()

@@ -161,12 +161,15 @@ def measure(name: str, dtype: torch.dtype) -> dict[str, float]:
 def main() -> None:
     """Estimate, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="*", default=list(MODELS), choices=MODELS)
+    parser.add_argument("model", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all by default")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--heap", action="store_true", help="leave freed memory to glibc's heap")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.model = args.model or list(MODELS)
+    if wrong := [name for name in args.model if name not in MODELS]:
+        parser.error(f"no model {wrong[0]!r}: there are {', '.join(MODELS)}")
     torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype)
     if args.measure:

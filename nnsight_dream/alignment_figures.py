@@ -120,11 +120,8 @@ def preference(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     _some(rows)
     figure, axes = _panels(1, 1)
     told = [dict(r, value=100 * r["rate"], value_low=100 * r["low"], value_high=100 * r["high"]) for r in rows]
-    _bars(axes[0], range(len(told)), told, 0, "agreement with people's choice")
+    _by_direction(axes[0], told, "agreement with people's choice", f"choices that agree, % of {rows[0]['n']}")
     axes[0].axhline(100 * rows[0]["chance"], color="#666666", linestyle="--", linewidth=0.8)
-    axes[0].set_xticks(range(len(told)), [r["direction"] for r in told])
-    axes[0].set_xlim(-0.5, len(told) - 0.5)
-    _dressed(axes[0], f"choices that agree, % of {rows[0]['n']}")
     return _files(figure, stem)
 
 
@@ -132,12 +129,17 @@ def rank_agreement(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Pa
     """Rows of `rank_agreement` as points with 95 % intervals; the grey bars are what 5 % of chance pairings pass."""
     _some(rows)
     figure, axes = _panels(1, 1)
-    _bars(axes[0], range(len(rows)), rows, 0, "rank correlation")
+    _by_direction(axes[0], rows, "rank correlation", f"rank correlation over {rows[0]['n']} pairs")
     _chance(axes[0], range(len(rows)), rows)
-    axes[0].set_xticks(range(len(rows)), [r["direction"] for r in rows])
-    axes[0].set_xlim(-0.5, len(rows) - 0.5)
-    _dressed(axes[0], f"rank correlation over {rows[0]['n']} pairs")
     return _files(figure, stem)
+
+
+def _by_direction(axis: Any, rows: Sequence[Row], label: str, title: str) -> None:
+    """A point with its interval for each direction, side by side."""
+    _bars(axis, range(len(rows)), rows, 0, label)
+    axis.set_xticks(range(len(rows)), [r["direction"] for r in rows])
+    axis.set_xlim(-0.5, len(rows) - 0.5)
+    _dressed(axis, title)
 
 
 def prototypes(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:

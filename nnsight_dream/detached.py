@@ -90,6 +90,6 @@ def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
         note = pickle.loads(found["note"])
         if note["model"] != vlm.id:
             raise ValueError(f"job {one!r} is of {note['model']!r}, not of {vlm.id!r}: load that model")
-        made += prototypes_of(found)
+        made += prototypes_of(note, found)
         single = bool(note.get("single")) and len(made) == 1
     return made[0] if single else Prototypes(made)

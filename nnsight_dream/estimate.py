@@ -19,8 +19,9 @@ from .dry_run import DryRun
 from .families import family_of, known_families
 from .family import Family
 from .objectives import Attention, cosine, group
+from .shipped import clipped
 from .sites import Site
-from .trace import Step, _at, _clip, _picture_inputs, _pixel_inputs, _run
+from .trace import Step, _at, _picture_inputs, _pixel_inputs, _run
 from .vlm import VLM, ImagePrompt, Parts, _processor_at, _size_for, _wrap
 
 #: Bytes of a process beside weights and tensors: 400 MB once torch, transformers and nnsight are imported, 85 MB more
@@ -291,7 +292,7 @@ def _dry_step(vlm: VLM, site: Site, run: DryRun, batch: int, canvas: int) -> int
             score = torch.stack([objective(now) for objective in objectives]).sum(0)
             run.after_forward = run.live
             gradients = torch.autograd.grad(-score.sum(), parts)
-        for part, gradient in zip(parts, _clip(gradients, 1.0)[0], strict=True):
+        for part, gradient in zip(parts, clipped(gradients, 1.0)[0], strict=True):
             part.grad = gradient
         optimiser.step()
     return sum(p.untyped_storage().nbytes() for p in parts)

@@ -38,11 +38,12 @@ def reference_norm(vlm: VLM, site: Site) -> float:
     kept = vlm._cache.setdefault("norms", {})
     key = (site, vlm.device, vlm.dtype)
     if key not in kept:
-        norms = []
-        for part in torch.cat(as_tensors(list(reference_pictures()), "pictures")).split(16):
-            with torch.no_grad():
-                norms.append(read_pictures(vlm, part.to(vlm.device), [site])[site].float().norm(dim=-1).cpu())
-        kept[key] = float(torch.cat(norms).mean())
+
+        def read(part: torch.Tensor) -> dict[Site, torch.Tensor]:
+            return {site: read_pictures(vlm, part.to(vlm.device), [site])[site].float()}
+
+        pictures = torch.cat(as_tensors(list(reference_pictures()), "pictures"))
+        kept[key] = shipped_scores.mean_norm(read, pictures, site)
     return float(kept[key])
 
 

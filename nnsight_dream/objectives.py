@@ -118,6 +118,12 @@ def dot(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     return (pooled * F.normalize(direction, dim=-1)).sum(-1)
 
 
+def reported(pooling: Any) -> dict[str, Any]:
+    """The poolings by which a finished picture is scored: attention, the climb's own where it was one, mean and max."""
+    own = pooling if isinstance(pooling, Attention) else Attention()
+    return {"attention": own, "mean": Mean(), "max": Max()}
+
+
 # -- centres -----------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+def heat_map(weights: np.ndarray, site: Site, grid: tuple[int, int]) -> np.ndarray:
+    """Weights (n,) of a site's tokens as a map (rows, cols), zero at others."""
+    if site.tokens != "image":
+        full = np.zeros(grid[0] * grid[1], dtype=weights.dtype)
+        full[np.asarray(site.tokens, dtype=int)] = weights
+        weights = full
+    return weights.reshape(grid)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Prototype:
     """The picture that an ascent towards a direction ended at.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -15,9 +14,9 @@ from . import feature_climb, remote, shipped, shipped_jobs
 from .asked import Pending
 from .directions import Direction, versions
 from .features import Feature
-from .objectives import Attention, Away, Max, Mean, Pictures
+from .objectives import Away, Pictures, reported
 from .pictures import as_tensors
-from .prototype import Prototype
+from .prototype import Prototype, heat_map
 from .shipped import Plain
 from .sites import Site
 from .trace import Climb, reading
@@ -117,7 +116,6 @@ def prepared(
     featured = [s for s, a in zip(sites, aims, strict=True) if isinstance(a, Feature)]
     norms = {s: vlm._cache.get("norms", {}).get((s, vlm.device, vlm.dtype)) for s in dict.fromkeys(featured)}
     wanted = [s for s, norm in norms.items() if norm is None]
-    own = settings.pooling if isinstance(settings.pooling, Attention) else Attention()
     how = reading(vlm, needed)
     how.cut = CUT.replace("{where}", vlm.remote.where) if vlm.remote.away else how.cut
     given = Plain(
@@ -134,7 +132,7 @@ def prepared(
         references=packed(as_tensors(list(feature_climb.reference_pictures()), "pictures")) if wanted else [],
         pooling=settings.pooling,
         score=settings.score,
-        poolings={"attention": own, "mean": Mean(), "max": Max()},
+        poolings=reported(settings.pooling),
         terms=added,
         canvas=canvas,
         augment=list(settings.augment),
@@ -265,7 +263,7 @@ def prototypes(note: dict[str, Any], history: torch.Tensor, found: dict[str, Any
                 hf_name=row["hf_name"],
                 history=tuple(history[:, j].tolist()),
                 scores=scores,
-                heat=_spread(heat.numpy(), row["site"], note["grid"]),
+                heat=heat_map(heat.numpy(), row["site"], note["grid"]),
                 readings=readings,
                 seed=row["seed"],
                 model=note["model"],
@@ -277,15 +275,6 @@ def prototypes(note: dict[str, Any], history: torch.Tensor, found: dict[str, Any
             )
         )
     return made
-
-
-def _spread(weights: np.ndarray, site: Site, grid: tuple[int, int]) -> np.ndarray:
-    """Weights of chosen tokens as a map (rows, cols)."""
-    if site.tokens != "image":
-        full = np.zeros(grid[0] * grid[1], dtype=weights.dtype)
-        full[np.asarray(site.tokens, dtype=int)] = weights
-        weights = full
-    return weights.reshape(grid)
 
 
 def sealed(note: dict[str, Any]) -> bytes:

@@ -222,7 +222,6 @@ def ask_after(vlm: VLM, job: str) -> tuple[str, Any]:
     import httpx
 
     made = backend(vlm)
-    made.compress = backend(vlm).compress
     try:
         answer = httpx.get(
             f"{made.host}/response/{job}",
@@ -292,13 +291,10 @@ def send_ascent(ascent: Ascent) -> str:
     return send_detached(ascent.vlm, remote.payload(ascent.vlm, shipped_jobs.ascent, piece))
 
 
-def prototypes_of(found: dict[str, Any]) -> list[Prototype]:
-    """The prototypes of a detached ascent's result."""
-    import pickle
-
+def prototypes_of(note: dict[str, Any], found: dict[str, Any]) -> list[Prototype]:
+    """The prototypes of a detached ascent's result, with the note that went with it."""
     import torch
 
     from .remote_ascents import prototypes
 
-    note = pickle.loads(found["note"])
     return prototypes(note, torch.cat([*note["history"], found["history"]]), found)

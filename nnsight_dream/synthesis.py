@@ -20,9 +20,9 @@ from .augment import Noise, Shift
 from .canvas import MultiResolution, Native, Pixels
 from .directions import Direction, versions
 from .features import Feature
-from .objectives import Attention, Away, Grey, Max, Mean, Pictures, Pooling, Score, cosine, group
+from .objectives import Attention, Away, Grey, Pictures, Pooling, Score, cosine, group, reported
 from .pictures import as_tensors
-from .prototype import Prototype, Prototypes
+from .prototype import Prototype, Prototypes, heat_map
 from .sae_models import resolve
 from .sites import Site
 from .trace import Augmentation, Canvas, Climb, Term, ascend, read_pictures
@@ -408,7 +408,6 @@ def _measure(
 
     The scores of a direction are cosines with it under each pooling, and the heat map is the attention's weights.
     """
-    own = settings.pooling if isinstance(settings.pooling, Attention) else Attention()
     readings = None
     with torch.no_grad():
         (picture,) = as_tensors(image, "image")
@@ -418,14 +417,10 @@ def _measure(
         else:
             assert towards is not None
             _, vector, middle = towards
-            poolings = {"attention": own, "mean": Mean(), "max": Max()}
+            poolings = reported(settings.pooling)
             scores, found = shipped_scores.measured_direction(patches, vector, middle, poolings, vlm.grid)
             weights = found.numpy()
-    if site.tokens != "image":
-        full = np.zeros(vlm.grid[0] * vlm.grid[1], dtype=weights.dtype)
-        full[np.asarray(site.tokens, dtype=int)] = weights
-        weights = full
-    return scores, weights.reshape(vlm.grid), readings
+    return scores, heat_map(weights, site, vlm.grid), readings
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from . import compiled, remote, shipped, shipped_jobs
+from . import compiled, remote, shipped, shipped_jobs, shipped_scores
 from .pixels import PixelFormat
 from .shipped import Step
 from .sites import Site
@@ -260,18 +260,12 @@ def mean_patches(
     if vlm.remote is not None:
         how = reading(vlm, where)
         return _by_site(how, remote.run(vlm, shipped_jobs.means, shipped.Plain(how=how, pictures=list(groups))))
-    total = {site: torch.zeros(vlm.width_at(site), dtype=torch.float64, device=vlm.device) for site in where}
-    count = dict.fromkeys(where, 0)
-    sizes: dict[torch.Size, list[torch.Tensor]] = {}
-    for group in groups:
-        sizes.setdefault(group.shape[1:], []).append(group)
-    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(16)):
-        with torch.no_grad():
-            found = read_pictures(vlm, part.to(vlm.device), where)
-        for site, patches in found.items():
-            total[site] += patches.double().sum((0, 1)).to(vlm.device)
-            count[site] += patches.shape[0] * patches.shape[1]
-    return {site: (total[site] / count[site]).float() for site in where}
+
+    def read(part: torch.Tensor) -> dict[Site, torch.Tensor]:
+        found = read_pictures(vlm, part.to(vlm.device), where)
+        return {site: patches.to(vlm.device) for site, patches in found.items()}
+
+    return shipped_scores.mean_patches(read, list(groups), where)
 
 
 def _places(vlm: VLM, site: Site) -> torch.Tensor:
@@ -314,9 +308,6 @@ class Climb:
     clip: float
     optimiser: str = "sgd"
     schedule: str = "constant"
-
-
-_clip = shipped.clipped
 
 
 def ascend(

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from . import cache
+from . import cache, pictures
 from .encoders import PICTURES, Encoder
 from .scores import at_least
 
@@ -106,12 +106,8 @@ def _name(encoder: Encoder, items: list[Any]) -> str:
 
 def content(item: Any, takes: str) -> bytes:
     """A hash of a picture's pixels or a text. Raises ValueError for an item of another kind."""
-    if takes == PICTURES and hasattr(item, "convert"):
-        rgb = item.convert("RGBA")
-        return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).digest()
-    if takes == PICTURES and isinstance(item, torch.Tensor):
-        whole = item.detach().float().cpu().contiguous()
-        return hashlib.sha256(f"{tuple(whole.shape)}".encode() + whole.numpy().tobytes()).digest()
+    if takes == PICTURES and (hasattr(item, "convert") or isinstance(item, torch.Tensor)):
+        return pictures.content(item)
     if takes != PICTURES and isinstance(item, str):
         return hashlib.sha256(item.encode()).digest()
     needed = "PIL images or tensors (3, H, W) in [0, 1]" if takes == PICTURES else "texts (str)"

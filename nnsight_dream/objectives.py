@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from . import shipped_scores
-from .pictures import as_tensors
+from .pictures import as_tensors, content
 from .shipped import Step
 from .sites import Site
 from .trace import mean_patches
@@ -178,7 +178,8 @@ def _bundled() -> Pictures:
 class Pictures:
     """The mean patch over reference pictures (PIL images, any size); `Pictures.bundled()` are the demo's own.
 
-    Two are equal only if they are the same object. Raises ValueError for no picture.
+    Two of the same pictures in the same order are equal, so that a centre is computed once for them, also where they
+    came by pickle (a worker gets its settings anew with every chunk). Raises ValueError for no picture.
     """
 
     images: Sequence[Image.Image]
@@ -188,13 +189,23 @@ class Pictures:
         if not self.images:
             raise ValueError("Pictures() holds no picture: give a non-empty list of PIL images")
 
+    @functools.cached_property
+    def _content(self) -> bytes:
+        return b"".join(content(image) for image in self.images)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Pictures) and self._content == other._content)
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
     def of(self, vlm: VLM, site: Site) -> torch.Tensor:
         """(d,) the centre at a site."""
         return mean_patches(vlm, as_tensors(list(self.images), "images"), [site])[vlm.site(site)]
 
     @staticmethod
     def bundled() -> Pictures:
-        """The labelled pictures that come with the package; the same object each time, so that its centre is kept."""
+        """The labelled pictures that come with the package; the same object each time."""
         return _bundled()
 
     def __repr__(self) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 
 def as_tensors(images: Any, name: str) -> list[torch.Tensor]:
@@ -35,3 +37,12 @@ def as_tensors(images: Any, name: str) -> list[torch.Tensor]:
             )
         found.append(picture)
     return found
+
+
+def content(picture: Image.Image | torch.Tensor) -> bytes:
+    """A hash of what a picture shows: the pixels of a PIL image, whatever its mode, or the values of a tensor."""
+    if isinstance(picture, torch.Tensor):
+        whole = picture.detach().float().cpu().contiguous()
+        return hashlib.sha256(f"{tuple(whole.shape)}".encode() + whole.numpy().tobytes()).digest()
+    rgb = picture.convert("RGBA")
+    return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).digest()

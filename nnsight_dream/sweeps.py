@@ -120,16 +120,19 @@ def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple
     groups: dict[tuple[Any, str], list[tuple[str, Job, Settings]]] = {}
     impossible: list[tuple[str, Job, Exception]] = []
     tags: dict[Any, str] = {}
+    choices: dict[tuple[Any, str], tuple[Settings, str]] = {}  # with what tells them apart
     for job in dict.fromkeys(jobs):
         try:
             site = vlm.site(job.layer)
         except (ValueError, TypeError) as error:
             impossible.append((job.key(model=vlm.id), job, error))
             continue
-        chosen = _settings(vlm, job, site.layer, settings)
+        if (site, job.pooling) not in choices:
+            chosen = _settings(vlm, job, site.layer, settings)
+            choices[site, job.pooling] = chosen, digest(chosen)
+        chosen, whole = choices[site, job.pooling]
         if site not in tags:
             tags[site] = vlm.weights_tag(site)
-        whole = digest(chosen)
         told = dict(model=vlm.id, revision=vlm.revision, weights=tags[site], dtype=str(vlm.dtype), settings=whole)
         told |= vlm.chosen
         groups.setdefault((site, whole), []).append((job.key(**told), job, chosen))

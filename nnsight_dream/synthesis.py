@@ -21,7 +21,7 @@ from .canvas import MultiResolution, Native, Pixels
 from .directions import Direction, versions
 from .features import Feature
 from .objectives import Attention, Away, Grey, Pictures, Pooling, Score, cosine, group, reported
-from .pictures import as_tensors
+from .pictures import as_tensors, content
 from .prototype import Prototype, Prototypes, heat_map
 from .sae_models import resolve
 from .sites import Site
@@ -161,7 +161,7 @@ def digest(value: Any) -> str:
             raw = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             told.update(f"{part.dtype} {tuple(part.shape)}".encode() + raw)
         elif isinstance(part, Image.Image):
-            told.update(f"{part.mode} {part.size}".encode() + part.tobytes())
+            told.update(content(part))
         elif isinstance(part, (tuple, list)):
             told.update(f"{len(part)}[".encode())
             for one in part:

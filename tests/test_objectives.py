@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 import nnsight_dream as nd
 from nnsight_dream import objectives, trace
-from nnsight_dream.synthesis import centre
+from nnsight_dream.synthesis import centre, digest
 
 FEW = nd.Settings(steps=2, batch=2, rate=0.5, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),))
 
@@ -229,6 +230,35 @@ def test_a_centre_is_computed_once(tiny_vlm: nd.VLM, direction: nd.Direction) ->
     assert asked == [direction.site]
     assert torch.equal(centre(tiny_vlm, nd.Site(1), Counting()), torch.zeros(32))
     assert asked == [direction.site, nd.Site(1)]
+
+
+def test_the_centre_of_pictures_that_travelled_is_not_computed_again(
+    tiny_vlm: nd.VLM, direction: nd.Direction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Ray worker unpickles its settings with every chunk: what they mean is known there after the first."""
+    asked = []
+    mean_patches = objectives.mean_patches
+    monkeypatch.setattr(objectives, "mean_patches", lambda *a: asked.append(a) or mean_patches(*a))
+    images = [Image.new("RGB", (20, 20), (200, 30, 90 + i)) for i in range(2)]
+    for _ in range(2):
+        travelled = pickle.loads(pickle.dumps(FEW.but(centre=nd.Pictures(images))))
+        nd.synthesize(tiny_vlm, direction, settings=travelled)
+    assert len(asked) == 1
+
+
+def test_pictures_are_equal_by_what_they_show() -> None:
+    images = [Image.new("RGB", (4, 4), (9, 9, i)) for i in range(2)]
+    one = nd.Pictures(images)
+    same = nd.Pictures([i.convert("RGBA") for i in images])
+    assert (one, hash(one)) == (same, hash(same))
+    reds, blues = (Image.new("P", (4, 4)) for _ in range(2))
+    reds.putpalette([200, 0, 0])
+    blues.putpalette([0, 0, 200])
+    for other in (images[:1], images[::-1], [reds], [Image.new("RGB", (2, 8), (9, 9, 0)), images[1]]):
+        assert nd.Pictures(other) != one
+    assert nd.Pictures([reds]) != nd.Pictures([blues])  # the same numbers, other colours
+    assert digest(nd.Pictures([reds])) != digest(nd.Pictures([blues]))
+    assert one != images
 
 
 # -- objectives and terms ----------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ check-full-size: $(VENV)/.ready  ## a step of Gemma 3 4B and InternVL 3 8B, cut 
 test-ndif: $(VENV)/.ready  ## NDIF's own server brought up here (CPU, loopback), jobs run on it, taken down (root, redis-server)
 	CLIENT_PYTHON=$(abspath $(BIN))/python bash tests/ndif/run.sh
 
-bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook (5 minutes)
+bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook (a minute)
 	$(BIN)/python benchmarks/step.py
 
 bench-more: $(VENV)/.ready  ## a row per family, cost against size and number, sizes, torch.compile (half an hour)

@@ -1,35 +1,392 @@
-"""Arguments: a call that does not fit its function says what does fit."""
+"""Arguments: a call that does not fit its function says what does fit; one check each for numbers, paths and lists.
+
+Every check takes the value and the argument's name, returns the value in plain Python types, or raises an error that
+says what was given, what is allowed and, where it is plain, what was meant. Nothing heavy is imported here.
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import inspect
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from .sites import Site
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+
+SEED_MOST = 2**63 - 1  # a torch.Generator takes no more
+_NO_LIST = (str, bytes, bytearray, Mapping, set, frozenset)  # they can be walked through, but have no order or items
 
 
 def strict(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a wrong or missing argument raise a TypeError that names the allowed ones and the nearest."""
+    """Let a wrong or missing argument raise a TypeError that names the allowed ones and the nearest.
+
+    Of a function whose `vlm` is a VLM and nothing else, that argument is checked too.
+    """
     signature = inspect.signature(function)
     named = list(signature.parameters)
     bare = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
     takes = str(inspect.Signature(bare))
+    needs_model = "vlm" in named and signature.parameters["vlm"].annotation in ("VLM", "vlm.VLM")
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            signature.bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             unknown = [k for k in kwargs if k not in named]
-            said = str(error)
+            message = str(error)
             if unknown and named:
                 near = difflib.get_close_matches(unknown[0], named, 1, 0.0)[0]
-                said = f"got an unexpected keyword {unknown[0]!r}; did you mean {near}="
-            raise TypeError(f"{function.__name__}: {said}; it takes {takes}") from None
+                message = f"got an unexpected keyword {unknown[0]!r}; did you mean {near}="
+            raise TypeError(f"{function.__name__}: {message}; it takes {takes}") from None
+        if needs_model:
+            model(bound.arguments["vlm"], f"{function.__name__} takes {takes}")
         return function(*args, **kwargs)
 
     return checked
+
+
+def model(value: Any, takes: str = "") -> None:
+    """Raise TypeError, with what the function `takes`, unless a value is a VLM."""
+    from .vlm import VLM
+
+    if not isinstance(value, VLM):
+        if isinstance(value, type):
+            form = f"the class {value.__name__}; make a model of it with nd.load(...)"
+        elif isinstance(value, (str, os.PathLike)):
+            form = f"{shown(value)}; if that is a model, load it first: vlm = nd.load({shown(value)})"
+        else:
+            form = f"{shown(value)}; a model in hand becomes one with nd.load(model)"
+        raise TypeError(f"vlm= is a model that nd.load gave; got {form}{f'. {takes}' if takes else ''}")
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value for a message, in one line and short: its repr, or type and shape.
+
+    >>> shown("x" * 1000, 12), shown([1, 2])
+    ("'xxxxxxx ...", '[1, 2]')
+    """
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        return f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def plain(value: Any) -> Any:
+    """A NumPy or tensor scalar as Python's own number; anything else as it is."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        try:
+            return value.item()
+        except Exception:  # a tensor without values, on torch's "meta" device
+            return value
+    return value
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number: Python's, NumPy's or a tensor's; True and 2.0 are none.
+
+    >>> import torch
+    >>> is_whole(3), is_whole(torch.tensor(3)), is_whole(True), is_whole(3.0), is_whole("3")
+    (True, True, False, False, False)
+    """
+    value = plain(value)
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def whole(value: Any, name: str, least: int | None = None, most: int | None = None) -> int:
+    """A whole number from `least` to `most`, as an int: Python's, NumPy's or a 0-d tensor of integers.
+
+    Raises ValueError for a bool, a float, a text, or a number out of range.
+
+    >>> import numpy
+    >>> whole(numpy.int64(3), "steps", 1)
+    3
+    >>> whole(2.0, "steps", 1)
+    Traceback (most recent call last):
+    ValueError: steps=2.0: a whole number of at least 1 is needed; mend: steps=2
+    """
+    number = plain(value)
+    if is_whole(number) and (least is None or number >= least) and (most is None or number <= most):
+        return int(number)
+    mend = _whole_in(number)
+    good = mend is not None and (least is None or mend >= least) and (most is None or mend <= most)
+    raise ValueError(
+        f"{name}={shown(value)}: a whole number{_range(least=least, most=most)} is needed"
+        + (f"; mend: {name}={mend}" if good else "")
+    )
+
+
+def _whole_in(value: Any) -> int | None:
+    """The whole number that a float or a text most likely means."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,19}\s*", value, re.ASCII):
+        return int(value)
+    return None
+
+
+def real(
+    value: Any,
+    name: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    such_as: float | None = None,
+) -> float:
+    """A finite number, as a float: Python's, NumPy's or a 0-d tensor; above, from `least`, below, or up to `most`.
+
+    such_as   an example for the message
+
+    Raises ValueError for a bool, a text, what is not finite, or a number out of range.
+
+    >>> real(0, "level", above=0, below=1, such_as=0.95)
+    Traceback (most recent call last):
+    ValueError: level=0: a number above 0 and below 1 is needed, such as 0.95
+    """
+    number = plain(value)
+    if isinstance(number, Real) and not isinstance(number, bool):
+        try:
+            number = float(number)
+        except OverflowError:  # an int that is longer than any float
+            number = math.inf
+        low = (above is None or number > above) and (least is None or number >= least)
+        high = (below is None or number < below) and (most is None or number <= most)
+        if math.isfinite(number) and low and high:
+            return number
+    open_ended = above == 0 and least is below is most is None
+    needed = "a positive number" if open_ended else f"a finite number{_range(above, least, below, most)}"
+    if not open_ended and None not in (above if least is None else least, below if most is None else most):
+        needed = needed.replace("a finite", "a", 1)
+    raise ValueError(f"{name}={shown(value)}: {needed} is needed" + ("" if such_as is None else f", such as {such_as}"))
+
+
+def _range(above: Any = None, least: Any = None, below: Any = None, most: Any = None) -> str:
+    """The words for a range, after a noun; nothing where there is no bound."""
+    if least is not None and most is not None:
+        return f" from {least} to {'2**63 - 1' if most == SEED_MOST else most}"
+    parts = {"above": above, "of at least": least, "below": below, "of at most": most}
+    told = " and ".join(f"{words} {bound}" for words, bound in parts.items() if bound is not None)
+    return f" {told}" if told else ""
+
+
+def choice(value: Any, name: str, allowed: Sequence[str]) -> str:
+    """One of some names. Raises ValueError with all of them, and the nearest where one is near.
+
+    >>> choice("atention", "pooling", ("attention", "mean", "max"))
+    Traceback (most recent call last):
+    ValueError: pooling='atention': allowed are 'attention', 'mean', 'max'; did you mean 'attention'?
+    """
+    if isinstance(value, str) and value in allowed:
+        return str(value)
+    near = difflib.get_close_matches(value.strip(), allowed, 1) if isinstance(value, str) else []
+    raise ValueError(
+        f"{name}={shown(value)}: allowed are {', '.join(map(repr, allowed))}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def path(value: Any, name: str = "path") -> Path:
+    """A path, from a text or a path object. Raises TypeError for another kind, ValueError for an empty text.
+
+    >>> path("", "folder")
+    Traceback (most recent call last):
+    ValueError: folder='': a path is needed; for the folder you are in, give '.'
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}= is a path, as a text or a Path; got {shown(value)}")
+    if not value.strip():
+        raise ValueError(f"{name}={value!r}: a path is needed; for the folder you are in, give '.'")
+    if "\0" in value:
+        raise ValueError(f"{name}={shown(value)}: a path holds no NUL character")
+    return Path(value)
+
+
+def folder(value: Any, name: str = "folder", *, must_exist: bool = False) -> Path:
+    """The path of a folder, which need not be there yet; nothing is made.
+
+    Raises as `path` does; NotADirectoryError where it, or what would hold it, is a file; FileNotFoundError for one that
+    must exist and does not; OSError for a name that the system does not take.
+    """
+    place = path(value, name)
+    try:
+        for part in (place, *place.parents):
+            if part.is_dir():
+                break
+            if part.exists() or part.is_symlink():
+                what = "is a file" if part.exists() else "is a link to what is not there"
+                inside = "" if part == place else f", so {place} cannot be in it"
+                raise NotADirectoryError(f"{name}={str(place)!r}: {part} {what}{inside}; a folder is needed")
+        missing = must_exist and not place.is_dir()
+    except (NotADirectoryError, FileNotFoundError):
+        raise
+    except OSError as error:  # too long, or not to be looked into
+        raise type(error)(f"{name}={shown(str(place))}: {error.strerror or error}; give another folder") from None
+    if missing:
+        raise FileNotFoundError(f"{name}={str(place)!r}: there is no such folder")
+    return place
+
+
+def file(value: Any, name: str = "path") -> Path:
+    """The path of a file that is there.
+
+    Raises as `path` does; IsADirectoryError for a folder, FileNotFoundError where there is nothing.
+    """
+    place = path(value, name)
+    try:
+        if place.is_dir():
+            raise IsADirectoryError(f"{name}={str(place)!r} is a folder; a file is needed")
+        there = place.exists()
+    except IsADirectoryError:
+        raise
+    except OSError as error:
+        raise type(error)(f"{name}={shown(str(place))}: {error.strerror or error}; give another file") from None
+    if not there:
+        raise FileNotFoundError(f"{name}={str(place)!r}: there is no such file")
+    return place
+
+
+def listed(value: Any, name: str, form: str) -> list[Any]:
+    """The items of a list, a tuple, a range, an array or tensor (its rows), or a generator.
+
+    form   what is needed, for the message: "seeds, such as [0, 1]"
+
+    Raises TypeError for a text, a mapping, a set (it has no order) and what cannot be walked through.
+    """
+    if isinstance(value, _NO_LIST) or getattr(value, "shape", None) == () or not isinstance(value, Iterable):
+        raise TypeError(f"{name}={shown(value)}: {form} needed, not {_kind(value)}")
+    return value.tolist() if hasattr(value, "tolist") and hasattr(value, "dtype") else list(value)
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return {"str": "a text", "NoneType": "None"}.get(name, f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}")
+
+
+def several(value: Any, kinds: type[T] | tuple[type[T], ...], name: str, form: str) -> tuple[list[T], bool]:
+    """One item of a kind, or several in a list: as a list, and whether it was one; it may be empty.
+
+    form   what is needed, for the message, with its verb: "a Job, or a list of them, is"
+
+    Raises TypeError for anything else, also inside the list, and says at which place.
+
+    >>> several(b"x", bytes, "parts", "bytes, or a list of them, are")
+    ([b'x'], True)
+    >>> several([b"x", 1], bytes, "parts", "bytes, or a list of them, are")
+    Traceback (most recent call last):
+    TypeError: parts[1]=1: bytes, or a list of them, are needed, not an int
+    """
+    if isinstance(value, kinds):
+        return [value], True
+    items = listed(value, name, form)
+    for i, item in enumerate(items):
+        if not isinstance(item, kinds):
+            raise TypeError(f"{name}[{i}]={shown(item)}: {form} needed, not {_kind(item)}")
+    return items, False
+
+
+def texts(value: Any, name: str, such_as: str = "octopus") -> tuple[list[str], bool]:
+    """A text, or several in a list: as a list, and whether it was one. None of them is blank.
+
+    Raises TypeError for what is no text, ValueError for an empty list and a blank text.
+
+    >>> texts("sea star", "words"), texts(["bee", "ant"], "words")
+    ((['sea star'], True), (['bee', 'ant'], False))
+    """
+    if isinstance(value, str):
+        items, single = [value], True
+    else:
+        try:
+            items, single = listed(value, name, ""), False
+        except TypeError:
+            wrong = f"{type(value).__name__} {shown(value)}"
+            raise TypeError(f"{name}= is a text or a list of texts; got {wrong}") from None
+    if not items:
+        raise ValueError(f"{name}= is empty; give at least one text, such as {such_as!r}")
+    for i, item in enumerate(items):
+        place = name if single else f"{name}[{i}]"
+        if not isinstance(item, str):
+            raise TypeError(f"{place}={shown(item)}: a text is needed, such as {such_as!r}, not {_kind(item)}")
+        if not item.strip():
+            raise ValueError(f"{place}={shown(item)}: a text is needed, such as {such_as!r}; this one is blank")
+    return [str(item) for item in items], single
+
+
+def seeds(value: Any, name: str = "seed") -> tuple[list[int], bool]:
+    """A seed, or several in a list, range, array or tensor: as a list, and whether it was one.
+
+    Raises ValueError unless each is a whole number from 0 to 2**63 - 1, and for an empty list.
+
+    >>> seeds(3), seeds(range(2))
+    (([3], True), ([0, 1], False))
+    """
+    if not isinstance(value, Iterable) or isinstance(value, _NO_LIST) or getattr(value, "shape", None) == ():
+        return [whole(value, name, 0, SEED_MOST)], True
+    items = listed(value, name, "seeds are")
+    if not items:
+        raise ValueError(f"{name}={shown(value)} asks for nothing; give a whole number, or a list of them")
+    return [whole(item, f"{name}[{i}]", 0, SEED_MOST) for i, item in enumerate(items)], False
+
+
+def layers(value: Any, name: str = "layer") -> tuple[list[int | str | Site], bool]:
+    """A layer, or several in a list, range, array or tensor: as a list, and whether it was one.
+
+    A layer is a whole number, the name of a site ("4" and "blocks.3.hook_resid_post") or a Site; the model says whether
+    it has it. Raises TypeError for another kind, ValueError for an empty list and for a text that lists numbers.
+
+    >>> layers(4), layers(range(1, 3)), layers("4")
+    (([4], True), ([1, 2], False), (['4'], True))
+    >>> layers("1,4")
+    Traceback (most recent call last):
+    ValueError: layer='1,4': one text is one layer; of several give a list: layer=[1, 4]
+    """
+    from .sites import Site
+
+    alone = isinstance(value, (str, bytes, Site)) or getattr(value, "shape", None) == ()
+    if alone or not isinstance(value, Iterable):
+        return [_layer(value, name)], True
+    items = listed(value, name, "a layer from 1, a site's name or a Site, or a list of these, is")
+    if not items:
+        raise ValueError(f"{name}={shown(value)} asks for nothing; give a layer from 1, or a list of them")
+    return [_layer(item, f"{name}[{i}]", name) for i, item in enumerate(items)], False
+
+
+def _layer(value: Any, place: str, name: str = "") -> int | str | Site:
+    from .sites import Site
+
+    number = plain(value)
+    if is_whole(number):
+        return int(number)
+    if isinstance(number, Site):
+        return number
+    if isinstance(number, str):
+        numbers = re.findall(r"\d+", number)
+        if len(numbers) > 1 and not re.search(r"[^\W\d]", number) and not re.fullmatch(r"\s*\d+\.\d+\s*", number):
+            meant = f"{name or place}=[{', '.join(str(int(n)) for n in numbers)}]"
+            raise ValueError(f"{place}={shown(value)}: one text is one layer; of several give a list: {meant}")
+        if not number.strip():
+            raise ValueError(f"{place}={shown(value)}: a layer from 1, a site's name or a Site is needed")
+        return str(number)
+    mend = _whole_in(number)
+    raise TypeError(
+        f"{place}={shown(value)}: a layer is a number from 1, a site is a name or a Site; got {type(value).__name__}"
+        + ("" if mend is None else f"; mend: {place}={mend}")
+    )

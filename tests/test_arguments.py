@@ -1,0 +1,173 @@
+"""One check each for numbers, paths, lists, seeds and layers: what they take, and what they say."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+import nnsight_dream as nd
+from nnsight_dream import arguments
+
+WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int16)]
+NOT_WHOLE = [
+    True,
+    np.True_,
+    torch.tensor(True),
+    3.0,
+    np.float32(3),
+    torch.tensor(3.0),
+    "3",
+    None,
+    [3],
+    torch.tensor([3]),
+]
+
+
+@pytest.mark.parametrize("value", WHOLE, ids=repr)
+def test_whole_numbers_are_taken_in_every_guise_and_become_an_int(value):
+    found = arguments.whole(value, "n", 1, 5)
+    assert found == 3
+    assert type(found) is int
+
+
+@pytest.mark.parametrize("value", NOT_WHOLE, ids=repr)
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(ValueError, match=r"^n=.*a whole number from 1 to 5 is needed"):
+        arguments.whole(value, "n", 1, 5)
+
+
+@pytest.mark.parametrize("value", [0, 6, np.int64(-1), 2**80])
+def test_a_whole_number_out_of_range_is_refused(value):
+    with pytest.raises(ValueError, match=r"from 1 to 5"):
+        arguments.whole(value, "n", 1, 5)
+
+
+def test_the_advice_for_a_float_or_a_text_works():
+    for wrong in (3.0, "3", np.float32(3)):
+        with pytest.raises(ValueError, match=r"mend: n=3$"):
+            arguments.whole(wrong, "n", 1)
+    with pytest.raises(ValueError, match=r"is needed$"):
+        arguments.whole(0.0, "n", 1)  # no advice that would fail again
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2)], ids=repr)
+def test_real_numbers_are_taken_in_every_guise(value):
+    found = arguments.real(value, "x", above=0, most=1)
+    assert found == 0.5
+    assert type(found) is float
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), torch.tensor(float("nan")), True, "0.5", None, 1j, [0.5], 0, 1.5, 10**400],
+    ids=repr,
+)
+def test_what_is_no_finite_number_in_range_is_refused(value):
+    with pytest.raises(ValueError, match=r"^x=.*: a number above 0 and of at most 1 is needed, such as 0.5$"):
+        arguments.real(value, "x", above=0, most=1, such_as=0.5)
+
+
+def test_paths(tmp_path):
+    assert arguments.path(str(tmp_path)) == arguments.path(tmp_path) == tmp_path
+    for wrong, kind in (
+        ("", ValueError),
+        ("  ", ValueError),
+        ("a\0b", ValueError),
+        (3, TypeError),
+        (None, TypeError),
+        (b"x", TypeError),
+    ):
+        with pytest.raises(kind, match=r"^folder="):
+            arguments.folder(wrong)
+
+
+def test_folders_and_files_are_not_taken_for_each_other(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for place in (file, file / "below" / "it", tmp_path / "dangling"):
+        with pytest.raises(NotADirectoryError, match=r"a folder is needed"):
+            arguments.folder(place)
+    assert arguments.folder(tmp_path / "new" / "one") == tmp_path / "new" / "one"
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(FileNotFoundError, match=r"no such folder"):
+        arguments.folder(tmp_path / "new", must_exist=True)
+    assert arguments.file(file) == file
+    with pytest.raises(IsADirectoryError, match=r"a file is needed"):
+        arguments.file(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no such file"):
+        arguments.file(tmp_path / "new")
+    with pytest.raises(OSError, match=r"^folder=.{1,100}: File name too long; give another folder"):
+        arguments.folder("x" * 5000)
+    assert arguments.folder(os.fspath(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize(
+    "value", [[0, 1], (0, 1), range(2), np.arange(2), torch.arange(2), iter([0, 1]), {0: 1, 1: 2}.keys()], ids=repr
+)
+def test_several_seeds_and_layers_in_every_guise(value):
+    assert arguments.seeds(value) == ([0, 1], False)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0", "", b"0", {0}, {0: 1}, None, 0.5, True, [True], [[0]], [], -1, 2**63, [2**63], torch.eye(2)],
+    ids=repr,
+)
+def test_what_is_no_seed_is_refused(value):
+    with pytest.raises((ValueError, TypeError), match=r"^seed"):
+        arguments.seeds(value)
+
+
+@pytest.mark.parametrize("value", [[1, 4], (1, 4), range(1, 5, 3), np.array([1, 4]), torch.tensor([1, 4])], ids=repr)
+def test_several_layers_in_every_guise(value):
+    found = arguments.layers(value)
+    assert found == ([1, 4], False)
+    assert all(type(n) is int for n in found[0])
+
+
+def test_one_layer_in_every_guise():
+    site = nd.Site(4)
+    for value in (4, np.int64(4), torch.tensor(4), np.array(4)):
+        assert arguments.layers(value) == ([4], True)
+    assert arguments.layers("14") == (["14"], True)
+    assert arguments.layers(site) == ([site], True)
+    assert arguments.layers([site, "blocks.3.hook_resid_post"]) == ([site, "blocks.3.hook_resid_post"], False)
+
+
+@pytest.mark.parametrize("value", ["1,4", "1, 4", "1 4", "[1, 4]", "1-4", "1:4", ["1,4"]])
+def test_numbers_in_one_text_are_no_layer_and_the_advice_works(value):
+    with pytest.raises(ValueError, match=r"layer=\[1, 4\]$"):
+        arguments.layers(value)
+    assert arguments.layers([1, 4]) == ([1, 4], False)
+
+
+@pytest.mark.parametrize("value", [None, 4.0, True, b"4", {4}, {4: 1}, [], "", [4.0], [None], [[4]]], ids=repr)
+def test_what_is_no_layer_is_refused(value):
+    with pytest.raises((ValueError, TypeError), match=r"^layer"):
+        arguments.layers(value)
+
+
+def test_texts_and_items():
+    assert arguments.texts(np.array(["a", "b"]), "words") == (["a", "b"], False)
+    for wrong in (None, 3, b"a", {"a"}, {"a": 1}, [], [""], [None], [["a"]], " "):
+        with pytest.raises((ValueError, TypeError), match=r"^words"):
+            arguments.texts(wrong, "words")
+    jobs = [nd.Job("fox"), nd.Job("owl")]
+    assert arguments.several(jobs[0], nd.Job, "jobs", "jobs are") == ([jobs[0]], True)
+    assert arguments.several(iter(jobs), nd.Job, "jobs", "jobs are") == (jobs, False)
+    with pytest.raises(TypeError, match=r"^jobs\[0\]='fox': a Job, or a list of them, is needed, not a text$"):
+        arguments.several(["fox"], nd.Job, "jobs", "a Job, or a list of them, is")
+
+
+def test_messages_stay_short():
+    for check in (arguments.whole, arguments.real, arguments.path, arguments.seeds, arguments.layers, arguments.texts):
+        for value in (["x" * 100_000], torch.zeros(1000, 3), {"x" * 1000: 1}):
+            with pytest.raises((ValueError, TypeError)) as caught:
+                check(value, "name")
+                raise ValueError  # a path may be long, a text too
+            assert len(str(caught.value)) < 300

@@ -48,7 +48,7 @@ def train(args: argparse.Namespace, causal: bool, folder: Path) -> None:
     def shortened(stage: Any) -> Any:
         return replace(stage, steps=2 if args.quick else max(2, round(args.share * stage.steps)))
 
-    tower = args.work / "tower.pt"
+    tower = args.work / "tower"
     if not tower.exists():  # then the bundled model's
         tower = demo.folder() / "vlm" / "model.safetensors"
     language.train(
@@ -72,7 +72,7 @@ def load(folder: Path, causal: bool) -> nd.VLM:
 # %%
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Causal against bidirectional attention among image tokens.")
-    parser.add_argument("--work", type=Path, default=Path("build/train"), help="holds art.npz, npm and tower.pt")
+    parser.add_argument("--work", type=Path, default=Path("build/train"), help="holds art.npz, npm and tower")
     parser.add_argument("--folder", type=Path, default=Path("build/variants"), help="where models and results go")
     parser.add_argument("--share", type=float, default=1.0, help="of the bundled model's steps, above 0")
     parser.add_argument("--every", type=int, default=4, help="measure with every n-th concept")

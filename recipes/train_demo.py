@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 STAGES = ("fetch", "render", "tower", "language", "judge", "bundle", "score")
 DATA = Path(__file__).parents[1] / "nnsight_dream" / "data"
 # of the full schedule, to see that everything runs (minutes)
-QUICK_TOWER = dict(clean=((48, 20),), robust=((48, 10), (64, 10)), sharp=((64, 5),))
+QUICK_TOWER = dict(clean=((32, 20),), robust=((32, 10), (48, 5), (64, 3)))
 
 
 def main() -> None:
@@ -31,6 +31,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few steps of each stage: nothing worth keeping")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop the tower's training after so many")
+    parser.add_argument(
+        "--tower", choices=("drawing", "robust"), default="drawing", help="with or without drawing loss"
+    )
     args = parser.parse_args()
     import torch
 
@@ -38,25 +42,32 @@ def main() -> None:
     for stage in args.only:
         began = time.time()
         print(f"== {stage}", flush=True)
-        run(stage, args.work, args.seed, args.quick)
+        run(stage, args.work, args.seed, args.quick, args.minutes, args.tower)
         print(f"== {stage}: {time.time() - began:.0f} s", flush=True)
 
 
-def run(stage: str, work: Path, seed: int, quick: bool) -> None:
-    """One stage."""
+def run(stage: str, work: Path, seed: int, quick: bool, minutes: float, kind: str) -> None:
+    """One stage; the tower's may be done in pieces of some minutes."""
     from demo_training import art, bundle, judge, language, score, tower
 
-    npm, pictures = work / "npm", work / "art.npz"
+    npm, pictures, more = work / "npm", work / "art.npz", work / "more.npz"
     if stage == "fetch":
         art.fetch(npm)
     elif stage == "render":
         if not pictures.exists():
             art.render(npm, pictures)
+        if not more.exists():
+            art.render_more(npm, more)
     elif stage == "tower":
-        tower.train(pictures, npm, work / "tower.pt", seed=seed, **(QUICK_TOWER if quick else {}))
+        options = dict(QUICK_TOWER if quick else {}, start=DATA / "vlm" / "model.safetensors", minutes=minutes)
+        if kind == "robust":
+            options["drawing_weight"] = 0.0
+        folder = work / ("tower" if kind == "drawing" else "tower-robust")
+        if not tower.train(pictures, npm, folder, more=more, seed=seed, **options):
+            raise SystemExit("the tower is not ready: run this again to go on")
     elif stage == "language":
         quickly = {"stages": [replace(s, steps=4) for s in language.STAGES]} if quick else {}
-        seeing = work / "tower.pt"
+        seeing = work / "tower"
         if not seeing.exists():  # then the bundled model's
             seeing = DATA / "vlm" / "model.safetensors"
         language.train(pictures, npm, seeing, work / "language.pt", work / "vlm", seed=seed, **quickly)

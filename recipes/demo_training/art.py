@@ -1,4 +1,4 @@
-"""Labelled pictures: freely licensed emoji art, fetched from the npm registry and rendered to RGBA.
+"""Labelled pictures: freely licensed emoji art and icons, fetched from the npm registry and rendered to RGBA.
 
 Design families, not packages, decide who sees what: the model, the judge and the held-out set share none.
 """
@@ -46,6 +46,16 @@ STYLES = {
     "twemoji": Style("@iconify-json/twemoji", "1.2.5", "Twemoji", "held-out", "CC-BY-4.0", "Twitter and contributors"),
 }
 NAMES = ("emojibase-data", "17.0.0")  # Unicode CLDR names, keywords and groups (MIT)
+# Icon sets beside the emoji: further classes for the tower, so that it sees more shapes than the concepts have.
+ICONS = {
+    "flat-color": Style("@iconify-json/flat-color-icons", "1.2.3", "Icons8", "model", "MIT", "Icons8"),
+    "kameleon": Style(
+        "@iconify-json/streamline-kameleon-color", "1.2.2", "Streamline", "model", "CC-BY-4.0", "Streamline"
+    ),
+    "ultimate": Style(
+        "@iconify-json/streamline-ultimate-color", "1.2.2", "Streamline", "model", "CC-BY-4.0", "Streamline"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def code(emoji: str) -> str:
 def fetch(folder: Path) -> None:
     """Download and unpack every package that is not there yet (npm must be installed)."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [(s.package, s.version) for s in STYLES.values()] + [NAMES]
+    wanted = [(s.package, s.version) for s in (*STYLES.values(), *ICONS.values())] + [NAMES]
     for package, version in wanted:
         target = folder / f"{package.replace('/', '+')}@{version}"
         if target.exists():
@@ -158,6 +168,18 @@ def _render(style: str, package: Path, emoji: str, names: list[str], icons: dict
     return pictures
 
 
+def _package(folder: Path, record: Style) -> tuple[Path, dict, dict]:
+    """A style's unpacked package, its icons and its names by code point, where it has them."""
+    package = folder / f"{record.package.replace('/', '+')}@{record.version}"
+    icons, chars = {}, {}
+    if (package / "icons.json").exists():
+        icons = json.loads((package / "icons.json").read_text(encoding="utf-8"))
+    if (package / "chars.json").exists():
+        raw = json.loads((package / "chars.json").read_text(encoding="utf-8"))
+        chars = {**{k.replace("-fe0f", ""): v for k, v in raw.items()}, **raw}
+    return package, icons, chars
+
+
 def render(folder: Path, out: Path) -> None:
     """Render every concept in every style to `out` (npz): pictures uint8 (n, SIZE, SIZE, 4), concept and style ids."""
     base = folder / "emojibase-data@17.0.0"
@@ -167,12 +189,7 @@ def render(folder: Path, out: Path) -> None:
     unicode_names = {k.lower().replace("-fe0f", ""): v for k, v in unicode_names.items()}
     pictures, concept_ids, style_ids, codes = [], [], [], []
     for s, (style, record) in enumerate(STYLES.items()):
-        package = folder / f"{record.package.replace('/', '+')}@{record.version}"
-        icons = chars = {}
-        if (package / "icons.json").exists():
-            icons = json.loads((package / "icons.json").read_text(encoding="utf-8"))
-            raw = json.loads((package / "chars.json").read_text(encoding="utf-8"))
-            chars = {**{k.replace("-fe0f", ""): v for k, v in raw.items()}, **raw}
+        package, icons, chars = _package(folder, record)
         for c, concept in enumerate(concepts()):
             for emoji in concept.emoji:
                 key = code(emoji)
@@ -182,13 +199,54 @@ def render(folder: Path, out: Path) -> None:
                     concept_ids.append(c)
                     style_ids.append(s)
                     codes.append(key)
+    _save(
+        out,
+        pictures=np.stack(pictures),
+        concept=np.array(concept_ids),
+        style=np.array(style_ids),
+        code=np.array(codes),
+    )
+
+
+def _save(out: Path, **arrays: np.ndarray) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out.with_suffix(".partial"), "wb") as file:
-        np.savez_compressed(
-            file,
-            pictures=np.stack(pictures),
-            concept=np.array(concept_ids),
-            style=np.array(style_ids),
-            code=np.array(codes),
-        )
+        np.savez_compressed(file, **arrays)
     out.with_suffix(".partial").rename(out)
+
+
+PEOPLE, COMPONENTS, FLAGS = 1, 2, 9  # groups of emojibase: hundreds of variants that hardly differ at 64 pixels
+
+
+def render_more(folder: Path, out: Path) -> None:
+    """Render what is no concept to `out` (npz): pictures uint8 (n, SIZE, SIZE, 4), label (n,), words (one a label).
+
+    Every other emoji of the model's styles, but for people and flags, and every icon of `ICONS` but for logos. A
+    `-duo` icon is a second picture of the icon without it.
+    """
+    data = json.loads((folder / "emojibase-data@17.0.0" / "en" / "data.json").read_text(encoding="utf-8"))
+    known = {code(e) for c in concepts() for e in c.emoji}
+    rest = [
+        e for e in data if code(e["emoji"]) not in known and e.get("group") not in (PEOPLE, COMPONENTS, FLAGS, None)
+    ]
+    words = {code(e["emoji"]): " ".join([e["label"], *e.get("tags", [])]) for e in rest}
+    labels: dict[str, int] = {}
+    pictures, label_ids = [], []
+    for style, record in {**STYLES, **ICONS}.items():
+        if record.side != "model":
+            continue
+        package, icons, chars = _package(folder, record)
+        if style in ICONS:
+            named = {n: n.removesuffix("-duo") for n in icons["icons"] if "logo" not in n}
+            words |= {f"{style}:{key}": key.replace("-", " ") for key in named.values()}
+            jobs = [(f"{style}:{key}", "", [n]) for n, key in named.items()]
+        else:
+            jobs = [
+                (code(e["emoji"]), e["emoji"], _icon_names(style, icons, chars, e["emoji"], e["label"], ""))
+                for e in rest
+            ]
+        for key, emoji, names in jobs:
+            for picture in _render(style, package, emoji, names, icons):
+                pictures.append(picture)
+                label_ids.append(labels.setdefault(key, len(labels)))
+    _save(out, pictures=np.stack(pictures), label=np.array(label_ids), words=np.array([words[key] for key in labels]))

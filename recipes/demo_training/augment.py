@@ -22,10 +22,11 @@ def masters(pictures, side: int) -> torch.Tensor:
 
 
 def backgrounds(n: int, side: int, generator: torch.Generator) -> torch.Tensor:
-    """(n, 3, side, side): plain colours, white, gradients and soft blotches in equal parts."""
+    """(n, 3, side, side): plain colours, white, gradients, soft blotches and nearly grey in equal parts."""
     colour = torch.rand(n, 3, 1, 1, generator=generator).expand(n, 3, side, side).clone()
-    kind = torch.randint(4, (n,), generator=generator)
+    kind = torch.randint(5, (n,), generator=generator)
     colour[kind == 0] = 0.85 + 0.15 * torch.rand(int((kind == 0).sum()), 1, 1, 1, generator=generator)
+    colour[kind == 4] = 0.45 + 0.1 * torch.rand(int((kind == 4).sum()), 1, 1, 1, generator=generator)
     for k, coarse in ((2, 2), (3, 5)):
         rows = kind == k
         soft = torch.rand(int(rows.sum()), 3, coarse, coarse, generator=generator)

@@ -31,7 +31,7 @@ from . import art, augment, text, tower
 from .muon import Muon
 
 VOCABULARY = 3072
-GRID = tower.SIDE // tower.PATCH
+GRID = tower.GRID
 TEXT = dict(
     hidden_size=160,
     intermediate_size=480,
@@ -138,7 +138,7 @@ def start_projector(model: Gemma3ForConditionalGeneration, file: Path, pictures:
     if file.suffix == ".safetensors":
         projector.mm_input_projection_weight.copy_(load_file(file)["multi_modal_projector.mm_input_projection_weight"])
         return
-    head = torch.load(file)["average"]["image.weight"].T
+    head = torch.load(file / "average.pt", map_location="cpu")["image.weight"].T
     seen = torch.cat([model.model.vision_tower(2 * x - 1).last_hidden_state.mean(1) for x in pictures.split(128)])
     seen = F.normalize(seen @ head, dim=-1)
     axes = torch.linalg.svd(seen - seen.mean(0), full_matrices=False).Vh[: TEXT["hidden_size"]]
@@ -489,7 +489,7 @@ def train(
         average, step = saved["average"], saved["step"]
         generator.set_state(saved["generator"])
         rng.setstate(saved["rng"])
-    model.model.vision_tower.load_state_dict(tower.weights(tower_file))
+    model.model.vision_tower.load_state_dict(tower.fitted(tower.weights(tower_file)))
     if not out.exists():
         start_projector(model, tower_file, augment.plain(stuff.art, tower.SIDE, background=0.5))
     ends = np.cumsum([s.steps for s in stages])

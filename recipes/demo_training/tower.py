@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,8 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from . import art, augment
 from .muon import Muon
 
-SIDE, PATCH = 64, 8
+SIDE, PATCH = 64, 4  # 16 x 16 patches
+GRID = 8  # image tokens on a side: the projector means 2 x 2 patches into one, as Gemma 3's does
 THUMB = 16
 CONFIG = dict(
     hidden_size=192,
@@ -39,12 +42,21 @@ CONFIG = dict(
 )
 
 
-Phase = tuple[int, int]  # (picture side in pixels, steps)
-CLEAN: tuple[Phase, ...] = ((48, 700),)
-ROBUST: tuple[Phase, ...] = ((48, 900), (64, 2300))
-SHARP: tuple[Phase, ...] = ((64, 3000),)  # every concept drawn towards one picture: the first of its art
+Phase = tuple[int, int]  # (picture side in pixels, steps); a 32-pixel picture costs a sixth of a 64-pixel one
+CLEAN: tuple[Phase, ...] = ((32, 300),)
+ROBUST: tuple[Phase, ...] = ((32, 3000), (48, 4000), (64, 7000))
+SETTLE = 0.2  # the last part of all steps, in which the rate falls to zero
+RATE = 1.5e-3
 DRAWING_WEIGHT = 16.0  # the gradient of the drawing loss is 9 times smaller than that of the cross-entropy
+MORE_SHARE = 0.35  # of the pictures of a step, how many are of classes beside the concepts
 FAST = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def best_device() -> torch.device:
+    """cuda, then mps, else cpu."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 @torch.no_grad()
@@ -75,26 +87,29 @@ def prepare(model: SiglipVisionModel) -> None:
 
 
 class Matcher(nn.Module):
-    """The tower, and the words it is matched with: each concept is the mean of its words plus a vector of its own."""
+    """The tower, and the words it is matched with: each class is the mean of its words plus a vector of its own."""
 
     def __init__(self, words: list[list[int]], vocabulary: int, width: int = 192):
         super().__init__()
-        # eager attention: the fused one cannot be differentiated twice
+        # eager attention: the fused kind cannot be differentiated twice
         self.tower = SiglipVisionModel._from_config(SiglipVisionConfig(**CONFIG), attn_implementation="eager")
         prepare(self.tower)
-        self.image = nn.Linear(CONFIG["hidden_size"], width)
+        hidden = CONFIG["hidden_size"]
+        self.image = nn.Linear(hidden, width)
         self.thumbnail = nn.Linear(width, 3 * THUMB * THUMB)  # only while training: so that vectors keep the layout
         self.word = nn.EmbeddingBag(vocabulary, width, mode="mean")
         self.own = nn.Parameter(0.02 * torch.randn(len(words), width))
+        self.patch_class = nn.Parameter(torch.randn(len(words), hidden) / hidden**0.5)  # in the space of mean patches
         nn.init.normal_(self.word.weight, std=0.02)
         self.scale = nn.Parameter(torch.tensor(math.log(12.0)))
         lengths = [len(w) for w in words]
         self.register_buffer("flat", torch.tensor([i for w in words for i in w]))
         self.register_buffer("starts", torch.tensor([0, *np.cumsum(lengths)[:-1]]))
-        self.register_buffer("means", torch.zeros(len(words), CONFIG["hidden_size"]))  # of each concept's art, running
+        self.register_buffer("means", torch.zeros(len(words), hidden))  # of each class's pictures, running
+        self.register_buffer("mean", torch.zeros(hidden))  # of all pictures, running
 
     def texts(self) -> torch.Tensor:
-        """(concepts, width) unit vectors."""
+        """(classes, width) unit vectors."""
         return F.normalize(self.word(self.flat, self.starts) + self.own, dim=-1)
 
     def hidden(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -104,7 +119,8 @@ class Matcher(nn.Module):
         Matrix products run in bfloat16 where the processor has it, everything else in float32.
         """
         small = pictures.shape[-1] != SIDE
-        with torch.autocast("cpu", torch.bfloat16, enabled=FAST):
+        fast = FAST if pictures.device.type == "cpu" else True
+        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=fast):
             return self.tower(2 * pictures - 1, interpolate_pos_encoding=small).last_hidden_state.float().mean(1)
 
     def unit(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -117,99 +133,109 @@ class Matcher(nn.Module):
 
     @torch.no_grad()
     def remember(self, hidden: torch.Tensor, labels: torch.Tensor) -> None:
-        """Move the running means of the concepts `labels` towards what was seen of them."""
-        for h, c in zip(hidden.detach(), labels.tolist(), strict=True):
-            self.means[c].lerp_(h, 0.1 if self.means[c].any() else 1.0)
+        """Move the running means of the classes `labels` towards what was seen of them."""
+        hidden = hidden.detach()
+        self.mean.lerp_(hidden.mean(0), 0.02 if self.mean.any() else 1.0)
+        rate = torch.where(self.means[labels].any(1), 0.1, 1.0)[:, None]
+        self.means[labels] = self.means[labels].lerp(hidden, rate)  # of two pictures of a class the later counts
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits (n, concepts)."""
+        """Logits (n, classes)."""
         return self.logits(self.see(pictures))
 
     def logits(self, seen: torch.Tensor) -> torch.Tensor:
-        """(n, concepts) of unit vectors (n, width)."""
+        """(n, classes) of unit vectors (n, width)."""
         return self.scale.exp() * seen @ self.texts().T
+
+    def patch_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(n, classes) of means of patches (n, hidden), by their own direction from the mean of all.
+
+        A climb scores this direction, so it is what must know the thing and not care for its ground.
+        """
+        away = F.normalize(hidden - self.mean, dim=-1)
+        return self.scale.exp() * away @ F.normalize(self.patch_class, dim=-1).T
 
 
 class Drawings:
-    """Pictures being drawn from grey by the tower's own gradient, each towards art of its concept.
+    """Pictures being drawn by the tower's own gradient, each from a plain ground towards art of its class on that ground.
 
-    A tenth of them starts anew at every step. Until its third step a drawing's target is random art of the concept,
-    then whatever art of the concept is nearest. With `first_only` it is the first art of the concept throughout: where
-    several pictures are right, a gradient points at their mean, which is a blot.
+    Half of the grounds are grey, the others white or of any colour. The target is the first picture of the class: where
+    several are right, a gradient points at their mean, which is a blot. A twelfth begins anew at every step.
     """
 
-    LAST = 9
+    LAST = 12
 
     def __init__(
         self,
-        art: torch.Tensor,
+        source: torch.Tensor,
         labels: torch.Tensor,
         often: torch.Tensor,
         count: int,
+        side: int,
         generator: torch.Generator,
-        first_only: bool,
+        device: torch.device,
     ):
-        self.art, self.often, self.generator = art, often, generator
-        self.thumbs = F.interpolate(art, (THUMB, THUMB), mode="area").flatten(1)
-        members = [torch.where(labels == c)[0] for c in range(int(labels.max()) + 1)]
-        most = 1 if first_only else max(len(m) for m in members)
-        self.members = torch.stack([m[torch.arange(most) % len(m)] for m in members])
-        self.canvas = torch.empty(count, *art.shape[1:])
-        self.concept, self.target = torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)
+        first = {int(c): i for i, c in reversed(list(enumerate(labels.tolist())))}
+        first_rows = torch.tensor([first[c] for c in sorted(first)])
+        inner = F.interpolate(source[first_rows], (round(0.9 * side),) * 2, mode="bilinear", antialias=True)
+        pad = side - inner.shape[-1]
+        self.art = F.pad(inner, (pad // 2, pad - pad // 2, pad // 2, pad - pad // 2)).to(device)  # (classes, 4, s, s)
+        self.often, self.generator, self.device, self.side = often, generator, device, side
+        self.canvas = torch.empty(count, 3, side, side, device=device)
+        self.ground = torch.empty(count, 3, 1, 1, device=device)
+        self.label = torch.zeros(count, dtype=torch.long)
         self.age = torch.full((count,), self.LAST)
         self.begin()
         self.age = torch.randint(self.LAST, (count,), generator=generator)  # so that not all are renewed together
 
     def begin(self) -> None:
-        """Replace what is finished by nearly grey canvases."""
+        """Replace what is finished by nearly empty canvases."""
         rows = torch.where(self.age >= self.LAST)[0]
         if not len(rows):
             return
-        n, side = len(rows), self.canvas.shape[-1]
-        coarse = torch.randn(n, 3, side // 8, side // 8, generator=self.generator)
-        strength = 0.08 * torch.rand(n, 1, 1, 1, generator=self.generator)
-        noise = F.interpolate(coarse, (side, side), mode="bilinear") * strength
-        self.canvas[rows] = (0.5 + noise).clamp(0, 1)
-        self.concept[rows] = torch.multinomial(self.often, n, replacement=True, generator=self.generator)
+        n, g = len(rows), self.generator
+        colour, kind = torch.rand(n, 3, 1, 1, generator=g), torch.rand(n, 1, 1, 1, generator=g)
+        colour = torch.where(kind < 0.5, torch.full_like(colour, 0.5), colour)
+        colour = torch.where(kind > 0.8, 1 - 0.1 * colour, colour)
+        coarse = torch.randn(n, 3, self.side // 8, self.side // 8, generator=g)
+        strength = 0.08 * torch.rand(n, 1, 1, 1, generator=g)
+        noise = F.interpolate(coarse, (self.side, self.side), mode="bilinear") * strength
+        self.ground[rows] = colour.to(self.device)
+        self.canvas[rows] = (colour + noise).clamp(0, 1).to(self.device)
+        self.label[rows] = torch.multinomial(self.often, n, replacement=True, generator=g)
         self.age[rows] = 0
-        self._choose(rows)
-
-    def _choose(self, rows: torch.Tensor) -> None:
-        near = self.members[self.concept[rows]]
-        place = torch.randint(near.shape[1], (len(rows),), generator=self.generator)
-        old = self.age[rows] >= 2
-        if old.any():
-            thumbs = F.interpolate(self.canvas[rows], (THUMB, THUMB), mode="area").flatten(1)
-            distance = (self.thumbs[near] - thumbs[:, None]).norm(dim=-1)
-            place = torch.where(old, distance.argmin(1), place)
-        self.target[rows] = near.gather(1, place[:, None])[:, 0]
 
     def _impure(self, vectors: torch.Tensor, most: float) -> torch.Tensor:
-        """Unit directions (count, width) of the drawings' concepts, with up to `most` of others and of noise added.
+        """Unit directions (count, width) of the drawings' classes, with up to `most` of others and of noise added.
 
         No word's vector in a language model is pure, and a projector turns what it reads.
         """
-        n, g = len(self.concept), self.generator
-        others = F.normalize(torch.randn(n, len(vectors), generator=g) @ vectors.detach(), dim=-1)
-        noise = F.normalize(torch.randn(n, vectors.shape[1], generator=g), dim=-1)
-        other = F.normalize(others + noise * (torch.rand(n, 1, generator=g) < 0.5), dim=-1)
-        return F.normalize(vectors[self.concept.clone()] + most * torch.rand(n, 1, generator=g) * other, dim=-1)
+        n, g = len(self.label), self.generator
+        mix = torch.randn(n, len(vectors), generator=g).to(self.device)
+        others = F.normalize(mix @ vectors.detach(), dim=-1)
+        noise = F.normalize(torch.randn(n, vectors.shape[1], generator=g), dim=-1).to(self.device)
+        which, share = (torch.rand(n, 1, generator=g).to(self.device) for _ in range(2))
+        other = F.normalize(others + noise * (which < 0.5), dim=-1)
+        return F.normalize(vectors[self.label.clone().to(self.device)] + most * share * other, dim=-1)
 
     def loss(self, model: Matcher) -> torch.Tensor:
         """Mean of 1 - cosine(gradient, way to the target); moves the drawings on.
 
-        Both are seen through means of 4 x 4 pixels (from 16 x 16 values the judge names as many animals as from
-        64 x 64, within a tenth), once whole, once without what is coarser than 16 pixels, and through means of 2 x 2
-        without what is coarser than 8, weighted 2 : 2 : 1.
+        Both are seen at three scales, as means of 4 x 4, of 4 x 4 without what is coarser than 16 pixels, and of 2 x 2
+        without what is coarser than 8 (at 64 pixels; half of it at 32), about evenly weighted.
         """
-        n, g = len(self.canvas), self.generator
-        self._choose(torch.arange(n))
-        way = self.art[self.target] - self.canvas
-        shift = torch.randint(-3, 4, (2,), generator=g).tolist()
-        noise = 0.2 * torch.rand(n, 1, 1, 1, generator=g) * torch.randn(way.shape, generator=g)
+        n, g, device = len(self.canvas), self.generator, self.device
+        target = self.art[self.label.to(device)]
+        way = target[:, :3] + (1 - target[:, 3:]) * self.ground - self.canvas
+        reach = max(1, self.side // (16 if torch.rand((), generator=g) < 0.7 else 6))
+        shift = torch.randint(-reach, reach + 1, (2,), generator=g).tolist()
+        strength = 0.2 * torch.rand(n, 1, 1, 1, generator=g)
+        noise = (strength * torch.randn(way.shape, generator=g)).to(device)
         x = (torch.roll(self.canvas, shift, (2, 3)) + noise).requires_grad_(True)
         hidden = model.hidden(x)
-        head = torch.rand(n, generator=g) < 0.35  # the others climb in the space that a projector will read
+        head = (torch.rand(n, generator=g) < 0.25).to(
+            device
+        )  # the others climb in the space that a projector will read
         texts, known = model.texts(), model.means.any(1)
         spread = F.normalize((model.means - model.means[known].mean(0)) * known[:, None], dim=-1)
         wanted = torch.where(head[:, None], self._impure(texts, 0.4), self._impure(spread, 1.2))
@@ -217,31 +243,36 @@ class Drawings:
         score = (seen * wanted).sum()
         (grad,) = torch.autograd.grad(score, x, create_graph=True)
         grad = torch.roll(grad, [-s for s in shift], (2, 3))
-        loss = torch.ones(n)
-        for share, size, coarser in ((0.4, 4, 1), (0.4, 4, 4), (0.2, 2, 4)):
+        loss = torch.ones(n, device=device)
+        fine = max(1, self.side // 32)
+        for share, size, coarser in ((0.35, 2 * fine, 1), (0.3, 2 * fine, 4), (0.35, fine, 4)):
             a, b = (F.avg_pool2d(t, size) for t in (grad, way))
             if coarser > 1:
                 a, b = (t - F.interpolate(F.avg_pool2d(t, coarser), t.shape[-2:], mode="bilinear") for t in (a, b))
             loss = loss - share * F.cosine_similarity(a.flatten(1), b.flatten(1))
         with torch.no_grad():
-            grad = F.interpolate(F.avg_pool2d(grad, 2), grad.shape[-2:], mode="bilinear")
+            grad = F.interpolate(F.avg_pool2d(grad, fine), grad.shape[-2:], mode="bilinear")
             step = grad / grad.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
             step = step * way.flatten(1).norm(dim=1)[:, None, None, None]
-            self.canvas += (0.15 + 0.35 * torch.rand(n, 1, 1, 1, generator=g)) * step
+            self.canvas += (0.15 + 0.35 * torch.rand(n, 1, 1, 1, generator=g)).to(device) * step
             self.canvas.clamp_(0, 1)
             self.age += 1
             self.begin()
         return loss.mean()
 
 
-def words_of(concepts: list[art.Concept], npm: Path) -> tuple[list[list[int]], list[str]]:
-    """Per concept the indices of its describing words (name, other names, category, CLDR keywords), and the words."""
+def words_of(concepts: list[art.Concept], npm: Path, more: list[str]) -> tuple[list[list[int]], list[str]]:
+    """Per class the indices of its describing words, and the words.
+
+    Of a concept these are name, other names, category and CLDR keywords; of a further class the words in `more`.
+    """
     data = json.loads((npm / "emojibase-data@17.0.0" / "en" / "data.json").read_text(encoding="utf-8"))
     tags = {art.code(e["emoji"]): e.get("tags", []) for e in data}
     per = []
     for c in concepts:
         text = [c.name, *c.aliases, c.category, *(t for e in c.emoji for t in tags.get(art.code(e), []))]
         per.append(sorted({w for phrase in text for w in phrase.lower().split()}))
+    per += [sorted(set(words.lower().split())) for words in more]
     vocabulary = sorted({w for ws in per for w in ws})
     index = {w: i for i, w in enumerate(vocabulary)}
     return [[index[w] for w in ws] for ws in per], vocabulary
@@ -253,7 +284,7 @@ def accuracy(model: nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> 
     with torch.no_grad():
         top = torch.cat([model(p).topk(5).indices for p in pictures.split(128)])
     model.train()
-    hit = top == labels[:, None]
+    hit = top == labels[:, None].to(top.device)
     return hit[:, 0].float().mean().item(), hit.any(1).float().mean().item()
 
 
@@ -262,98 +293,181 @@ def _ball(delta: torch.Tensor, radius: float) -> torch.Tensor:
     return delta * (radius / norm).clamp(max=1)[:, None, None, None]
 
 
+def fitted(tower: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A tower's weights for patches of PATCH and pictures of SIDE pixels.
+
+    One of patches twice as large then sees a picture of half the side as it saw the whole: its patch kernel becomes the
+    sum over blocks of 2 x 2 pixels (a picture enlarged by repeating pixels gives the same patches), its positions are
+    interpolated.
+    """
+    kernel, places = "embeddings.patch_embedding.weight", "embeddings.position_embedding.weight"
+    tower = dict(tower)
+    times, old, new = tower[kernel].shape[-1] // PATCH, math.isqrt(len(tower[places])), SIDE // PATCH
+    if times > 1:
+        tower[kernel] = times**2 * F.avg_pool2d(tower[kernel], times)
+    if old != new:
+        grid = tower[places].T.reshape(1, -1, old, old)
+        tower[places] = F.interpolate(grid, (new, new), mode="bicubic").flatten(2)[0].T.contiguous()
+    return tower
+
+
+class Checkpoint:
+    """A folder of a training's state, each file well below 16 MB; written whole or not at all."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def save(self, **parts: object) -> None:
+        """Write `name.pt` for each part."""
+        partial = self.folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, part in parts.items():
+            torch.save(part, partial / f"{name}.pt")
+        old = self.folder.with_suffix(".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(old)
+        partial.rename(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def load(self) -> dict[str, object]:
+        """The parts by name; empty where there is none. What an interrupted `save` left in its place is taken."""
+        folder = next((f for f in (self.folder, self.folder.with_suffix(".old")) if f.exists()), None)
+        if folder is None:
+            return {}
+        return {file.stem: torch.load(file, map_location="cpu") for file in folder.glob("*.pt")}
+
+
+@dataclass
+class Data:
+    """What the tower is trained on: premultiplied art (n, 4, 80, 80), labels (n,), how often each is drawn."""
+
+    source: torch.Tensor
+    labels: torch.Tensor
+    weight: torch.Tensor
+    often: torch.Tensor
+    words: list[list[int]]
+    vocabulary: list[str]
+    near: tuple[torch.Tensor, torch.Tensor]
+    far: tuple[torch.Tensor, torch.Tensor]
+
+
+def read_data(data: Path, more: Path | None, npm: Path) -> Data:
+    """The concepts' art of the model's side, further classes from `more`, and the held-out pictures on white."""
+    z, styles = np.load(data), list(art.STYLES.values())
+    side_of = np.array([s.side for s in styles])[z["style"]]
+    labels, pictures = torch.from_numpy(z["concept"]), z["pictures"]
+    mine, unseen = (np.flatnonzero(side_of == s) for s in ("model", "held-out"))
+    source, y = augment.masters(pictures[mine], 80), labels[mine]
+    far = augment.plain(augment.masters(pictures[unseen], 80), SIDE), labels[unseen]
+    near = augment.plain(source[::6], SIDE), y[::6]
+    concepts = art.concepts()
+    often = torch.tensor([3.0 if c.category == "animal" else 2.0 for c in concepts])  # how often each is drawn
+    weight = (1.0 / torch.bincount(y, minlength=len(concepts)).clamp(min=1)[y]) ** 0.5
+    further: list[str] = []
+    if more is not None:
+        m = np.load(more)
+        further = [str(w) for w in m["words"]]
+        label = torch.from_numpy(m["label"])
+        rare = (1.0 / torch.bincount(label)[label]) ** 0.5
+        rare = rare * (weight.sum() / rare.sum()) * MORE_SHARE / (1 - MORE_SHARE)
+        source = torch.cat([source, augment.masters(m["pictures"], 80)])
+        y, weight = torch.cat([y, label + len(concepts)]), torch.cat([weight, rare])
+        often = torch.cat([often, torch.full((len(further),), 0.25)])
+    words, vocabulary = words_of(concepts, npm, further)
+    return Data(source, y, weight, often, words, vocabulary, near, far)
+
+
 def train(
     data: Path,
     npm: Path,
     out: Path,
     *,
+    more: Path | None = None,
     clean: tuple[Phase, ...] = CLEAN,
     robust: tuple[Phase, ...] = ROBUST,
-    sharp: tuple[Phase, ...] = SHARP,
-    batch: int = 72,
-    drawn: int = 40,
-    radius: float = 0.8,
+    batch: int = 64,
+    attacked_batch: int = 28,
+    drawn: int = 24,
+    drawing_weight: float = DRAWING_WEIGHT,
+    radius: float = 1.5,
     replays: int = 3,
     seed: int = 0,
     start: Path | None = None,
-) -> None:
-    """Train through the clean, the robust and the sharp phases; resumes from `out` if it holds a checkpoint.
+    device: torch.device | str | None = None,
+    minutes: float = math.inf,
+) -> bool:
+    """Train through the clean and the robust phases; resumes from the folder `out` if it holds a checkpoint.
 
-    `start` is a file whose tower to begin with (see `weights`).
+    `start` is a file whose tower to begin with (see `weights`), `more` the further classes of `art.render_more`.
+    With `drawing_weight=0` there is no drawing loss. Stops after `minutes`, and returns whether all steps are done.
 
     Phases go from small pictures to full size: most is learned where a step costs least.
     """
+    device = best_device() if device is None else torch.device(device)
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    z, styles = np.load(data), list(art.STYLES.values())
-    side_of = np.array([s.side for s in styles])[z["style"]]
-    labels = torch.from_numpy(z["concept"])
-    mine, unseen = (np.flatnonzero(side_of == s) for s in ("model", "held-out"))
-    source, y = augment.masters(z["pictures"][mine], 80), labels[mine]
-    far, far_y = augment.plain(augment.masters(z["pictures"][unseen], 80), SIDE), labels[unseen]
-    near, near_y = augment.plain(source[::6], SIDE), y[::6]
+    d = read_data(data, more, npm)
+    source, y = d.source, d.labels
     thumbs = F.interpolate(augment.plain(source, SIDE, background=0.5), (THUMB, THUMB), mode="area").flatten(1)
     spread = thumbs.var(0).mean()
-    weight = (1.0 / torch.bincount(y).clamp(min=1)[y]) ** 0.5
-
-    concepts = art.concepts()
-    often = torch.tensor([3.0 if c.category == "animal" else 1.0 for c in concepts])  # how often each is drawn
-    words, vocabulary = words_of(concepts, npm)
-    model = Matcher(words, len(vocabulary))
+    model = Matcher(d.words, len(d.vocabulary))
     if start is not None:
-        model.tower.load_state_dict(weights(start))
+        model.tower.load_state_dict(fitted(weights(start)))
+    model.to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "encoder.layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "encoder.layers" in n)]
     optimisers = [
         Muon(matrices, weight_decay=0.05),
         torch.optim.AdamW(others, weight_decay=0.02, betas=(0.9, 0.98)),
     ]
-    sides = [side for side, steps in clean + robust + sharp for _ in range(steps)]
-    calm, total = sum(steps for _, steps in clean), len(sides)
-    step, late = 0, total - sum(steps for _, steps in sharp)
+    sides = [side for side, steps in clean + robust for _ in range(steps)]
+    calm, total, step = sum(steps for _, steps in clean), len(sides), 0
     average = {k: v.clone() for k, v in model.state_dict().items()}
-    if out.exists():
-        saved = torch.load(out)
+    checkpoint = Checkpoint(out)
+    if saved := checkpoint.load():
         model.load_state_dict(saved["model"])
-        for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        generator.set_state(saved["generator"])
-        average, step = saved["average"], saved["step"]
+        for optimiser, name in zip(optimisers, ("muon", "adam"), strict=True):
+            optimiser.load_state_dict(saved[name])
+        generator.set_state(saved["progress"]["generator"])
+        average, step = {k: v.to(device) for k, v in saved["average"].items()}, saved["progress"]["step"]
     began, x, delta, here, drawings, aligned = time.time(), None, None, None, None, 1.0
-    while step < total:
+    ran = 0
+    while step < total and time.time() - began < 60 * minutes:
         side = sides[step]
-        if step < late:
-            rate = 2e-3 * min(1, (step + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / late)))
-        else:
-            rate = 2e-3 * min(1, (step - late + 1) / 50) * (1 + math.cos(math.pi * (step - late) / (total - late))) / 2
+        rate = RATE * min(1, (ran + 1) / 100, (total - step) / (SETTLE * total))
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        eps = radius * side / SIDE * min(1, max(0, step - calm) / (0.2 * (late - calm) + 1))
+        eps = radius * side / SIDE * min(1, max(0, step - calm) / (0.15 * (total - calm)))
         attacked = step >= calm
         if not attacked or x is None or x.shape[-1] != side or (step - calm) % replays == 0:
-            here = torch.multinomial(weight, batch // 2 if attacked else batch, replacement=True, generator=generator)
-            x = augment.view(source[here], side, generator, **augment.UPRIGHT)
+            count = attacked_batch if attacked else batch
+            here = torch.multinomial(d.weight, count, replacement=True, generator=generator)
+            x = augment.view(source[here], side, generator, **augment.UPRIGHT).to(device)
             delta = torch.zeros_like(x)
             if attacked:
-                delta = _ball(torch.randn(x.shape, generator=generator), eps * 0.5)
+                delta = _ball(torch.randn(x.shape, generator=generator).to(device), eps * 0.5)
         if attacked:
             delta.requires_grad_(True)
+        label = y[here].to(device)
         hidden = model.hidden((x + delta).clamp(0, 1))
-        model.remember(hidden, y[here])
+        model.remember(hidden, label)
         seen = model.unit(hidden)
         logits = model.logits(seen)
-        loss = F.cross_entropy(logits, y[here], label_smoothing=0.05)
-        loss = loss + F.mse_loss(model.thumbnail(seen), thumbs[here]) / spread
+        loss = F.cross_entropy(logits, label, label_smoothing=0.05)
+        loss = loss + 0.5 * F.cross_entropy(model.patch_logits(hidden), label, label_smoothing=0.05)
+        loss = loss + F.mse_loss(model.thumbnail(seen), thumbs[here].to(device)) / spread
         model.zero_grad(set_to_none=True)
         loss.backward()
         if attacked:
-            if drawings is None or drawings.canvas.shape[-1] != side or step == late:
-                canvases = augment.plain(source, side, background=0.5)
-                drawings = Drawings(canvases, y, often, drawn, generator, step >= late)
-            drawing_loss = drawings.loss(model)
-            (DRAWING_WEIGHT * drawing_loss).backward()
-            aligned = 0.98 * aligned + 0.02 * drawing_loss.item()
+            if drawing_weight:
+                if drawings is None or drawings.side != side:
+                    drawings = Drawings(source, y, d.often, drawn, side, generator, device)
+                drawing_loss = drawings.loss(model)
+                (drawing_weight * drawing_loss).backward()
+                aligned = 0.98 * aligned + 0.02 * drawing_loss.item()
             g = delta.grad
             g = g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
             delta = _ball(delta.detach() + 0.8 * eps * g, eps)
@@ -361,44 +475,42 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
             optimiser.step()
-        step += 1
+        step, ran = step + 1, ran + 1
         keep = min(0.998, (1 + step) / (10 + step))
         for k, v in model.state_dict().items():
             average[k].lerp_(v, 1 - keep) if v.is_floating_point() else average[k].copy_(v)
         if step % 100 == 0 or step == total:
             live = {k: v.clone() for k, v in model.state_dict().items()}
             model.load_state_dict(average)
-            scores = dict(
+            line = dict(
                 step=step,
                 side=side,
                 loss=round(loss.item(), 3),
                 eps=round(eps, 2),
                 drawing=round(aligned, 3),
-                batch=round((logits.argmax(1) == y[here]).float().mean().item(), 3),
-                seen=accuracy(model, near, near_y),
-                unseen=accuracy(model, far, far_y),
+                batch=round((logits.argmax(1) == label).float().mean().item(), 3),
                 seconds=round(time.time() - began),
             )
+            if step % 500 == 0 or step == total:
+                line["seen"], line["unseen"] = (
+                    accuracy(model, pictures.to(device), labels) for pictures, labels in (d.near, d.far)
+                )
             model.load_state_dict(live)
-            print(json.dumps(scores), flush=True)
-            partial = out.with_suffix(".partial")
-            torch.save(
-                dict(
-                    model=live,
-                    optimisers=[o.state_dict() for o in optimisers],
-                    generator=generator.get_state(),
-                    average=average,
-                    step=step,
-                ),
-                partial,
+            print(json.dumps(line), flush=True)
+            checkpoint.save(
+                model=live,
+                average=average,
+                muon=optimisers[0].state_dict(),
+                adam=optimisers[1].state_dict(),
+                progress=dict(generator=generator.get_state(), step=step),
             )
-            partial.rename(out)
+    return step >= total
 
 
 def weights(file: Path) -> dict[str, torch.Tensor]:
-    """The tower's averaged weights, float32, from a checkpoint of `train` or from a model's safetensors file."""
+    """The tower's averaged weights, float32, from a checkpoint folder of `train` or from a model's safetensors file."""
     if file.suffix == ".safetensors":
         found, prefix = load_file(file), "vision_tower."
     else:
-        found, prefix = torch.load(file)["average"], "tower."
+        found, prefix = torch.load(file / "average.pt", map_location="cpu"), "tower."
     return {k.removeprefix(prefix): v.float() for k, v in found.items() if k.startswith(prefix)}

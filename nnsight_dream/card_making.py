@@ -16,22 +16,24 @@ from typing import Any
 import torch
 from PIL import Image
 
+from . import reference as references
+from .arguments import listed
 from .cache import write_whole
 from .cards import RECORD, TOP, Card, Material, Shot
 from .directions import versions
-from .feature_climb import reference_pictures
 from .features import Feature, feature
-from .latents import TRANSCODERS, facts_of
 from .pictures import as_tensors
 from .prototype import Prototype, _png
 from .readouts import nearest_rows, top_logits
 from .responses import Responses, responses
-from .sae_reading import _encoded, features_of, site_of, strangeness
+from .sae_encoding import encoded, fingerprint, site_of
+from .sae_reading import features_of, strangeness
 from .sae_releases import load_sae
+from .sae_weights import TRANSCODERS, checked, facts_of
 from .sites import Site
 from .store import Store, now
 from .synthesis import Settings, climb_pairs, digest
-from .trace import mean_patches, read_pictures
+from .trace import read_pictures
 from .vlm import VLM
 
 
@@ -64,6 +66,7 @@ def make_cards(
     negative: bool = True,
     objective: str = "encoder",
     settings: Settings | None = None,
+    reference: Any = None,
     progress: bool = False,
 ) -> Made:
     """Make the card of each feature, and keep it in a folder.
@@ -75,6 +78,7 @@ def make_cards(
     strengths   more prototypes of the first seed, climbed for this share of the steps: how the picture comes about
     negative    whether to draw the opposite too: what lowers the pre-activation
     objective   what is climbed, see `features`
+    reference   the real pictures by which norms and strangeness are measured, as in `nd.feature`
     settings    as for `synthesize`; progress   whether to print a line for each card to stderr
 
     Called again it goes on: what is finished is not made anew, the rest gets the same bits as if it had run through. A
@@ -84,7 +88,7 @@ def make_cards(
     there; ValueError for `found` of other material; as `nd.feature` for what is no autoencoder of this model; OSError
     where the folder cannot be written.
     """
-    numbers = list(dict.fromkeys(int(i) for i in features))
+    numbers = list(dict.fromkeys(listed(features, "features", "the numbers of features, such as [3, 14], are")))
     if not numbers or not seeds or not all(0 < s < 100 for s in strengths):
         raise ValueError(
             f"features={numbers}, seeds={list(seeds)}, strengths={list(strengths)}: at least one feature and one seed "
@@ -98,18 +102,21 @@ def make_cards(
         )
     sae = load_sae(sae, sae_id) if isinstance(sae, (str, Path)) else sae
     site = site_of(vlm, sae)
-    aims = {i: f for i, f in zip(numbers, feature(sae, numbers, objective=objective), strict=True)}
+    pictures = references.chosen(reference)
+    numbers = list(dict.fromkeys(checked(i, int(sae.W_dec.shape[0])) for i in numbers))
+    aims = dict(zip(numbers, feature(sae, numbers, objective=objective, reference=pictures), strict=True))
     chosen = settings or chosen_settings(vlm, site)
     shots = (
         *(Shot(s) for s in seeds),
         *(Shot(seeds[0], x) for x in strengths if x != 1),
         *([Shot(seeds[0], negative=True)] if negative else []),
     )
-    rest = digest((_sample(sae), material.words, material.pictures, material.names, chosen, shots))
+    rest = digest((fingerprint(sae), material.words, material.pictures, material.names, chosen, shots))
     told = dict(model=vlm.id, revision=vlm.revision, weights=vlm.weights_tag(site), dtype=str(vlm.dtype), rest=rest)
+    told |= dict(site=vlm.hf_name(site), reference=references.described(pictures))
     keys = {i: f"{i}-{_hash({**told, 'feature': digest((a.parts, a.objective, a.guard))})}" for i, a in aims.items()}
     store, made = Store(folder), Made()
-    bench = _Bench(vlm, sae, site, material, chosen, shots, found)
+    bench = _Bench(vlm, sae, site, material, chosen, shots, found, pictures)
     try:
         for number in _mine(store, keys, made):
             place = store.folder / "features" / keys[number]
@@ -159,12 +166,6 @@ def _hash(told: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _sample(sae: Any) -> tuple[Any, ...]:
-    """What tells an autoencoder from others: its kind, shape, and some rows."""
-    rows = sae.W_dec.detach()
-    return facts_of(sae).architecture, tuple(rows.shape), rows[:: max(1, len(rows) // 64)]
-
-
 def _record_failure(store: Store, key: str, index: int, error: Exception) -> None:
     path = store.folder / "failed" / f"{key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,6 +187,7 @@ class _Bench:
     settings: Settings
     shots: tuple[Shot, ...]
     found: Responses | None
+    reference: references.Reference | None = None
     missing: Sequence[int] = ()
     _centre: torch.Tensor | None = None
 
@@ -194,7 +196,7 @@ class _Bench:
         made = self._prototypes(aim, place)
         place.mkdir(parents=True, exist_ok=True)
         patches = self._patches(made[0])
-        fires = torch.cat([part[:, index] for part in _encoded(self.sae, patches)]).reshape(self.vlm.grid)
+        fires = torch.cat([part[:, index] for part in encoded(self.sae, patches)]).reshape(self.vlm.grid)
         heat = dataclasses.replace(made[0], heat=fires.clamp(min=0).numpy()).heat_map(256)
         write_whole(place / "fires.png", _png(heat))
         seen = self._responses()
@@ -203,7 +205,9 @@ class _Bench:
             write_whole(place / f"real-{n}.png", _png(_small(self.material.pictures[number])))
         logits = top_logits(self.vlm, aim, self.site, TOP)
         crosses = facts_of(self.sae).architecture in TRANSCODERS
-        strange = None if crosses else dataclasses.asdict(strangeness(self.vlm, self.sae, made[0]))
+        strange = None
+        if not crosses:
+            strange = dataclasses.asdict(strangeness(self.vlm, self.sae, made[0], reference=self.reference))
         told = dict(
             index=index,
             shots=[dataclasses.asdict(s) for s in self.shots],
@@ -252,8 +256,7 @@ class _Bench:
 
     def _middle(self) -> torch.Tensor:
         if self._centre is None:
-            real = as_tensors(list(reference_pictures()), "pictures")
-            self._centre = mean_patches(self.vlm, real, [self.site])[self.site].cpu()
+            self._centre = references.reference_mean(self.vlm, self.site, self.reference).cpu()
         return self._centre
 
     def _facts(self, aim: Feature, made: Prototype) -> dict[str, Any]:
@@ -268,6 +271,7 @@ class _Bench:
             trained_on=facts.told("model_name"),
             objective=aim.objective,
             guard=aim.guard,
+            reference=references.described(self.reference),
             threshold=aim.parts[0][1].threshold,
             pictures=len(self.material.pictures),
             words=len(self.material.words),

@@ -36,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("sae", metavar="SAE", help="'demo' (the bundled one), a folder or a release of sae-lens")
     sub.add_argument("which", nargs="+", metavar="[SAE_ID] INDEX", help="the SAE's id in a release; features' numbers")
     sub.add_argument("--objective", choices=("encoder", "decoder"), default="encoder", help="what is climbed")
+    sub.add_argument(
+        "--reference", nargs="+", metavar="PATH", help="real pictures by which norms are measured: files, or a folder"
+    )
     _climbing(sub)
 
     sub = command("features", _features, "List the features of a sparse autoencoder that fire for words or pictures.")
@@ -139,6 +142,7 @@ def _synthesize(args: argparse.Namespace) -> int:
 
 
 def _feature(args: argparse.Namespace) -> int:
+    from . import reference
     from .features import feature
     from .sae_releases import folder_of
 
@@ -153,8 +157,12 @@ def _feature(args: argparse.Namespace) -> int:
         )
     numbers = [int(name) for name in indices]
     named = (args.sae, numbers) if sae_id is None else (args.sae, sae_id, numbers)
-    found = feature(*named, objective=args.objective)
-    return _climb(args, _load(args.model, args.remote, args.steps_per_job), found)
+    given = args.reference[0] if args.reference and len(args.reference) == 1 else args.reference
+    found = feature(*named, objective=args.objective, reference=given)
+    vlm = _load(args.model, args.remote, args.steps_per_job)
+    if given is None and (sentence := reference.notice(vlm)) is not None:
+        print(sentence.replace("reference='a folder of photographs'", "--reference FOLDER"), file=sys.stderr)
+    return _climb(args, vlm, found)
 
 
 def _features(args: argparse.Namespace) -> int:

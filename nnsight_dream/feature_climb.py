@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from . import shipped_scores
 from .features import Feature
-from .pictures import as_tensors
+from .reference import reference_norm
 from .shipped import Step
 from .sites import Site
-from .trace import read_pictures
 from .vlm import VLM
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-REFERENCES = 48
-
-
-@functools.cache
-def reference_pictures() -> tuple[Image.Image, ...]:
-    """48 of the bundled pictures, evenly chosen over all concepts: what real pictures' activations are measured on."""
-    from . import demo
-
-    every = demo.pictures()
-    count = min(REFERENCES, len(every))
-    return tuple(every[round(i * (len(every) - 1) / max(1, count - 1))].image for i in range(count))
-
-
-def reference_norm(vlm: VLM, site: Site) -> float:
-    """R: the mean norm of a patch of the reference pictures at a site; computed once for each model and site."""
-    kept = vlm._cache.setdefault("norms", {})
-    key = (site, vlm.device, vlm.dtype)
-    if key not in kept:
-
-        def read(part: torch.Tensor) -> dict[Site, torch.Tensor]:
-            return {site: read_pictures(vlm, part.to(vlm.device), [site])[site].float()}
-
-        pictures = torch.cat(as_tensors(list(reference_pictures()), "pictures"))
-        kept[key] = shipped_scores.mean_norm(read, pictures, site)
-    return float(kept[key])
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +38,7 @@ class FeatureObjective:
 def objective(vlm: VLM, feature: Feature, site: Site, job: int) -> FeatureObjective:
     """The objective of a job, its tensors on the model's device and the guard in the site's own units."""
     guarded = feature.guard is not None and feature.objective == "encoder"
-    most = float(feature.guard or 0) * reference_norm(vlm, site) if guarded else None
+    most = float(feature.guard or 0) * reference_norm(vlm, site, feature.reference) if guarded else None
     return FeatureObjective(site, feature.to(vlm.device), most, job)
 
 
@@ -88,10 +57,11 @@ def measure(
         act_max             the highest activation; for top-k what it would be among the k
         firing              the share of tokens for which it fires; None for top-k, where that depends on all latents
         cosine, cosine_max  with the decoder row over tokens: mean and highest; not for transcoders
-        norm                mean norm of the patches over that of the reference pictures
+        norm                mean norm of the patches over that of the feature's reference pictures
         parts               for sums: index, weight and these of each latent alone
     """
-    found, heat, readings = shipped_scores.measured_feature(feature, alone(feature), patches, reference_norm(vlm, site))
+    norm = reference_norm(vlm, site, feature.reference)
+    found, heat, readings = shipped_scores.measured_feature(feature, alone(feature), patches, norm)
     return found, heat.numpy(), readings
 
 

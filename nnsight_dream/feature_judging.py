@@ -29,7 +29,7 @@ from .intervals import wilson
 from .judging import examine
 from .latents import Latent
 from .responses import word_tokens
-from .sae_reading import site_of
+from .sae_encoding import site_of
 from .store import Job, Store
 from .synthesis import Settings, climb_pairs, digest
 from .tally import results

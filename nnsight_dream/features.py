@@ -16,22 +16,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 
 from . import sae_models
-from .arguments import strict
-from .latents import NO_COSINE, Held, Latent, checked, facts_of, latent
+from .arguments import listed, real, shown, strict
+from .latents import NO_COSINE, Latent
+from .reference import chosen as reference_of
+from .reference import described
+from .sae_weights import Held, checked, facts_of, latent
 from .sites import Site
 from .vlm import VLM
 
 OBJECTIVES = ("encoder", "decoder")
 GUARD = 1.5
+ALIKE = ("where", "objective", "width", "guard", "reference")  # what features that add up share
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,6 +49,8 @@ class Feature:
     objective   "encoder" or "decoder": see this module
     model       the model that the autoencoder was trained on, as far as known; `neuronpedia` its id there
     guard       how many times the norm of real patches is rewarded ("encoder" only); None switches the guard off
+    reference   the real pictures by which norms are measured, see `reference`: images, tensors, paths, a folder or
+                `Pictures`; 48 bundled emoji if not given, of which any model but the bundled one is warned
 
     Raises ValueError for an unknown objective, a guard that is not positive, or a cosine with a transcoder's decoder.
     """
@@ -60,12 +65,19 @@ class Feature:
     neuronpedia: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     guard: float | None = GUARD
+    reference: Any = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "reference", reference_of(self.reference))
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective={self.objective!r}: allowed are 'encoder' and 'decoder'")
-        if self.guard is not None and not 0 < float(self.guard) < math.inf:
-            raise ValueError(f"guard={self.guard!r}: a positive number, or None for no guard, is needed")
+        if self.guard is not None:
+            try:
+                object.__setattr__(self, "guard", real(self.guard, "guard", above=0))
+            except ValueError:
+                raise ValueError(f"guard={self.guard!r}: a positive number, or None for no guard, is needed") from None
+        if not all(math.isfinite(weight) for weight, _ in self.parts):
+            raise ValueError(f"{self.label}: its weights are {[w for w, _ in self.parts]}; finite numbers are needed")
         if not self.parts or len({one.encoder.numel() for _, one in self.parts}) > 1:
             raise ValueError(f"{self.label}: a feature has at least one latent, and all are of one width")
         if self.objective == "decoder" and not self.has_cosine:
@@ -170,11 +182,11 @@ class Feature:
         return self * -1.0
 
     def _with(self, other: Feature, verb: str) -> Feature:
-        alike = {name: (getattr(self, name), getattr(other, name)) for name in ("where", "objective", "width", "guard")}
+        alike = {name: (getattr(self, name), getattr(other, name)) for name in ALIKE}
         if wrong := [f"{name} {a!r} and {b!r}" for name, (a, b) in alike.items() if a != b]:
             raise ValueError(
                 f"cannot {verb} {self.label} and {other.label}: {'; '.join(wrong)}. Only features of one site, "
-                "objective and guard add up; .but(...) changes one"
+                "objective and guard, and of one reference, add up; .but(...) changes one"
             )
         return self._made((*self.parts, *other.parts), [*self._terms(), *other._terms()])
 
@@ -197,8 +209,10 @@ class Feature:
 
     def story(self) -> dict[str, Any]:
         """How it was made, as plain data for a record."""
-        told = {name: getattr(self, name) for name in ("model", "objective", "guard", "link")}
-        return {**told, "where": str(self.where), **self.provenance}
+        record = {name: getattr(self, name) for name in ("model", "objective", "guard", "link")}
+        if self.reference is not None:
+            record["reference"] = described(self.reference)
+        return {**record, "where": str(self.where), **self.provenance}
 
     def __str__(self) -> str:
         return f"{self.label} ({self.objective}) at {self.where}" + (f" of {self.model}" if self.model else "")
@@ -218,6 +232,7 @@ def feature(
     objective: str = ...,
     guard: float | None = ...,
     site: str | int | Site | None = ...,
+    reference: Any = ...,
 ) -> Feature: ...
 @overload
 def feature(
@@ -227,6 +242,7 @@ def feature(
     objective: str = ...,
     guard: float | None = ...,
     site: str | int | Site | None = ...,
+    reference: Any = ...,
 ) -> list[Feature]: ...
 @overload
 def feature(
@@ -237,6 +253,7 @@ def feature(
     objective: str = ...,
     guard: float | None = ...,
     site: str | int | Site | None = ...,
+    reference: Any = ...,
 ) -> Feature: ...
 @overload
 def feature(
@@ -247,6 +264,7 @@ def feature(
     objective: str = ...,
     guard: float | None = ...,
     site: str | int | Site | None = ...,
+    reference: Any = ...,
 ) -> list[Feature]: ...
 @strict
 def feature(
@@ -257,6 +275,7 @@ def feature(
     objective: str = "encoder",
     guard: float | None = GUARD,
     site: str | int | Site | None = None,
+    reference: Any = None,
 ) -> Any:
     """A feature of a sparse autoencoder, to be climbed by `synthesize`.
 
@@ -267,7 +286,7 @@ def feature(
 
     index       a number from 0, or several: then a list of features is returned
     objective   "encoder": the mean pre-activation under the norm guard; "decoder": the mean cosine with the decoder row
-    guard       of the norm, see `Feature`
+    guard       of the norm, and `reference`, by whose pictures it is measured: see `Feature`
     site        where it reads, in place of what the autoencoder's metadata say (`hf_hook_name` before `hook_name`)
 
     Standard, JumpReLU (as which batch-top-k and matryoshka autoencoders are saved), top-k, batch-top-k, abs-top-k and
@@ -299,8 +318,9 @@ def feature(
             f"the metadata of {source} name no hook_name; say where it reads: nd.feature(..., "
             "site='blocks.9.hook_resid_post')"
         )
-    one = isinstance(wanted, Integral) or not isinstance(wanted, (Sequence, torch.Tensor)) or isinstance(wanted, str)
-    numbers = [wanted] if one else list(wanted)
+    one = isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable) or getattr(wanted, "shape", None) == ()
+    numbers = [wanted] if one else listed(wanted, "index", "a feature's number, or a list of them, is")
+    pictures = reference_of(reference)  # read once for all
     story = {"method": "feature", "source": source, "architecture": facts.architecture}
     if tag := facts.told("weights_tag"):
         story["weights_tag"] = tag
@@ -314,8 +334,9 @@ def feature(
             neuronpedia=facts.told("neuronpedia_id"),
             provenance={**story, "index": part.index},
             guard=guard,
+            reference=pictures,
         )
-        for part in (latent(weights, facts, number) for number in numbers)
+        for part in (latent(weights, facts, number, source) for number in numbers)
     ]
     return made[0] if one else made
 
@@ -334,6 +355,7 @@ def feature_from_tensors(
     model: str | None = None,
     apply_b_dec_to_input: bool = True,
     guard: float | None = GUARD,
+    reference: Any = None,
 ) -> Feature:
     """A feature of anyone's autoencoder, from its tensors.
 
@@ -350,32 +372,39 @@ def feature_from_tensors(
     >>> nd.feature_from_tensors(1, site="blocks.3.hook_resid_post", W_enc=torch.eye(64)).label
     'feature 1'
     """
-    d, count = tuple(W_enc.shape) if W_enc.ndim == 2 else (0, 0)
-    each = threshold if isinstance(threshold, torch.Tensor) and threshold.ndim else None
-    given = {
-        "W_enc": (W_enc, (d, count)),
-        "W_dec": (W_dec, (count, d)),
-        "b_enc": (b_enc, (count,)),
-        "b_dec": (b_dec, (d,)),
-        "threshold": (each, (count,)),
-    }
-    for name, (tensor, shape) in given.items():
-        if tensor is not None and (tuple(tensor.shape) != shape or not d):
+    each = threshold if getattr(threshold, "ndim", 0) else None
+    named = dict(W_enc=W_enc, W_dec=W_dec, b_enc=b_enc, b_dec=b_dec, threshold=each)
+    given = {name: _tensor(value, name) for name, value in named.items() if value is not None}
+    d, count = tuple(given["W_enc"].shape) if given["W_enc"].ndim == 2 else (0, 0)
+    shapes = dict(W_enc=(d, count), W_dec=(count, d), b_enc=(count,), b_dec=(d,), threshold=(count,))
+    for name, tensor in given.items():
+        if tuple(tensor.shape) != shapes[name] or not d or not count:
             raise ValueError(
-                f"{name} is {tuple(tensor.shape)}; W_enc is (d_in, features), W_dec (features, d_in), b_enc and "
-                "threshold (features,), b_dec (d_in,): transpose what is stored the other way"
+                f"{name} is {tuple(tensor.shape)}, W_enc {tuple(given['W_enc'].shape)}; W_enc is (d_in, features), "
+                "W_dec (features, d_in), b_enc and threshold (features,), b_dec (d_in,): transpose what is stored the "
+                "other way"
             )
     index = checked(index, count)
-    held = Held({name: tensor for name, (tensor, _) in given.items() if tensor is not None})
+    held = Held(given)
     part = Latent(
         index=index,
         encoder=held.column("W_enc", index),
-        bias=0.0 if b_enc is None else float(b_enc[index]),
-        decoder=None if W_dec is None else held.row("W_dec", index),
-        b_dec=None if b_dec is None else held.whole("b_dec"),
+        bias=float(held.row("b_enc", index)) if "b_enc" in given else 0.0,
+        decoder=held.row("W_dec", index) if "W_dec" in given else None,
+        b_dec=held.whole("b_dec") if "b_dec" in given else None,
         subtracted=apply_b_dec_to_input,
-        threshold=float(threshold) if each is None else float(each[index]),
+        threshold=float(held.row("threshold", index)) if "threshold" in given else real(threshold, "threshold"),
         architecture="tensors",
     )
     story = {"method": "feature_from_tensors", "index": index}
-    return Feature(f"feature {index}", site, ((1.0, part),), objective, model, None, story, guard)
+    return Feature(f"feature {index}", site, ((1.0, part),), objective, model, None, story, guard, reference)
+
+
+def _tensor(value: Any, name: str) -> torch.Tensor:
+    """A tensor, or a NumPy array as one. Raises TypeError for another kind, and for numbers that are not real."""
+    tensor = value if isinstance(value, torch.Tensor) else None
+    if tensor is None and type(value).__module__ == "numpy" and getattr(value, "dtype", None) is not None:
+        tensor = torch.from_numpy(value) if value.dtype.kind == "f" else None
+    if tensor is None or not tensor.is_floating_point() or tensor.is_meta or tensor.layout != torch.strided:
+        raise TypeError(f"{name}={shown(value)}: a dense tensor or array of floating-point numbers is needed")
+    return tensor

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from numbers import Integral
-from typing import Any, Protocol
+import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-
-# what has one encoder column and one pre-activation for each latent
-PLAIN = ("standard", "jumprelu", "topk", "batchtopk", "matryoshka_batchtopk", "abstopk", "gated")
-TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
-NORMALISED = ("none", "layer_norm", "constant_norm_rescale")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +20,8 @@ class Latent:
     gate        (column, bias) of a gated autoencoder: it fires where this is above 0
     normalise   "none", "layer_norm" or "constant_norm_rescale", as sae-lens has them
     scale       by which the pre-activation is multiplied afterwards (top-k rescaled by decoder norms)
+
+    Raises ValueError for tensors of other shapes, and for numbers that are not finite.
     """
 
     _ships = ("pre", "act", "cosine", "_input")
@@ -43,6 +37,30 @@ class Latent:
     normalise: str = "none"
     scale: float = 1.0
     architecture: str = "standard"
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.encoder.shape)
+        if len(shape) != 1 or not shape[0]:
+            raise ValueError(f"feature {self.index}: its column of W_enc is (d_in,); got {shape}")
+        gate, gate_bias = self.gate or (None, 0.0)
+        tensors = {"column of W_enc": self.encoder, "row of W_dec": self.decoder, "b_dec": self.b_dec, "gate": gate}
+        for name, tensor in tensors.items():
+            if tensor is None:
+                continue
+            if tuple(tensor.shape) != shape:
+                raise ValueError(
+                    f"feature {self.index}: its {name} is {tuple(tensor.shape)}, its column of W_enc {shape}"
+                )
+            if not bool((finite := tensor.isfinite()).all()):
+                place = int((~finite).int().argmax())
+                raise ValueError(
+                    f"feature {self.index}: its {name} holds {int((~finite).sum())} of {shape[0]} numbers that are not "
+                    f"finite, the first ({float(tensor[place])}) at place {place}: {BROKEN}"
+                )
+        numbers = {"bias": self.bias, "threshold": self.threshold, "bias of its gate": gate_bias, "scale": self.scale}
+        for name, number in numbers.items():
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"feature {self.index}: its {name} is {number}: {BROKEN}")
 
     def to(self, device: torch.device) -> Latent:
         """The same on a device."""
@@ -83,6 +101,7 @@ class Latent:
         return x - self.b_dec.to(hidden.device) if self.subtracted and self.b_dec is not None else x
 
 
+BROKEN = "nothing can be read of it; get the autoencoder anew, or take another feature"
 NO_COSINE = (
     "{label}: a transcoder writes to another place than it reads, and one without W_dec writes nowhere, so that a "
     "cosine with its decoder means nothing here; use objective='encoder'"
@@ -97,149 +116,3 @@ def normalised(x: torch.Tensor, how: str) -> torch.Tensor:
     if how == "constant_norm_rescale":
         return x * (x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True))
     return x
-
-
-# -- reading -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What an autoencoder's configuration says that a latent depends on; `metadata` has its model and hook names."""
-
-    architecture: str = "standard"
-    subtracted: bool = False
-    normalise: str = "none"
-    rescaled: bool = False
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def told(self, name: str) -> str | None:
-        """A name from the metadata, or None."""
-        value = self.metadata.get(name)
-        return str(value) if value else None
-
-
-class Weights(Protocol):
-    """Where an autoencoder's tensors are: in an object, or in a file of which only parts are read."""
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of a tensor, None if there is none of this name."""
-
-    def column(self, name: str, index: int) -> torch.Tensor:
-        """tensor[:, index], float32 on the cpu, a copy."""
-
-    def row(self, name: str, index: int) -> torch.Tensor:
-        """tensor[index], likewise; a number of a vector."""
-
-    def whole(self, name: str) -> torch.Tensor:
-        """The tensor, likewise."""
-
-
-def latent(weights: Weights, facts: Facts, index: int) -> Latent:
-    """One latent: of the matrices only its column and its row are read.
-
-    Raises ValueError for an architecture without single pre-activations or a tensor that is missing, IndexError for an
-    index out of range.
-    """
-    kind = facts.architecture
-    if kind not in PLAIN + TRANSCODERS:
-        raise ValueError(
-            f"architecture {kind!r} has no pre-activation of a single latent that could be climbed; those that do are "
-            + ", ".join(PLAIN + TRANSCODERS)
-        )
-    needed = {"W_enc", "W_dec", *(("b_gate", "r_mag", "b_mag") if kind == "gated" else ())}
-    if missing := sorted(name for name in needed if weights.shape(name) is None):
-        raise ValueError(f"this {kind} autoencoder lacks {', '.join(missing)}")
-    index = checked(index, weights.shape("W_enc")[1])  # type: ignore[index]
-    across = kind in TRANSCODERS
-    column, row = weights.column("W_enc", index), weights.row("W_dec", index)
-    threshold, gate = _threshold(weights, kind, index), None
-    bias = float(weights.row("b_enc", index)) if weights.shape("b_enc") else 0.0
-    if kind == "gated":
-        gate = (column, float(weights.row("b_gate", index)))
-        column = column * weights.row("r_mag", index).exp()
-        bias = float(weights.row("b_mag", index))
-    if facts.normalise not in NORMALISED:
-        warnings.warn(
-            f"this autoencoder was trained with normalize_activations={facts.normalise!r}, whose factor is not with "
-            "it: activations are taken as they are, as sae-lens does, and thresholds may not fit",
-            stacklevel=3,
-        )
-    return Latent(
-        index=index,
-        encoder=column,
-        bias=bias,
-        decoder=None if across else row,
-        b_dec=weights.whole("b_dec") if weights.shape("b_dec") and not across else None,
-        subtracted=facts.subtracted and not across,
-        threshold=threshold,
-        gate=gate,
-        normalise=facts.normalise if facts.normalise in NORMALISED else "none",
-        scale=float(row.norm()) if facts.rescaled else 1.0,
-        architecture=kind,
-    )
-
-
-def checked(index: Any, count: int) -> int:
-    """A latent's number; raises TypeError or IndexError."""
-    if isinstance(index, bool) or not isinstance(index, Integral):
-        raise TypeError(f"a feature's index is a whole number; got {type(index).__name__} {index!r}")
-    if not 0 <= int(index) < count:
-        raise IndexError(f"feature {index}: this autoencoder has features 0 to {count - 1}")
-    return int(index)
-
-
-def _threshold(weights: Weights, kind: str, index: int) -> float | None:
-    if weights.shape("threshold"):
-        return float(weights.row("threshold", index))
-    if "jumprelu" in kind:
-        raise ValueError(f"this {kind} autoencoder lacks threshold")
-    if weights.shape("topk_threshold") is not None:  # a batch-top-k in training: what it is saved with
-        return float(weights.whole("topk_threshold"))
-    return None if "topk" in kind else 0.0
-
-
-@dataclass(frozen=True)
-class Held:
-    """The tensors of an autoencoder in hand: attributes of a sae-lens object, or items of a dict."""
-
-    tensors: Any
-
-    def _get(self, name: str) -> Any:
-        return self.tensors.get(name) if isinstance(self.tensors, Mapping) else getattr(self.tensors, name, None)
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        value = self._get(name)
-        return tuple(value.shape) if isinstance(value, torch.Tensor) else None
-
-    def column(self, name: str, index: int) -> torch.Tensor:
-        return _copy(self._get(name)[:, index])
-
-    def row(self, name: str, index: int) -> torch.Tensor:
-        return _copy(self._get(name)[index])
-
-    def whole(self, name: str) -> torch.Tensor:
-        return _copy(self._get(name))
-
-
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", torch.float32, copy=True)
-
-
-def facts_of(sae: Any) -> Facts:
-    """What a sae-lens object's configuration says. Raises TypeError for what is no autoencoder."""
-    if not all(hasattr(sae, name) for name in ("W_enc", "W_dec", "cfg")):
-        raise TypeError(
-            f"{type(sae).__name__} is no sae-lens SAE (it lacks W_enc, W_dec or cfg): give one, a release and an SAE "
-            "id, or a folder; for other autoencoders see nd.feature_from_tensors"
-        )
-    cfg, metadata = sae.cfg, getattr(sae.cfg, "metadata", None)
-    kind = getattr(cfg, "architecture", "standard")
-    names = ("model_name", "hook_name", "hf_hook_name", "neuronpedia_id", "weights_tag")
-    told = {name: getattr(metadata, name, None) or getattr(cfg, name, None) for name in names}
-    return Facts(
-        architecture=str(kind() if callable(kind) else kind),
-        subtracted=bool(getattr(cfg, "apply_b_dec_to_input", False)),
-        normalise=str(getattr(cfg, "normalize_activations", None) or "none"),
-        rescaled=bool(getattr(cfg, "rescale_acts_by_decoder_norm", False)),
-        metadata=told,
-    )

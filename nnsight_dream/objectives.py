@@ -6,6 +6,7 @@ Every choice is a value: a pooling, a score, a centre or a term of your own is a
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -192,6 +193,11 @@ class Pictures:
     @functools.cached_property
     def _content(self) -> bytes:
         return b"".join(content(image) for image in self.images)
+
+    @property
+    def digest(self) -> str:
+        """A hash of what they show, for records."""
+        return hashlib.sha256(self._content).hexdigest()[:16]
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Pictures) and self._content == other._content)

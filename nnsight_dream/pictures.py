@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,24 @@ def as_tensors(images: Any, name: str) -> list[torch.Tensor]:
             )
         found.append(picture)
     return found
+
+
+def by_size(groups: Iterable[torch.Tensor], count: int) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Pictures of one size together, at most `count` at a time: (their numbers, (B, 3, H, W)).
+
+    groups   pictures (B, 3, H, W) of any sizes; numbers count them through all groups, from 0
+    """
+    sizes: dict[tuple[int, ...], tuple[list[int], list[torch.Tensor]]] = {}
+    number = 0
+    for group in groups:
+        numbers, held = sizes.setdefault(tuple(group.shape[1:]), ([], []))
+        for picture in group:
+            numbers.append(number)
+            held.append(picture)
+            number += 1
+    for numbers, held in sizes.values():
+        for start in range(0, len(held), count):
+            yield numbers[start : start + count], torch.stack(held[start : start + count])
 
 
 def content(picture: Image.Image | torch.Tensor) -> bytes:

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 
 from . import remote
+from .arguments import shown, whole
 from .features import Feature
-from .latents import checked
+from .sae_encoding import check_whole
+from .sae_weights import checked
 from .sites import Site
+from .vectors import unit
 from .vlm import VLM
 
 DIRECT = "direct path alone: final norm and head of the row itself, all later layers left out"
@@ -41,8 +44,7 @@ def top_logits(vlm: VLM, vector: torch.Tensor | Feature, site: Site | int | str,
 
     Raises ValueError for a count below 1, a vector of another width, or a feature of several latents.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"count={count!r}: a whole number of at least 1 is needed")
+    count = whole(count, "count", 1)
     where = vlm.site(site)
     if isinstance(vector, Feature):
         if len(vector.parts) > 1:
@@ -51,8 +53,12 @@ def top_logits(vlm: VLM, vector: torch.Tensor | Feature, site: Site | int | str,
         if row is None:
             return Logits((), (), "its decoder row writes to another place than it reads")
         vector = row
+    if not isinstance(vector, torch.Tensor):
+        raise TypeError(f"vector={shown(vector)}: a tensor (d_model,) or a Feature is needed")
     if vector.shape != (vlm.width_at(where),):
         raise ValueError(f"the vector is {tuple(vector.shape)}; {vlm.describe(where)} needs ({vlm.width_at(where)},)")
+    if not bool(vector.isfinite().all()):
+        raise ValueError(f"{int((~vector.isfinite()).sum())} of the vector's {vector.numel()} numbers are not finite")
     if where.kind not in _residual(vlm):
         return Logits((), (), f"{vlm.hf_name(where)} is not in the residual stream, which alone the head reads")
     norm, head, missing = _head(vlm)
@@ -61,9 +67,9 @@ def top_logits(vlm: VLM, vector: torch.Tensor | Feature, site: Site | int | str,
     weight = next(head.parameters())
     with torch.no_grad(), vlm.quiet():
         logits = head(norm(vector.to(weight.device, weight.dtype)[None, None]))[0, 0].float().cpu()
-    note, whole = DIRECT, vlm._cache.get("layers in the checkpoint", vlm.layers)
-    if whole > vlm.layers:
-        note += f" (layers {vlm.layers + 1} to {whole} of the checkpoint are not even loaded)"
+    note, deepest = DIRECT, vlm._cache.get("layers in the checkpoint", vlm.layers)
+    if deepest > vlm.layers:
+        note += f" (layers {vlm.layers + 1} to {deepest} of the checkpoint are not even loaded)"
     best, least = logits.topk(min(count, len(logits))), (-logits).topk(min(count, len(logits)))
     return Logits(_told(vlm, best.indices, logits), _told(vlm, least.indices, logits), note)
 
@@ -95,16 +101,14 @@ def _told(vlm: VLM, ids: torch.Tensor, logits: torch.Tensor) -> tuple[tuple[str,
 def nearest_rows(sae: Any, index: int, count: int = 8) -> list[tuple[int, float]]:
     """The features whose decoder rows have the highest cosine with a feature's own: (number, cosine), itself left out.
 
-    Rows of zeros have cosine 0. Raises IndexError for a feature that is not there.
+    Rows of zeros have cosine 0. Raises IndexError for a feature that is not there, ValueError for a count below 1 and
+    numbers that are not finite.
     """
-    rows = sae.W_dec.detach()
+    check_whole(sae)
+    rows, count = sae.W_dec.detach(), whole(count, "count", 1)
     index = checked(index, len(rows))
-    own = rows[index].float()
-    own = own / own.norm().clamp(min=1e-30)
-    found = []
-    for part in rows.split(max(1, AT_ONCE // rows.shape[1])):
-        part = part.float()
-        found.append((part @ own / part.norm(dim=1).clamp(min=1e-30)).cpu())
+    own = unit(rows[index].float())
+    found = [(unit(part.float()) @ own).cpu() for part in rows.split(max(1, AT_ONCE // rows.shape[1]))]
     cosines = torch.cat(found)
     cosines[index] = -torch.inf
     best = cosines.topk(min(count, len(cosines) - 1))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from . import feature_climb, remote, shipped, shipped_jobs
+from . import feature_climb, reference, remote, shipped, shipped_jobs
 from .asked import Pending
 from .directions import Direction, versions
 from .features import Feature
@@ -48,6 +48,7 @@ class Ascent:
     requests: list[Any]
     steps: int
     centre: Any
+    references: list[Any]
     state: Any = None
     history: list[torch.Tensor] = field(default_factory=list)
 
@@ -62,7 +63,7 @@ class Ascent:
         """What the next job is given."""
         told = dict(vars(self.given), state=self.state, until=self.until, note=note)
         if self.state is not None:  # what the first piece worked out is sent, not asked for again
-            told |= {"asked": [], "centre_sites": [], "norms_wanted": []}
+            told |= {"asked": [], "centre_sites": [], "norms_wanted": [], "references": {}}
         return Plain(**told)
 
     def take(self, found: dict[str, Any]) -> bool:
@@ -86,9 +87,9 @@ class Ascent:
             self.given.centres[site] = centre
             if (choice := _hashable(self.centre)) is not None:
                 cache.setdefault("centres", {})[site, choice, self.vlm.device, self.vlm.dtype] = centre
-        for site, norm in zip(self.given.every_norm, found["norms"], strict=True):
-            self.given.norms[site] = norm
-            cache.setdefault("norms", {})[site, self.vlm.device, self.vlm.dtype] = norm
+        for (site, i), norm in zip(self.given.every_norm, found["norms"], strict=True):
+            self.given.norms[site, i] = norm
+            cache.setdefault("norms", {})[reference.key(self.vlm, site, self.references[i])] = norm
 
 
 def _hashable(choice: Any) -> Any:
@@ -106,16 +107,18 @@ def prepared(
     """An ascent that has not begun."""
     assert vlm.remote is not None
     aims = [aim for aim, _ in jobs]
-    requests, told = _aims(aims, sites)
+    references = list(dict.fromkeys(a.reference for a in aims if isinstance(a, Feature)))
+    requests, told = _aims(aims, sites, references)
     added = [_term(vlm, term) for term in terms]
     choice = settings.centre
     needed = list(dict.fromkeys([*sites, *(vlm.site(t.site) for t in terms if hasattr(t, "site"))]))
     centred = [s for s, a in zip(sites, aims, strict=True) if isinstance(a, Direction)]
     centred = list(dict.fromkeys([*centred, *(t.away[0] for t in added if t.away is not None)]))
     known, centre = _centres(vlm, centred, choice)
-    featured = [s for s, a in zip(sites, aims, strict=True) if isinstance(a, Feature)]
-    norms = {s: vlm._cache.get("norms", {}).get((s, vlm.device, vlm.dtype)) for s in dict.fromkeys(featured)}
-    wanted = [s for s, norm in norms.items() if norm is None]
+    known_norms = vlm._cache.get("norms", {})
+    featured = [(s, one.reference) for s, one in zip(sites, told, strict=True) if one.feature is not None]
+    norms = {(s, i): known_norms.get(reference.key(vlm, s, references[i])) for s, i in dict.fromkeys(featured)}
+    wanted = [place for place, norm in norms.items() if norm is None]
     how = reading(vlm, needed)
     how.cut = CUT.replace("{where}", vlm.remote.where) if vlm.remote.away else how.cut
     given = Plain(
@@ -127,9 +130,9 @@ def prepared(
         centre_sites=[s for s in centred if s not in known],
         every_centre=centred,
         every_norm=list(norms),
-        norms={s: norm for s, norm in norms.items() if norm is not None},
+        norms={place: norm for place, norm in norms.items() if norm is not None},
         norms_wanted=wanted,
-        references=packed(as_tensors(list(feature_climb.reference_pictures()), "pictures")) if wanted else [],
+        references={i: packed(reference.pictures_of(vlm, references[i])) for i in dict.fromkeys(i for _, i in wanted)},
         pooling=settings.pooling,
         score=settings.score,
         poolings=reported(settings.pooling),
@@ -150,17 +153,19 @@ def prepared(
         "image_size": vlm.image_size,
         "straight_through": vlm.straight_through,
     }
-    return Ascent(vlm, aims, given, note, requests, settings.steps, choice)
+    return Ascent(vlm, aims, given, note, requests, settings.steps, choice, references)
 
 
-def _aims(aims: list[Direction | Feature], sites: list[Site]) -> tuple[list[Any], list[Plain]]:
+def _aims(aims: list[Direction | Feature], sites: list[Site], references: list[Any]) -> tuple[list[Any], list[Plain]]:
     """The requests of concept vectors that are not there yet, and each aim as a job is told of it."""
     requests: list[Any] = []
     told = []
     for aim, site in zip(aims, sites, strict=True):
-        one = Plain(site=site, vector=None, asked=None, feature=None, alone=[], guard=None)
+        one = Plain(site=site, vector=None, asked=None, feature=None, alone=[], guard=None, reference=None)
         if isinstance(aim, Feature):
-            one.feature, one.alone = aim, feature_climb.alone(aim)
+            one.reference = references.index(aim.reference)
+            one.feature = aim.but(reference=None)  # its pictures go once for all, as pixels
+            one.alone = feature_climb.alone(one.feature)
             one.guard = float(aim.guard) if aim.guard is not None and aim.objective == "encoder" else None
         elif isinstance(aim, Pending) and not aim.there:
             if aim.request not in requests:

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 
 from . import spans
+from .arguments import SEED_MOST, is_whole, listed, plain, real, whole
 from .concepts import _texts, _wrapped
 from .pictures import as_tensors
+from .sae_encoding import check_tokens, check_whole, check_width, most, patches
+from .sae_weights import checked
 from .sites import Site
-from .trace import read_pictures, read_text
+from .trace import read_text
 from .vlm import VLM
 
 
@@ -34,7 +37,8 @@ class Responses:
 
     def column(self, feature: int) -> int:
         """Where a feature is in the tables; raises ValueError for one that was not asked for."""
-        if feature not in self.features:
+        feature = plain(feature)
+        if not is_whole(feature) or feature not in self.features:
             some = ", ".join(map(str, self.features[:8]))
             raise ValueError(f"feature {feature!r} is not among these {len(self.features)} responses: {some} ...")
         return self.features.index(feature)
@@ -57,7 +61,7 @@ class Responses:
 
 
 def _top(names: Sequence[Any], values: torch.Tensor, count: int) -> list[tuple[Any, float]]:
-    best = values.topk(min(count, len(values)))
+    best = values.topk(min(whole(count, "count", 1), len(values)))
     return [(names[i], v) for i, v in zip(best.indices.tolist(), best.values.tolist(), strict=True) if v > 0]
 
 
@@ -81,15 +85,25 @@ def responses(
     """
     if len(names) != len(pictures):
         raise ValueError(f"{len(pictures)} pictures but {len(names)} names: one for each is needed")
-    where = vlm.site(site)
+    check_whole(sae)
+    where, count = vlm.site(site), int(sae.W_dec.shape[0])
+    check_width(vlm, sae, where)
+    form = "the numbers of features, such as [3, 14], are"
+    chosen = None if features is None else [checked(f, count) for f in listed(features, "features", form)]
+    if chosen == []:
+        raise ValueError("features=[] asks for nothing; give numbers of features, or leave it out for all")
     told = _texts(list(words), "words")
-    rows = [_most(sae, part, features) for part in word_tokens(vlm, told, where)]
-    seen = []
-    for picture in as_tensors(list(pictures), "pictures"):
-        for patches in _patches(vlm, picture, where):
-            seen.append(_most(sae, patches, features))
-    every = tuple(range(rows[0].shape[0])) if features is None else tuple(int(f) for f in features)
-    return Responses(tuple(t.strip() for t in told), torch.stack(rows), tuple(names), torch.stack(seen), every)
+    rows = [most(sae, part, chosen) for part in word_tokens(vlm, told, where)]
+    seen: dict[int, torch.Tensor] = {}
+    for number, tokens in patches(vlm, as_tensors(list(pictures), "pictures"), where):
+        seen[number] = most(sae, tokens, chosen)
+    if len(seen) != len(names):
+        raise ValueError(
+            f"pictures= holds {len(seen)} pictures for {len(names)} names: give tensors (3, H, W), each its own"
+        )
+    shown = torch.stack([seen[number] for number in range(len(seen))])
+    every = tuple(range(count)) if chosen is None else tuple(chosen)
+    return Responses(tuple(t.strip() for t in told), torch.stack(rows), tuple(names), shown, every)
 
 
 def word_tokens(vlm: VLM, words: Sequence[str], site: Site) -> Iterator[torch.Tensor]:
@@ -101,27 +115,7 @@ def word_tokens(vlm: VLM, words: Sequence[str], site: Site) -> Iterator[torch.Te
         mask = torch.tensor([[1] * len(p.ids) + [0] * (longest - len(p.ids)) for p in batch])
         states = read_text(vlm, ids, mask, [site])[site]
         for prompt, state in zip(batch, states, strict=True):
-            yield state[list(prompt.own)].float()
-
-
-def _patches(vlm: VLM, pictures: torch.Tensor, site: Site) -> Iterator[torch.Tensor]:
-    for part in pictures.split(16):
-        with torch.no_grad():
-            yield from read_pictures(vlm, part.to(vlm.device), [site])[site].float()
-
-
-def _most(sae: Any, tokens: torch.Tensor, features: Sequence[int] | None) -> torch.Tensor:
-    """The most activation (F,) over tokens (n, d), float32 on the cpu; of a wide SAE a few tokens at a time."""
-    at_once = max(1, 2**26 // int(sae.W_enc.shape[-1]))
-    found = None
-    for part in tokens.split(at_once):
-        with torch.no_grad():
-            acts = sae.encode(part.to(sae.W_enc.device, sae.W_enc.dtype))
-        acts = acts.to_dense() if acts.is_sparse else acts
-        most = (acts if features is None else acts[:, list(features)]).amax(0).float().cpu()
-        found = most if found is None else torch.maximum(found, most)
-    assert found is not None
-    return found
+            yield check_tokens(state[list(prompt.own)].float(), repr(prompt.text))
 
 
 # -- selectivity -------------------------------------------------------------------------------------------------
@@ -152,8 +146,7 @@ def selective(found: Responses, *, margin: float = 0.0, among: int = 1) -> list[
 
     Raises ValueError for fewer than two common names, a margin outside 0 to 1, or `among` below 1.
     """
-    if not 0 <= margin <= 1 or among < 1:
-        raise ValueError(f"margin={margin!r}, among={among!r}: a share from 0 to 1, and a rank from 1 are needed")
+    margin, among = real(margin, "margin", least=0, most=1), whole(among, "among", 1)
     names, seen = found.by_name()
     both = [name for name in found.words if name in names]
     if len(both) < 2:
@@ -185,7 +178,8 @@ def _lead(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def chance(found: Responses, *, draws: int = 20, seed: int = 0, **reading: Any) -> float:
     """How many features `selective` would count, on average, if pictures were named at random."""
-    generator = torch.Generator().manual_seed(seed)
+    draws = whole(draws, "draws", 1)
+    generator = torch.Generator().manual_seed(whole(seed, "seed", 0, SEED_MOST))
     names, seen = found.by_name()
     total = 0
     for _ in range(draws):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .latents import Facts, Weights
+from .arguments import is_whole
+from .sae_weights import Facts, Weights, check_shapes, checked_sizes, flag
 
 SAE_LENS = ("cfg.json", "sae_weights.safetensors")
 GEMMA = ("config.json", "params.safetensors")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+HEADER_MOST = 100_000_000  # as in safetensors itself
 _GEMMA_NAMES = {name: name.lower() for name in ("W_enc", "W_dec")}
 _HOOKS = {  # what a part of Gemma Scope 2 reads, in the text-only model; the same in sae-lens 6.54
     "resid_post": "model.layers.{}.output",
@@ -42,20 +45,24 @@ class Stored:
 
     @classmethod
     def open(cls, path: Path, names: Mapping[str, str] | None = None) -> Stored:
-        """Read a file's header. Raises ValueError for a file that is not safetensors, or cut short."""
+        """Read a file's header. Raises ValueError for a file that is not safetensors, cut short, or at odds with it."""
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             try:
-                if length > size:
-                    raise ValueError("its header is longer than the file")
-                header = json.loads(file.read(length))
+                if not 2 <= length <= size - 8:
+                    raise ValueError(f"its header is said to be {length} bytes long, the file is {size}")
+                if length > HEADER_MOST:
+                    raise ValueError(f"its header of {length} bytes is longer than the format allows")
+                header = json.loads(file.read(length), object_pairs_hook=_unique)
                 header.pop("__metadata__", None)
-                end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                end = 8 + length + _extent(header)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{path} is no safetensors file ({error}): download or save it anew") from None
         if end > size:
             raise ValueError(f"{path} is cut short: {size} bytes of {end}; download or save it anew")
+        if end < size:
+            raise ValueError(f"{path} has {size - end} bytes that its header does not name: download or save it anew")
         return cls(path, header, 8 + length, names or {})
 
     def _entry(self, name: str) -> tuple[torch.dtype, list[int], int]:
@@ -68,29 +75,29 @@ class Stored:
         return torch.frombuffer(data, dtype=dtype).float().mul(self.factors.get(name, 1.0))
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """See `latents.Weights`."""
+        """See `sae_weights.Weights`."""
         entry = self.header.get(self.names.get(name, name))
         return None if entry is None else tuple(entry["shape"])
 
     def column(self, name: str, index: int) -> torch.Tensor:
-        """See `latents.Weights`."""
+        """See `sae_weights.Weights`."""
         dtype, (rows, columns), at = self._entry(name)
         data = bytearray()
         with self.path.open("rb", buffering=0) as file:
             for row in range(rows):
                 file.seek(at + (row * columns + index) * dtype.itemsize)
                 data += file.read(dtype.itemsize)
-        return self._numbers(name, data, dtype)
+        return self._numbers(name, self._whole(data, rows * dtype.itemsize), dtype)
 
     def row(self, name: str, index: int) -> torch.Tensor:
-        """See `latents.Weights`."""
+        """See `sae_weights.Weights`."""
         dtype, shape, at = self._entry(name)
         length = dtype.itemsize * (shape[1] if len(shape) == 2 else 1)
         found = self._numbers(name, self._read(at + index * length, length), dtype)
         return found if len(shape) == 2 else found[0]
 
     def whole(self, name: str) -> torch.Tensor:
-        """See `latents.Weights`."""
+        """See `sae_weights.Weights`."""
         dtype, shape, at = self._entry(name)
         return self._numbers(name, self._read(at, dtype.itemsize * torch.Size(shape).numel()), dtype).reshape(shape)
 
@@ -98,8 +105,40 @@ class Stored:
         data = bytearray(length)
         with self.path.open("rb") as file:
             file.seek(at)
-            file.readinto(data)
+            got = file.readinto(data)
+        return self._whole(data[:got], length)
+
+    def _whole(self, data: bytearray, length: int) -> bytearray:
+        if len(data) != length:
+            raise ValueError(f"{self.path} became shorter while it was read: download or save it anew")
         return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("its header names something twice")
+    return found
+
+
+def _extent(header: Mapping[str, Any]) -> int:
+    """How many bytes of tensors a header describes, each as long as its shape says, one after the other."""
+    places = []
+    for name, entry in header.items():
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = [*shape, begin, end]
+        if not isinstance(shape, list) or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
+            raise ValueError(f"{name} has shape {shape} and offsets {begin}, {end}")
+        if dtype in _DTYPES and end - begin != math.prod(shape) * _DTYPES[dtype].itemsize:
+            raise ValueError(f"{name} of shape {shape} and type {dtype} has {end - begin} bytes")
+        places.append((begin, end, name))
+    reached = 0
+    for begin, end, name in sorted(places):
+        if begin != reached or end < begin:
+            raise ValueError(f"{name} lies at {begin} to {end}, what stands before it ends at {reached}")
+        reached = end
+    if not places:
+        raise ValueError("it holds no tensor")
+    return reached
 
 
 @dataclass(frozen=True)
@@ -163,16 +202,17 @@ def open_sae_lens(
     more     overrides the configuration; `factor` is that of "expected_average_only_in", where a registry knows it
     """
     more = {k: v for k, v in (more or {}).items() if v is not None}
-    facts = _facts({**_json(config), **more}, more)
+    facts = _facts({**_json(config), **more}, more, config)
     stored = Stored.open(weights)
+    check_shapes(stored, facts, source)
     if facts.normalise == "expected_average_only_in" and factor is not None:  # folded as sae-lens does
-        facts = Facts(facts.architecture, facts.subtracted, "none", facts.rescaled, facts.metadata)
+        facts = replace(facts, normalise="none")
         factors = {"W_enc": factor, "W_dec": 1 / factor, "b_dec": 1 / factor}
-        stored = Stored(stored.path, stored.header, stored.start, stored.names, factors)
+        stored = replace(stored, factors=factors)
     return Opened(stored, facts, source)
 
 
-def _facts(cfg: dict[str, Any], more: Mapping[str, Any]) -> Facts:
+def _facts(cfg: dict[str, Any], more: Mapping[str, Any], path: Path) -> Facts:
     """What a configuration says; flat ones, from before sae-lens 6, with the defaults of their time."""
     nested = isinstance(cfg.get("metadata"), dict)
     told = (
@@ -184,10 +224,11 @@ def _facts(cfg: dict[str, Any], more: Mapping[str, Any]) -> Facts:
     normalise = cfg.get("normalize_activations") or "none"
     return Facts(
         architecture=architecture,
-        subtracted=bool(cfg.get("apply_b_dec_to_input", True)),
+        subtracted=flag(cfg.get("apply_b_dec_to_input", True), f"{path}: apply_b_dec_to_input"),
         normalise="expected_average_only_in" if normalise is True else str(normalise),
-        rescaled=bool(cfg.get("rescale_acts_by_decoder_norm", False)),
+        rescaled=flag(cfg.get("rescale_acts_by_decoder_norm", False), f"{path}: rescale_acts_by_decoder_norm"),
         metadata={**told, **more},
+        sizes=checked_sizes({name: cfg.get(name) for name in ("d_in", "d_sae", "d_out")}, str(path)),
     )
 
 
@@ -218,7 +259,15 @@ def open_gemma(
         "hf_hook_name_out": cfg.get("hf_hook_point_out"),
         **(more or {}),
     }
-    return Opened(Stored.open(weights, _GEMMA_NAMES), Facts(kind, False, metadata=told), source)
+    stored, facts = Stored.open(weights, _GEMMA_NAMES), Facts(kind, False, metadata=told)
+    _, d_sae = check_shapes(stored, facts, source)
+    width = cfg.get("width")  # a round number would do: 16,000 for 16,384
+    if width is not None and not (is_whole(width) and 0.9 < width / d_sae < 1.1):
+        raise ValueError(
+            f"{source}: {config} says width={width!r}, but {weights.name} holds {d_sae} features: they belong to "
+            "different autoencoders"
+        )
+    return Opened(stored, facts, source)
 
 
 def _guessed(name: str) -> dict[str, Any]:
@@ -242,12 +291,12 @@ def _guessed(name: str) -> dict[str, Any]:
 
 def load_whole(folder: str | os.PathLike[str]) -> Any:
     """A folder's autoencoder as a sae-lens object, on the cpu; of either format. Imports sae_lens (10 s)."""
+    folder = Path(folder)
+    opened = open_folder(folder)  # looks whether all fits together
     from sae_lens import SAE
 
-    folder = Path(folder)
     if which(folder) is SAE_LENS:
         return SAE.load_from_disk(str(folder))
-    opened = open_folder(folder)
     return SAE.load_from_disk(
         str(folder), converter=lambda path, device, cfg_overrides=None: as_sae_lens(opened, device)
     )
@@ -259,6 +308,7 @@ def as_sae_lens(opened: Opened, device: str = "cpu") -> tuple[dict[str, Any], di
     sae-lens's own loader asks the network for the tensors' shapes even where the file is at hand.
     """
     weights, facts = opened.weights, opened.facts
+    check_shapes(weights, facts, opened.source)
     state = {n: weights.whole(n).to(device) for n in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
     if weights.shape("affine_skip_connection"):  # stored (d_in, d_out)
         state["W_skip"] = weights.whole("affine_skip_connection").T.contiguous().to(device)

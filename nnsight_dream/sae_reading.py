@@ -5,24 +5,22 @@ All numbers are `sae.encode`'s and `sae.decode`'s own, of the sae-lens object in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from . import sae_models
-from .arguments import strict
+from . import reference as references
+from .arguments import strict, whole
 from .concepts import _texts
-from .feature_climb import reference_pictures
-from .latents import TRANSCODERS, facts_of
 from .pictures import as_tensors
 from .responses import word_tokens
+from .sae_encoding import chunks, dense, encoded, most, patches, site_of
+from .sae_weights import TRANSCODERS, facts_of
 from .sites import Site
-from .trace import read_pictures
 from .vlm import VLM
-
-AT_ONCE = 2**26  # most activations, tokens x features, that are held
 
 
 @dataclass(frozen=True)
@@ -75,15 +73,15 @@ def features_of(vlm: VLM, sae: Any, images: Any, top: int = 20) -> list[Active]:
     Raises TypeError for what is no autoencoder, ValueError for one of another model, for no picture or for `top` below
     1.
     """
-    _least_one(top)
+    top = whole(top, "top", 1)
     site = site_of(vlm, sae)
     width, count = sae.W_enc.shape[-1], 0
-    most, total, fires = torch.full((width,), -torch.inf), torch.zeros(width), torch.zeros(width)
-    for tokens in _patches(vlm, _pictures(images), site):
-        for acts in _encoded(sae, tokens):
-            most = torch.maximum(most, acts.amax(0))
+    highest, total, fires = torch.full((width,), -torch.inf), torch.zeros(width), torch.zeros(width)
+    for tokens in _seen(vlm, images, site):
+        for acts in encoded(sae, tokens):
+            highest = torch.maximum(highest, acts.amax(0))
             total, fires, count = total + acts.sum(0), fires + (acts != 0).sum(0), count + len(acts)
-    best = most.topk(min(top, len(most)))
+    best = highest.topk(min(top, len(highest)))
     return [
         Active(i, value, float(total[i]) / count, float(fires[i]) / count)
         for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -92,10 +90,13 @@ def features_of(vlm: VLM, sae: Any, images: Any, top: int = 20) -> list[Active]:
 
 
 @strict
-def strangeness(vlm: VLM, sae: Any, images: Any) -> Strangeness:
-    """How unusual pictures' image tokens are for an autoencoder, beside those of 48 bundled pictures.
+def strangeness(vlm: VLM, sae: Any, images: Any, *, reference: Any = None) -> Strangeness:
+    """How unusual pictures' image tokens are for an autoencoder, beside those of real pictures.
 
         FVU = sum |h - decode(encode(h))|^2 / sum |h - m|^2,    m the mean image token of the reference pictures
+
+    reference   the real pictures: images, tensors, paths, a folder or `Pictures`; 48 bundled emoji if not given, of
+                which any model but the bundled one is warned
 
     A climbed picture may be far from all that the autoencoder saw in training; its features are then to be doubted.
 
@@ -103,15 +104,11 @@ def strangeness(vlm: VLM, sae: Any, images: Any) -> Strangeness:
     """
     if facts_of(sae).architecture in TRANSCODERS:
         raise ValueError("a transcoder does not reconstruct what it reads: strangeness is for autoencoders")
-    site = site_of(vlm, sae)
-    kept = vlm._cache.setdefault("reference means", {})
-    references = as_tensors(list(reference_pictures()), "pictures")
-    key = (site, vlm.device, vlm.dtype)
-    if key not in kept:
-        rows = list(_patches(vlm, references, site))
-        kept[key] = (sum(r.double().sum(0) for r in rows) / sum(map(len, rows))).float()  # type: ignore[union-attr]
-    here = _reconstruction(sae, _patches(vlm, _pictures(images), site), kept[key])
-    there = _reconstruction(sae, _patches(vlm, references, site), kept[key])
+    site, choice = site_of(vlm, sae), references.chosen(reference)
+    real = references.pictures_of(vlm, choice)
+    mean = references.reference_mean(vlm, site, choice)
+    here = _reconstruction(sae, _seen(vlm, images, site), mean)
+    there = _reconstruction(sae, (tokens for _, tokens in patches(vlm, real, site)), mean)
     return Strangeness(*here, *there)
 
 
@@ -127,14 +124,14 @@ def candidates(vlm: VLM, sae: Any, words: Any = None, images: Any = None, top: i
     feature has, so that a feature must fire for both. Raises ValueError for neither words nor pictures; otherwise as
     `features_of` and `concept`.
     """
-    _least_one(top)
+    top = whole(top, "top", 1)
     if words is None and images is None:
         raise ValueError("candidates of what? Give words='octopus', images=[...], or both")
     site = site_of(vlm, sae)
     said = None if words is None else _mean_of_most(sae, word_tokens(vlm, _texts(words, "words"), site))
-    seen = None if images is None else _mean_of_most(sae, _patches(vlm, _pictures(images), site))
+    seen = None if images is None else _mean_of_most(sae, _seen(vlm, images, site))
     known = [values for values in (said, seen) if values is not None]
-    shares = [values / values.max().clamp(min=1e-30) for values in known]
+    shares = [values / highest if (highest := values.max()) > 0 else values for values in known]
     score = known[0] if len(known) == 1 else torch.minimum(shares[0], shares[1])
     best = score.topk(min(top, len(score)))
     return [
@@ -147,64 +144,21 @@ def candidates(vlm: VLM, sae: Any, words: Any = None, images: Any = None, top: i
 # -- the parts ---------------------------------------------------------------------------------------------------
 
 
-def site_of(vlm: VLM, sae: Any) -> Site:
-    """Where a sae-lens object reads in a model; raises and warns as `Feature.site` does."""
-    facts = facts_of(sae)
-    where = facts.told("hf_hook_name") or facts.told("hook_name")
-    if where is None:
-        raise ValueError(
-            "this autoencoder's metadata name no hook_name; set sae.cfg.metadata.hook_name = 'blocks.9.hook_resid_post'"
-        )
-    site = sae_models.resolve(vlm, where)
-    if sae.W_enc.shape[0] != vlm.width_at(site):
-        raise ValueError(
-            f"this autoencoder reads {sae.W_enc.shape[0]} numbers, but {vlm.describe(site)} of {vlm.id} is "
-            f"{vlm.width_at(site)} wide: it belongs to another model or site"
-        )
-    sae_models.check(vlm, site, facts.told("model_name"), facts.told("weights_tag"), "this autoencoder")
-    return site
-
-
-def _least_one(top: int) -> None:
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise ValueError(f"top={top!r}: a whole number of at least 1 is needed")
-
-
 def _pictures(images: Any) -> list[torch.Tensor]:
     """Pictures as tensors; prototypes are taken by their image."""
     several = images if isinstance(images, (list, tuple)) else [images]
     return as_tensors([getattr(one, "image", one) for one in several], "images")
 
 
-def _patches(vlm: VLM, pictures: Iterable[torch.Tensor], site: Site) -> Iterator[torch.Tensor]:
-    """Activations (n, d) of one picture's image tokens after the other, float32."""
-    for group in pictures:
-        for part in group.split(16):
-            with torch.no_grad():
-                found = read_pictures(vlm, part.to(vlm.device), [site])[site]
-            yield from found.float()
-
-
-def _chunks(sae: Any, tokens: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Tokens (n, d) a few at a time, so that their activations (n, d_sae) fit; as the object wants them."""
-    tokens = tokens.to(sae.W_enc.device, sae.W_enc.dtype)
-    if getattr(sae, "hook_z_reshaping_mode", False):  # it flattens heads itself
-        tokens = tokens[:, None]
-    return tokens.split(max(1, AT_ONCE // int(sae.W_enc.shape[-1])))
-
-
-def _encoded(sae: Any, tokens: torch.Tensor) -> Iterator[torch.Tensor]:
-    for part in _chunks(sae, tokens):
-        with torch.no_grad():
-            acts = sae.encode(part)
-        yield (acts.to_dense() if acts.is_sparse else acts).float().cpu()
+def _seen(vlm: VLM, images: Any, site: Site) -> Iterator[torch.Tensor]:
+    return (tokens for _, tokens in patches(vlm, _pictures(images), site))
 
 
 def _mean_of_most(sae: Any, groups: Iterable[torch.Tensor]) -> torch.Tensor:
     """(features,): the most over each group's tokens, averaged over the groups."""
     total, count = torch.zeros(sae.W_enc.shape[-1]), 0
     for tokens in groups:
-        total += torch.stack([acts.amax(0) for acts in _encoded(sae, tokens)]).amax(0)
+        total += most(sae, tokens)
         count += 1
     return total / count
 
@@ -213,12 +167,16 @@ def _reconstruction(sae: Any, groups: Iterable[torch.Tensor], mean: torch.Tensor
     """(FVU, L0) of tokens."""
     error, spread, active, count = 0.0, 0.0, 0, 0
     for tokens in groups:
-        for part in _chunks(sae, tokens):
+        for part in chunks(sae, tokens):
             with torch.no_grad():
                 acts = sae.encode(part)
                 back = sae.decode(acts)
-            error += float((back.float() - part.float()).square().sum())
-            active += int((acts.to_dense() != 0).sum() if acts.is_sparse else (acts != 0).sum())
-        spread += float((tokens - mean).square().sum())
+            error += float((back.double() - part.double()).square().sum())
+            active += int((dense(acts) != 0).sum())
+        spread += float((tokens - mean).double().square().sum())
         count += len(tokens)
-    return error / max(spread, 1e-30), active / count
+    if not math.isfinite(error):
+        raise ValueError(
+            "the reconstruction of this autoencoder is not finite: its numbers overflow; use it in float32"
+        )
+    return (error / spread if spread else math.inf if error else 0.0), active / count

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .latents import Held, facts_of
 from .sae_files import GEMMA, SAE_LENS, Opened, as_sae_lens, load_whole, open_folder, open_gemma, open_sae_lens
+from .sae_weights import Held, facts_of
 
 PATIENCE = 5.0  # seconds that the hub is given to answer at all
 

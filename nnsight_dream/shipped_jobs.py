@@ -72,8 +72,9 @@ def ascent(model: Any, given: Any) -> dict[str, Any]:
     asked = [vectors(model, one) for one in given.asked]
     aims = [_vector(aim, asked) for aim in given.aims]
     centres = _centres(read, given)
-    norms = {site: mean_norm(read, torch.cat(given.references), site) for site in given.norms_wanted}
-    norms = {**given.norms, **norms}
+    norms = dict(given.norms)
+    for place in given.norms_wanted:
+        norms[place] = mean_norm(read, given.references[place[1]], place[0])
     terms = _terms(given, aims, centres, norms, device)
     generators = [torch.Generator().manual_seed(seed) for seed in given.seeds]
     first, parts = 0, None
@@ -108,7 +109,7 @@ def ascent(model: Any, given: Any) -> dict[str, Any]:
         "baselines": [one["baseline"] for one in asked],
         "rows": [one["rows"] for one in asked],
         "centres": [centres[site].cpu() for site in given.every_centre],
-        "norms": [norms[site] for site in given.every_norm],
+        "norms": [norms[place] for place in given.every_norm],
         "measured": _measured(read, given, parts, aims, centres, norms, device) if done else None,
     }
 
@@ -143,7 +144,7 @@ def _terms(given: Any, aims: list[Any], centres: dict[Any, Any], norms: dict[Any
         terms.append(direction_term(site, stacked, middle, given.pooling, given.score, rows))
     for j, aim in enumerate(given.aims):
         if aim.feature is not None:
-            most = None if aim.guard is None else aim.guard * norms[aim.site]
+            most = None if aim.guard is None else aim.guard * norms[aim.site, aim.reference]
             terms.append(feature_term(aim.site, aim.feature, most, j))
     for term in given.terms:
         if term.away is None:
@@ -164,7 +165,7 @@ def _measured(
         for j, aim in enumerate(given.aims):
             seen = read(pictures[j : j + 1])[aim.site]
             if aim.feature is not None:
-                found.append(measured_feature(aim.feature, aim.alone, seen[0], norms[aim.site]))
+                found.append(measured_feature(aim.feature, aim.alone, seen[0], norms[aim.site, aim.reference]))
             else:
                 towards = (aims[j].to(device), centres[aim.site].to(device))
                 found.append((*measured_direction(seen, *towards, given.poolings, given.grid), None))

@@ -5,6 +5,7 @@ See `shipped` for the rules.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -90,13 +91,25 @@ def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any]) -> dic
     return {site: (total[site] / count[site]).float() for site in sites}
 
 
-def mean_norm(read: Any, pictures: torch.Tensor, site: Any) -> float:
-    """The mean norm of a patch of some pictures (B, 3, H, W) at a site."""
+def mean_norm(read: Any, groups: list[torch.Tensor], site: Any) -> float:
+    """The mean norm of a patch of some pictures (B, 3, H, W) at a site; those of one size are run together, 16 at once.
+
+    Raises ValueError where it is no positive number.
+    """
     norms = []
-    for part in pictures.split(16):
+    sizes: dict[Any, list[torch.Tensor]] = {}
+    for group in groups:
+        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
+    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(16)):
         with torch.no_grad():
             norms.append(read(unpacked(part))[site].norm(dim=-1).cpu())
-    return float(torch.cat(norms).mean())
+    mean = float(torch.cat(norms).mean())
+    if not 0 < mean < math.inf:
+        raise ValueError(
+            "the mean norm of the reference pictures' activations is " + str(mean) + ": a positive number is needed; "
+            "load the model in another dtype, or give other pictures by reference="
+        )
+    return mean
 
 
 def measured_direction(

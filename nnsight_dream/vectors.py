@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import cache
+from .arguments import shown
 from .sites import Site
 from .vlm import VLM
 
@@ -63,14 +64,18 @@ class Direction:
 
     @property
     def norm(self) -> float:
-        """The Euclidean norm."""
-        return float(self.vector.norm())
+        """The Euclidean norm, of vectors of any length: squares of 1e30 or 1e-30 would leave float32's range."""
+        vector, power = scaled(self.vector)
+        return float(vector.norm()) * 2.0 ** int(power)
 
     def unit(self) -> Direction:
         """The same direction with norm 1. Raises ValueError for a direction of zeros."""
         if self.norm == 0:
             raise ValueError(f"direction {self.label!r} at {self.site} is zero and points nowhere")
-        return self / self.norm
+        vector, power = scaled(self.vector)
+        factor = 1 / float(vector.norm())
+        terms = [{**term, "weight": term["weight"] * factor * 2.0 ** -int(power)} for term in _terms(self)]
+        return _combined(self, vector * factor, terms)
 
     def __add__(self, other: Direction | int) -> Direction:
         if not isinstance(other, Direction):
@@ -179,8 +184,27 @@ def cosine(a: Direction, b: Direction) -> float:
 
     Raises ValueError where model, site or width differ, or where one is zero.
     """
+    for direction in (a, b):
+        if not isinstance(direction, Direction):
+            raise TypeError(f"cosine compares two Directions; got {shown(direction)}: see nd.from_tensor")
     _check_alike(a, b, "compare")
     return max(-1.0, min(1.0, float(a.unit().vector.double() @ b.unit().vector.double())))
+
+
+def scaled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors (..., d) whose largest number is brought to between 1 and 2 by a power of two, and that power (..., 1).
+
+    Exact, so that what follows has the same digits at any scale, and squares neither overflow nor vanish.
+    """
+    power = (torch.frexp(x.abs().amax(-1, keepdim=True)).exponent - 1).to(torch.float64)
+    half = torch.floor(-power / 2)  # in two steps: 2**149 is beyond float32
+    return x * torch.exp2(half).to(x.dtype) * torch.exp2(-power - half).to(x.dtype), power
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """Vectors (..., d) at norm 1, of any length; those of zeros stay zero."""
+    x, _ = scaled(x)
+    return torch.nn.functional.normalize(x, dim=-1)
 
 
 def versions() -> dict[str, str]:

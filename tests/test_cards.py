@@ -24,13 +24,12 @@ from nnsight_dream import (
     cards,
     cli,
     demo,
-    feature_climb,
     feature_judging,
     gallery,
     readouts,
-    sae_reading,
     tables,
 )
+from nnsight_dream import reference as reference_module
 from nnsight_dream.asking import answer_row, grade_row
 from nnsight_dream.card_making import Made, make_cards
 from nnsight_dream.cards import Card, Material
@@ -50,8 +49,7 @@ def noise(count: int, side: int = 112, seed: int = 0) -> list[Image.Image]:
 @pytest.fixture(autouse=True, scope="module")
 def references() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (card_making, feature_climb, sae_reading):
-            patch.setattr(module, "reference_pictures", lambda: tuple(noise(6, 28, seed=9)))
+        patch.setattr(reference_module, "reference_pictures", lambda: tuple(noise(6, 28, seed=9)))
         yield
 
 

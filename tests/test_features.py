@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import feature_climb
+from nnsight_dream import reference as reference_module
+from nnsight_dream.pictures import as_tensors
 from nnsight_dream.sae_models import resolve
 
 FEW = nd.Settings(steps=3, batch=2, rate=0.5, clip=0.1, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),))
@@ -33,7 +34,7 @@ def references() -> Any:
     """Reference pictures that need no bundled data."""
     with pytest.MonkeyPatch.context() as patch:
         found = tuple(noise(20, seed=9))
-        patch.setattr(feature_climb, "reference_pictures", lambda: found)
+        patch.setattr(reference_module, "reference_pictures", lambda: found)
         yield found
 
 
@@ -517,7 +518,7 @@ def test_the_reference_norm_is_that_of_the_reference_pictures(
     with torch.no_grad():
         pixels = processor.image_processor(images=list(references), return_tensors="pt")["pixel_values"]
         norms = reference.patches(hf, processor, pixels, 3).norm(dim=-1)
-    assert feature_climb.reference_norm(vlm, nd.Site(3)) == pytest.approx(float(norms.mean()), rel=2e-3)
+    assert reference_module.reference_norm(vlm, nd.Site(3)) == pytest.approx(float(norms.mean()), rel=2e-3)
     assert len([k for k in vlm._cache["norms"] if k[0] == nd.Site(3)]) == 1
 
 
@@ -562,7 +563,7 @@ def by_hand(vlm: nd.VLM, feature: nd.Feature, settings: nd.Settings, seed: int, 
 )
 def test_the_climb_equals_a_loop_by_hand(vlm: nd.VLM, objective: str, guard: float | None) -> None:
     feature = random_feature(objective=objective, guard=guard)
-    most = guard and guard * feature_climb.reference_norm(vlm, nd.Site(3))
+    most = guard and guard * reference_module.reference_norm(vlm, nd.Site(3))
     picture, scores = by_hand(vlm, feature, FEW, 5, most)
     made = nd.synthesize(vlm, feature, settings=FEW, seed=5, progress=False)
     np.testing.assert_allclose(made.history, scores, atol=1e-4)
@@ -599,9 +600,7 @@ def test_what_is_reported_is_read_off_the_finished_picture(vlm: nd.VLM, referenc
         acts, pre = sae.encode(h)[:, 5], h @ sae.W_enc[:, 5] + sae.b_enc[5]
     cosine = torch.cosine_similarity(h - sae.b_dec, sae.W_dec[5], dim=-1)
     assert made.scores == pytest.approx({"encoder": pre.mean().item(), "decoder": cosine.mean().item()}, abs=1e-4)
-    norm = torch.cat(
-        [nd.read_pictures(vlm, t, [3])[nd.Site(3)] for t in feature_climb.as_tensors(list(references), "")]
-    )
+    norm = torch.cat([nd.read_pictures(vlm, t, [3])[nd.Site(3)] for t in as_tensors(list(references), "")])
     assert made.readings == pytest.approx(
         {
             "pre_max": pre.max().item(),
@@ -689,7 +688,9 @@ def test_the_reference_pictures_are_spread_over_all_bundled_ones() -> None:
         every = demo.pictures()
     except FileNotFoundError:
         pytest.skip("no bundled data")
-    code = "from nnsight_dream.feature_climb import reference_pictures as r; print(len(r()), len({p.tobytes() for p in r()}))"
+    code = (
+        "from nnsight_dream.reference import reference_pictures as r; print(len(r()), len({p.tobytes() for p in r()}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert len(every) >= 48
     assert done.stdout.split() == ["48", "48"]

@@ -24,6 +24,7 @@ from safetensors import safe_open
 
 import nnsight_dream as nd
 from nnsight_dream import feature_climb, sae_files, sae_releases, trace
+from nnsight_dream import reference as reference_module
 
 REPO = "google/gemma-scope-2-4b-it"
 FEATURES, INDEX = 16384, 12345
@@ -72,7 +73,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", never)
     monkeypatch.setattr(socket, "getaddrinfo", never)
-    monkeypatch.setattr(feature_climb, "reference_pictures", lambda: (Image.new("RGB", (28, 28), "red"),))
+    monkeypatch.setattr(reference_module, "reference_pictures", lambda: (Image.new("RGB", (28, 28), "red"),))
     yield tmp_path / "hub"
     assert asked == []
 

@@ -21,7 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nnsight_dream as nd
-from nnsight_dream import feature_climb, sae_files, sae_releases
+from nnsight_dream import reference as reference_module
+from nnsight_dream import sae_files, sae_releases
 
 REPO = "google/gemma-scope-2-4b-it"
 RELEASE = "gemma-scope-2-4b-it-res"
@@ -464,7 +465,7 @@ def test_a_feature_of_a_million_is_climbed(
 ) -> None:
     from PIL import Image
 
-    monkeypatch.setattr(feature_climb, "reference_pictures", lambda: (Image.new("RGB", (28, 28), "red"),))
+    monkeypatch.setattr(reference_module, "reference_pictures", lambda: (Image.new("RGB", (28, 28), "red"),))
     folder = tmp_path / path.format(2)
     saes.gemma_scope(folder, width=64, features=1_000_000, index=999_999, hook=hook.format(2))
     feature = nd.feature(folder, 999_999)

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import cli, feature_climb, sae_reading
+from nnsight_dream import cli, sae_encoding
+from nnsight_dream import reference as reference_module
 
 
 def noise(count: int, side: int = 28, seed: int = 0) -> list[Image.Image]:
@@ -26,8 +27,7 @@ def noise(count: int, side: int = 28, seed: int = 0) -> list[Image.Image]:
 def references() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         found = tuple(noise(20, seed=9))
-        patch.setattr(feature_climb, "reference_pictures", lambda: found)
-        patch.setattr(sae_reading, "reference_pictures", lambda: found)
+        patch.setattr(reference_module, "reference_pictures", lambda: found)
         yield found
 
 
@@ -188,7 +188,7 @@ def test_a_wide_autoencoder_is_run_a_few_tokens_at_a_time(vlm: nd.VLM, monkeypat
         return encode(x)
 
     monkeypatch.setattr(sae, "encode", watched)
-    monkeypatch.setattr(sae_reading, "AT_ONCE", 3 * 40)
+    monkeypatch.setattr(sae_encoding, "AT_ONCE", 3 * 40)
     parts = nd.features_of(vlm, sae, noise(1)), nd.strangeness(vlm, sae, noise(1))
     assert max(sizes) == 3
     assert [f.index for f in parts[0]] == [f.index for f in whole[0]]

@@ -191,14 +191,14 @@ def choice(value: Any, name: str, allowed: Sequence[str]) -> str:
 
     >>> choice("atention", "pooling", ("attention", "mean", "max"))
     Traceback (most recent call last):
-    ValueError: pooling='atention': allowed are 'attention', 'mean', 'max'; did you mean 'attention'?
+    ValueError: pooling='atention': allowed are 'attention', 'mean' and 'max'; did you mean 'attention'?
     """
     if isinstance(value, str) and value in allowed:
         return str(value)
     near = difflib.get_close_matches(value.strip(), allowed, 1) if isinstance(value, str) else []
+    names = " and ".join(filter(None, (", ".join(map(repr, allowed[:-1])), repr(allowed[-1]))))
     raise ValueError(
-        f"{name}={shown(value)}: allowed are {', '.join(map(repr, allowed))}"
-        + (f"; did you mean {near[0]!r}?" if near else "")
+        f"{name}={shown(value)}: allowed are {names}" + (f"; did you mean {near[0]!r}?" if near else "")
     )
 
 
@@ -303,8 +303,10 @@ def several(value: Any, kinds: type[T] | tuple[type[T], ...], name: str, form: s
     return items, False
 
 
-def texts(value: Any, name: str, such_as: str = "octopus") -> tuple[list[str], bool]:
+def texts(value: Any, name: str, such_as: str = "octopus", *, otherwise: str = "") -> tuple[list[str], bool]:
     """A text, or several in a list: as a list, and whether it was one. None of them is blank.
+
+    otherwise   what else can be given instead of an empty list, for the message
 
     Raises TypeError for what is no text, ValueError for an empty list and a blank text.
 
@@ -320,13 +322,15 @@ def texts(value: Any, name: str, such_as: str = "octopus") -> tuple[list[str], b
             wrong = f"{type(value).__name__} {shown(value)}"
             raise TypeError(f"{name}= is a text or a list of texts; got {wrong}") from None
     if not items:
-        raise ValueError(f"{name}= is empty; give at least one text, such as {such_as!r}")
+        raise ValueError(f"{name}= is empty; give at least one text, such as {such_as!r}{otherwise}")
     for i, item in enumerate(items):
         place = name if single else f"{name}[{i}]"
         if not isinstance(item, str):
-            raise TypeError(f"{place}={shown(item)}: a text is needed, such as {such_as!r}, not {_kind(item)}")
+            raise TypeError(f"{place}: a word is a string; got {type(item).__name__} {shown(item)}")
         if not item.strip():
-            raise ValueError(f"{place}={shown(item)}: a text is needed, such as {such_as!r}; this one is blank")
+            raise ValueError(
+                f"{place}: {shown(item)} says nothing: give a word or a short phrase, such as {such_as!r}"
+            )
     return [str(item) for item in items], single
 
 
@@ -346,11 +350,13 @@ def seeds(value: Any, name: str = "seed") -> tuple[list[int], bool]:
     return [whole(item, f"{name}[{i}]", 0, SEED_MOST) for i, item in enumerate(items)], False
 
 
-def layers(value: Any, name: str = "layer") -> tuple[list[int | str | Site], bool]:
+def layers(value: Any, name: str = "layer", last: int | None = None) -> tuple[list[int | str | Site], bool]:
     """A layer, or several in a list, range, array or tensor: as a list, and whether it was one.
 
     A layer is a whole number, the name of a site ("4" and "blocks.3.hook_resid_post") or a Site; the model says whether
     it has it. Raises TypeError for another kind, ValueError for an empty list and for a text that lists numbers.
+
+    last   the model's last layer, for the message
 
     >>> layers(4), layers(range(1, 3)), layers("4")
     (([4], True), ([1, 2], False), (['4'], True))
@@ -365,7 +371,7 @@ def layers(value: Any, name: str = "layer") -> tuple[list[int | str | Site], boo
         return [_layer(value, name)], True
     items = listed(value, name, "a layer from 1, a site's name or a Site, or a list of these, is")
     if not items:
-        raise ValueError(f"{name}={shown(value)} asks for nothing; give a layer from 1, or a list of them")
+        raise ValueError(f"{name}={shown(value)} asks for nothing; give a layer from 1{'' if last is None else f' to {last}'}, or a list of them")
     return [_layer(item, f"{name}[{i}]", name) for i, item in enumerate(items)], False
 
 
@@ -387,6 +393,6 @@ def _layer(value: Any, place: str, name: str = "") -> int | str | Site:
         return str(number)
     mend = _whole_in(number)
     raise TypeError(
-        f"{place}={shown(value)}: a layer is a number from 1, a site is a name or a Site; got {type(value).__name__}"
+        f"{place}={shown(value)}: a site is a layer number from 1, a name or a Site; got {type(value).__name__}"
         + ("" if mend is None else f"; mend: {place}={mend}")
     )

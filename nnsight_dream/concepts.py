@@ -13,7 +13,7 @@ import torch
 
 from . import cache as store
 from . import spans
-from .arguments import strict
+from .arguments import choice, strict, texts
 from .sites import Site
 from .trace import read_text
 from .vectors import Direction, Many, Where, made, sites_of
@@ -70,11 +70,11 @@ def concept(
     >>> [[v.site.layer for v in row] for row in nd.concept(vlm, ["frog", "bee"], layer=[1, 4])]
     [[1, 4], [1, 4]]
     """
-    texts = _texts(words, "words")
+    given = _texts(words, "words")
     sites, one_site = sites_of(vlm, layer)
     if vlm.is_demo:
-        _warn_unshown(texts)
-    prompts = _wrapped(vlm, texts)
+        _warn_unshown(given)
+    prompts = _wrapped(vlm, given)
     told: Any = None
     if baseline is not None:
         told = "BASELINE_WORDS" if baseline is BASELINE_WORDS else _texts(baseline, "baseline")
@@ -131,16 +131,8 @@ def _padded(vlm: VLM, batch: Sequence[spans.Prompt]) -> tuple[torch.Tensor, torc
 
 
 def _texts(words: str | Texts, name: str) -> list[str]:
-    if isinstance(words, str):
-        words = [words]
-    if not isinstance(words, (list, tuple)):
-        raise TypeError(f"{name}= is a text or a list of texts; got {type(words).__name__} {words!r}")
-    if not words:
-        raise ValueError(
-            f"{name}= is empty; give at least one text"
-            + (", or baseline=None to subtract nothing" if name == "baseline" else ", such as 'octopus'")
-        )
-    return list(words)
+    otherwise = ", or baseline=None to subtract nothing" if name == "baseline" else ""
+    return texts(words, name, otherwise=otherwise)[0]
 
 
 def _wrapped(vlm: VLM, texts: Sequence[str]) -> list[spans.Prompt]:
@@ -233,9 +225,7 @@ def contrast(
     >>> nd.contrast(vlm, ["a red apple", "a red car"], ["an apple", "a car"], layer=4, label="red").label
     'red'
     """
-    if tokens not in ("last", "all"):
-        near = difflib.get_close_matches(str(tokens), ["last", "all"], 1, 0.0)[0]
-        raise ValueError(f"tokens={tokens!r}: allowed are 'last' and 'all'; did you mean {near!r}?")
+    choice(tokens, "tokens", ("last", "all"))
     sites, one = sites_of(vlm, layer)
     sides = [_texts(positive, "positive"), _texts(negative, "negative")]
     states = _means(vlm, _wrapped(vlm, [*sides[0], *sides[1]]), sites, last=tokens == "last")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, overload
 
 import torch
 
-from .arguments import strict
+from .arguments import is_whole, shown, strict
 from .concepts import concept, contrast
 from .pictures import as_tensors
 from .trace import mean_patches
-from .vectors import Direction, Many, Where, cosine, made, sites_of, versions
+from .vectors import Direction, Many, Where, cosine, made, numbers, sites_of, versions
 from .vlm import VLM
 from .words import BASELINE_WORDS
 
@@ -76,7 +75,7 @@ def from_tensor(vlm: VLM, tensor: Any, layer: Where, *, label: str = "tensor") -
     'layer 4 (blocks.3.hook_resid_post)'
     """
     site = vlm.site(layer)
-    vector = _numbers(tensor, "tensor")
+    vector = numbers(tensor, "tensor")
     if vector.shape != (vlm.width_at(site),):
         raise ValueError(
             f"tensor is {tuple(vector.shape)}, but {vlm.describe(site)} of {vlm.id} is ({vlm.width_at(site)},) wide. "
@@ -100,7 +99,7 @@ def probe(vlm: VLM, weight: Any, layer: Where, *, index: Any = None, label: str 
     >>> nd.probe(vlm, torch.eye(vlm.width)[:3], layer=4, index=2).label
     'probe 2'
     """
-    rows = _numbers(getattr(weight, "coef_", getattr(weight, "weight", weight)), "weight")
+    rows = numbers(getattr(weight, "coef_", getattr(weight, "weight", weight)), "weight")
     names = [str(name) for name in getattr(weight, "classes_", [])]
     if rows.ndim == 1:
         rows = rows[None]
@@ -116,15 +115,6 @@ def probe(vlm: VLM, weight: Any, layer: Where, *, index: Any = None, label: str 
     return made(vlm, vlm.site(layer), rows[row], shown, method="probe", index=row, of=type(weight).__name__)
 
 
-def _numbers(value: Any, name: str) -> torch.Tensor:
-    try:
-        return torch.as_tensor(value).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"{name}= is a tensor, or numbers that make one; got {type(value).__name__} ({error})"
-        ) from None
-
-
 def _row(rows: int, names: Sequence[str], index: Any) -> int:
     if index is None:
         if rows == 1:
@@ -132,8 +122,8 @@ def _row(rows: int, names: Sequence[str], index: Any) -> int:
         raise ValueError(f"this probe has {rows} rows; say which with index= (0 to {rows - 1}{_or_one_of(names)})")
     if len(names) == rows and str(index) in names:
         return names.index(str(index))
-    if isinstance(index, bool) or not isinstance(index, Integral) or not 0 <= int(index) < rows:
-        raise ValueError(f"index={index!r}: allowed are 0 to {rows - 1}{_or_one_of(names)}")
+    if not is_whole(index) or not 0 <= int(index) < rows:
+        raise ValueError(f"index={shown(index)}: allowed are 0 to {rows - 1}{_or_one_of(names)}")
     return int(index)
 
 

@@ -7,12 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import cache
+from . import arguments, cache
 from .arguments import shown
 from .sites import Site
 from .vlm import VLM
@@ -46,7 +47,13 @@ class Direction:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        vector = torch.as_tensor(self.vector).detach().to("cpu", torch.float32).clone()
+        for name, kind in (("site", Site), ("label", str), ("model", str), ("provenance", Mapping)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(
+                    f"Direction: {name}={arguments.shown(getattr(self, name))}: a {kind.__name__} is needed; "
+                    "nd.from_tensor(vlm, vector, layer) makes a direction of plain numbers"
+                )
+        vector = numbers(self.vector, "vector").detach().to("cpu", torch.float32).clone()
         if vector.ndim != 1 or not vector.numel():
             raise ValueError(f"direction {self.label!r}: a vector is (d,); got {tuple(vector.shape)}")
         if not vector.isfinite().all():
@@ -79,7 +86,7 @@ class Direction:
 
     def __add__(self, other: Direction | int) -> Direction:
         if not isinstance(other, Direction):
-            return self if isinstance(other, int) and other == 0 else NotImplemented  # so that sum() works
+            return self if arguments.is_whole(other) and other == 0 else NotImplemented  # so that sum() works
         _check_alike(self, other, "add")
         return _combined(self, self.vector + other.vector, [*_terms(self), *_terms(other)])
 
@@ -92,17 +99,21 @@ class Direction:
         return _combined(self, self.vector - other.vector, [*_terms(self), *_terms(-other)])
 
     def __mul__(self, factor: float) -> Direction:
-        if isinstance(factor, Direction) or not _is_number(factor):
+        if not _is_number(factor):
             return NotImplemented
-        terms = [{**term, "weight": term["weight"] * float(factor)} for term in _terms(self)]
-        return _combined(self, self.vector * float(factor), terms)
+        weight = arguments.real(factor, "a direction's factor")
+        terms = [{**term, "weight": term["weight"] * weight} for term in _terms(self)]
+        return _combined(self, self.vector * weight, terms)
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Direction:
-        if isinstance(divisor, Direction) or not _is_number(divisor):
+        if not _is_number(divisor):
             return NotImplemented
-        return self * (1 / float(divisor))
+        number = arguments.real(divisor, "a direction's divisor")
+        if number == 0:
+            raise ZeroDivisionError(f"direction {self.label!r} cannot be divided by 0")
+        return self * (1 / number)
 
     def __neg__(self) -> Direction:
         return self * -1.0
@@ -123,17 +134,22 @@ class Direction:
         """Write vector and story to a safetensors file, whole or not at all; returns its path. Raises OSError."""
         from safetensors.torch import save
 
+        path = arguments.path(path)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; give a file in it, such as {path / 'direction.safetensors'}")
+
         told = {name: getattr(self, name) for name in ("label", "model", "provenance")}
         told["site"] = {"layer": self.site.layer, "kind": self.site.kind, "tokens": self.site.tokens}
         text = json.dumps({"format": 1, **told}, ensure_ascii=False)
-        cache.write_whole(Path(path), save({"vector": self.vector}, {"direction": text}))
-        return Path(path)
+        cache.write_whole(path, save({"vector": self.vector}, {"direction": text}))
+        return path
 
     @classmethod
     def load(cls, path: str | Path) -> Direction:
         """Read what `save` wrote, bit for bit. Raises ValueError for another file, FileNotFoundError for none."""
         from safetensors import SafetensorError, safe_open
 
+        path = arguments.file(path)
         try:
             with safe_open(path, "pt") as file:
                 told, vector = json.loads((file.metadata() or {})["direction"]), file.get_tensor("vector")
@@ -147,10 +163,28 @@ class Direction:
 
 
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, torch.Tensor) and hasattr(value, "__float__")
+    return isinstance(arguments.plain(value), Real)
+
+
+def numbers(value: Any, name: str) -> torch.Tensor:
+    """A tensor, or what makes one, as a tensor of real numbers. Raises TypeError for anything else."""
+    try:
+        tensor = torch.as_tensor(value)
+    except Exception as error:  # NumPy and torch raise what they like
+        why = str(error).split("\n")[0][:200]
+        raise TypeError(f"{name}= is a tensor, or numbers that make one; got {type(value).__name__} ({why})") from None
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name}= is a tensor of real numbers; got one of {tensor.dtype}")
+    return tensor
 
 
 def _check_alike(a: Direction, b: Direction, verb: str) -> None:
+    for given in (a, b):
+        if not isinstance(given, Direction):
+            raise TypeError(
+                f"cannot {verb} {arguments.shown(given)}: two Directions are needed, such as nd.concept makes; of two "
+                "tensors see torch.cosine_similarity"
+            )
     differing = {
         "model": (a.model, b.model),
         "site": (str(a.site), str(b.site)),
@@ -224,11 +258,8 @@ def _version(package: str) -> str:
 
 def sites_of(vlm: VLM, layer: Where | Many) -> tuple[list[Site], bool]:
     """The sites asked for, and whether one was asked for rather than a list."""
-    if isinstance(layer, str) or not isinstance(layer, Sequence):
-        return [vlm.site(layer)], True
-    if not layer:
-        raise ValueError(f"layer={layer!r} asks for nothing; give a layer from 1 to {vlm.layers}, or a list of them")
-    return [vlm.site(one) for one in layer], False
+    layers, single = arguments.layers(layer, last=vlm.layers)
+    return [vlm.site(one) for one in layers], single
 
 
 def made(vlm: VLM, site: Site, vector: torch.Tensor, label: str, **story: Any) -> Direction:

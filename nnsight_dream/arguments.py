@@ -197,9 +197,7 @@ def choice(value: Any, name: str, allowed: Sequence[str]) -> str:
         return str(value)
     near = difflib.get_close_matches(value.strip(), allowed, 1) if isinstance(value, str) else []
     names = " and ".join(filter(None, (", ".join(map(repr, allowed[:-1])), repr(allowed[-1]))))
-    raise ValueError(
-        f"{name}={shown(value)}: allowed are {names}" + (f"; did you mean {near[0]!r}?" if near else "")
-    )
+    raise ValueError(f"{name}={shown(value)}: allowed are {names}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def path(value: Any, name: str = "path") -> Path:
@@ -303,6 +301,33 @@ def several(value: Any, kinds: type[T] | tuple[type[T], ...], name: str, form: s
     return items, False
 
 
+def text(value: Any, name: str, such_as: str = "", *, blank: bool = True) -> str:
+    """A text that can be written to a file; a blank one only if `blank`.
+
+    Raises ValueError for what is no text, a blank one, and half a character (what Python makes of bytes that are no
+    UTF-8, and of an emoji that was cut in two).
+
+    >>> text(None, "category", "animal")
+    Traceback (most recent call last):
+    ValueError: category=None: a text is needed, such as 'animal', or '' for none
+    """
+    if not isinstance(value, str) or not (blank or value.strip()):
+        example = (f", such as {such_as!r}" if such_as else "") + (", or '' for none" if blank else "")
+        raise ValueError(f"{name}={shown(value)}: a text is needed{example}")
+    _whole_characters(value, name)
+    return str(value)
+
+
+def _whole_characters(value: str, name: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}={shown(value)}: character {error.start} is half a character ({value[error.start]!r}), which no "
+            "file can keep: give the text as UTF-8"
+        ) from None
+
+
 def texts(value: Any, name: str, such_as: str = "octopus", *, otherwise: str = "") -> tuple[list[str], bool]:
     """A text, or several in a list: as a list, and whether it was one. None of them is blank.
 
@@ -328,9 +353,8 @@ def texts(value: Any, name: str, such_as: str = "octopus", *, otherwise: str = "
         if not isinstance(item, str):
             raise TypeError(f"{place}: a word is a string; got {type(item).__name__} {shown(item)}")
         if not item.strip():
-            raise ValueError(
-                f"{place}: {shown(item)} says nothing: give a word or a short phrase, such as {such_as!r}"
-            )
+            raise ValueError(f"{place}: {shown(item)} says nothing: give a word or a short phrase, such as {such_as!r}")
+        _whole_characters(item, place)
     return [str(item) for item in items], single
 
 
@@ -371,7 +395,8 @@ def layers(value: Any, name: str = "layer", last: int | None = None) -> tuple[li
         return [_layer(value, name)], True
     items = listed(value, name, "a layer from 1, a site's name or a Site, or a list of these, is")
     if not items:
-        raise ValueError(f"{name}={shown(value)} asks for nothing; give a layer from 1{'' if last is None else f' to {last}'}, or a list of them")
+        there = "" if last is None else f" to {last}"
+        raise ValueError(f"{name}={shown(value)} asks for nothing; give a layer from 1{there}, or a list of them")
     return [_layer(item, f"{name}[{i}]", name) for i, item in enumerate(items)], False
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import arguments
 from .cache import write_whole
 from .prototype import Prototype
 
@@ -53,15 +54,18 @@ class Job:
 
     def __post_init__(self) -> None:
         if not isinstance(self.concept, str) or not self.concept.strip():
-            raise ValueError(f"concept={self.concept!r}: a word or phrase is needed")
-        if self.control not in ("", "random"):
-            raise ValueError(f"control={self.control!r}: allowed are '' and 'random'")
-        if self.pooling not in ("", "attention", "mean", "max"):
-            raise ValueError(f"pooling={self.pooling!r}: allowed are '', 'attention', 'mean' and 'max'")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed={self.seed!r}: a whole number from 0 is needed")
-        if isinstance(self.layer, bool) or not isinstance(self.layer, (int, str)):
-            raise ValueError(f"layer={self.layer!r}: a layer from 1, or the name of a site, is needed")
+            raise ValueError(f"concept={arguments.shown(self.concept)}: a word or phrase is needed, such as 'octopus'")
+        fields = dict(
+            concept=arguments.text(self.concept, "concept"),
+            category=arguments.text(self.category, "category", "animal"),
+            prompt=arguments.text(self.prompt, "prompt", "octopus"),
+            control=arguments.choice(self.control, "control", ("", "random")),
+            pooling=arguments.choice(self.pooling, "pooling", ("", "attention", "mean", "max")),
+            seed=arguments.whole(self.seed, "seed", 0, arguments.SEED_MOST),
+            layer=_one_layer(self.layer),
+        )
+        for name, value in fields.items():  # plain Python, so that a job is the same in every guise of its numbers
+            object.__setattr__(self, name, value)
 
     @property
     def words(self) -> str:
@@ -77,6 +81,19 @@ class Job:
         digest = hashlib.sha256(told.encode()).hexdigest()[:16]
         layer = slug(str(self.layer), 40)
         return "-".join(filter(None, (slug(self.concept), self.control, f"L{layer}", f"s{self.seed}", digest)))
+
+
+def _one_layer(value: Any) -> int | str:
+    try:
+        layers, single = arguments.layers(value)
+    except TypeError:
+        layers, single = [], False
+    if not single or not isinstance(layers[0], (int, str)):
+        raise ValueError(
+            f"layer={arguments.shown(value)}: a layer from 1, or the name of a site such as "
+            "'blocks.3.hook_resid_post', is needed; jobs_of takes several layers"
+        )
+    return layers[0]
 
 
 def slug(text: str, most: int = 40) -> str:
@@ -120,9 +137,9 @@ class Store:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, must_exist: bool = False):
-        self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self.folder} is a file; a folder is needed")
+        if isinstance(folder, Store):
+            raise TypeError(f"folder={folder!r} is a store already: use it as it is")
+        self.folder = arguments.folder(folder)
         if must_exist and not (self.folder / "jobs").is_dir():
             raise FileNotFoundError(f"{self.folder} is no store: it has no folder jobs; nd.sweep makes one")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from . import arguments
 from .concepts import concept
 from .directions import from_tensor
 from .objectives import Attention, Max, Mean
@@ -83,40 +84,89 @@ class Swept:
 
 def jobs_of(
     concepts: Iterable[tuple[str, str, str]],
-    layers: Sequence[int | str],
+    layers: Sequence[int | str] | int | str,
     *,
-    seeds: Sequence[int] = (0,),
-    poolings: Sequence[str] = ("",),
+    seeds: Sequence[int] | int = (0,),
+    poolings: Sequence[str] | str = ("",),
     controls: int = 0,
 ) -> list[Job]:
     """Every concept (name, category, prompt) at every layer, for every seed and pooling.
 
+    layers, seeds, poolings   one, or a list of them
     controls   that many of the concepts, evenly spread, are also made with a random direction in their place
 
-    Raises ValueError for nothing to do and for more controls than concepts.
+    Raises TypeError for concepts of another form, ValueError for nothing to do and for more controls than concepts.
+
+    >>> import nnsight_dream as nd
+    >>> [(j.concept, j.layer) for j in nd.jobs_of([("fox", "animal", ""), ("calm", "", "calm sea")], [1, 4])]
+    [('fox', 1), ('calm', 1), ('fox', 4), ('calm', 4)]
     """
-    told = list(concepts)
-    if not told or not layers or not seeds or not poolings:
+    named = _concepts(concepts)
+    layers, seeds, poolings = _axes(layers, seeds, poolings)
+    if not named or not layers or not seeds or not poolings:
         raise ValueError("nothing to do: at least one concept, layer, seed and pooling are needed")
-    if not 0 <= controls <= len(told):
-        raise ValueError(f"controls={controls}: from 0 to the number of concepts, {len(told)}")
-    spread = {round(i * len(told) / controls) for i in range(controls)} if controls else set()
+    if not arguments.is_whole(controls) or not 0 <= controls <= len(named):
+        raise ValueError(f"controls={arguments.shown(controls)}: from 0 to the number of concepts, {len(named)}")
+    spread = {round(i * len(named) / controls) for i in range(controls)} if controls else set()
     return [
         Job(name, category, layer, seed, prompt, control, pooling)
         for layer in layers
         for pooling in poolings
         for seed in seeds
         for control in ("", "random")
-        for i, (name, category, prompt) in enumerate(told)
+        for i, (name, category, prompt) in enumerate(named)
         if not control or i in spread
     ]
 
 
+FORM = (
+    "concepts= is a list of (name, category, prompt), such as [('octopus', 'animal', '')], and layers= such as [1, 4]"
+)
+
+
+def _concepts(concepts: Any) -> list[tuple[str, str, str]]:
+    try:
+        items = arguments.listed(concepts, "concepts", "")
+    except TypeError:
+        raise TypeError(f"{FORM}; got concepts={arguments.shown(concepts)}") from None
+    for i, item in enumerate(items):
+        three = isinstance(item, (tuple, list)) and len(item) == 3
+        if not (three and all(isinstance(part, str) for part in item) and item[0].strip()):
+            mend = f"; of a word alone: ({item!r}, '', '')" if isinstance(item, str) and len(item) < 80 else ""
+            raise TypeError(f"{FORM}; concepts[{i}] is {arguments.shown(item)}{mend}")
+    return [tuple(item) for item in items]
+
+
+def _axes(layers: Any, seeds: Any, poolings: Any) -> tuple[list[Any], list[int], list[str]]:
+    """Layers, seeds and poolings, of which one may stand for a list, as lists; they may be empty."""
+    if isinstance(layers, str) and layers.strip().isdigit():  # "14": the layer 14, or 1 and 4?
+        raise ValueError(
+            f"layers={layers!r} is a text; of one layer write layers=[{int(layers)}], of several such as layers=[1, 4]"
+        )
+    names, _ = arguments.several(poolings, str, "poolings", "a pooling such as 'mean', or a list of them, is")
+    return (
+        [] if _is_empty(layers) else arguments.layers(layers, "layers")[0],
+        [] if _is_empty(seeds) else arguments.seeds(seeds, "seeds")[0],
+        names,
+    )
+
+
+def _is_empty(value: Any) -> bool:
+    try:
+        return len(value) == 0 and not isinstance(value, str)
+    except TypeError:
+        return False
+
+
 def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple[int, int] = (0, 1)) -> Plan:
     """Sort jobs into chunks; see `sweep` for the arguments and what they raise."""
-    index, count = shard
-    if not (isinstance(count, int) and isinstance(index, int) and 0 <= index < count):
-        raise ValueError(f"shard={shard!r}: (i, n) with i from 0 to n - 1 is needed")
+    index, count = _shard(shard)
+    jobs, _ = arguments.several(jobs, Job, "jobs", "a Job, or a list of them as nd.jobs_of gives, is")
+    if not (settings is None or isinstance(settings, Settings) or (callable(settings) and settings is not Settings)):
+        raise TypeError(
+            f"settings={arguments.shown(settings)}: Settings, or a function from a layer to Settings, is needed, such "
+            "as nd.Settings.demo() or nd.Settings.paper"
+        )
     groups: dict[tuple[Any, str], list[tuple[str, Job, Settings]]] = {}
     impossible: list[tuple[str, Job, Exception]] = []
     tags: dict[Any, str] = {}
@@ -144,6 +194,13 @@ def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple
             chunks.append(Chunk(tuple(k for k, _, _ in part), tuple(j for _, j, _ in part), part[0][2]))
     mine = impossible if index == 0 else []
     return Plan(tuple(chunks[index::count]), tuple(mine))
+
+
+def _shard(shard: Any) -> tuple[int, int]:
+    pair = shard if isinstance(shard, (tuple, list)) else ()
+    if len(pair) != 2 or not all(map(arguments.is_whole, pair)) or not 0 <= pair[0] < pair[1]:
+        raise ValueError(f"shard={arguments.shown(shard)}: (i, n) with i from 0 to n - 1 is needed")
+    return int(pair[0]), int(pair[1])
 
 
 def _settings(vlm: VLM, job: Job, layer: int, choice: Choice) -> Settings:
@@ -185,6 +242,7 @@ def sweep(
     Raises ValueError for a wrong shard or concurrency; OSError where the folder cannot be written (a full disk ends a
     sweep).
     """
+    concurrency = arguments.whole(remote_concurrency, "remote_concurrency", 1)
     store = folder if isinstance(folder, Store) else Store(folder)
     if not isinstance(vlm, VLM):
         vlm = load(vlm)
@@ -197,9 +255,7 @@ def sweep(
         done.failed[key] = str(error)
     left = planned.left(store)
     done.found = planned.jobs - sum(len(c.jobs) for c in left)
-    if type(remote_concurrency) is not int or remote_concurrency < 1:
-        raise ValueError(f"remote_concurrency={remote_concurrency!r}: a whole number of at least 1 is needed")
-    work = _work(vlm, store, ray, remote_concurrency)
+    work = _work(vlm, store, ray, concurrency)
     with display(progress, planned, done) as tell:
         try:
             work(left, done, tell)

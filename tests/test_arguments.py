@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from fractions import Fraction
 
@@ -11,6 +12,7 @@ import torch
 
 import nnsight_dream as nd
 from nnsight_dream import arguments
+from nnsight_dream.sweeps import plan
 
 WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int16)]
 NOT_WHOLE = [
@@ -171,3 +173,58 @@ def test_messages_stay_short():
                 check(value, "name")
                 raise ValueError  # a path may be long, a text too
             assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "concepts",
+    [["cat", "dog"], "cat", ("cat", "animal", ""), [("fox", None, "")], [("fox",)], {"fox"}, None, [("", "a", "")]],
+)
+def test_concepts_of_another_form_are_refused_with_the_form_of_concepts_and_layers(concepts):
+    with pytest.raises(TypeError, match=r"\('octopus', 'animal', ''\).*layers= such as \[1, 4\]"):
+        nd.jobs_of(concepts, "14")
+    assert len(nd.jobs_of([("octopus", "animal", "")], [1, 4])) == 2
+
+
+def test_a_text_of_digits_is_no_list_of_layers():
+    with pytest.raises(ValueError, match=r"layers=\[14\]"):
+        nd.jobs_of([("fox", "animal", "")], "14")
+
+
+def test_one_layer_seed_and_pooling_stand_for_a_list_and_numbers_come_in_any_guise():
+    fox = [("fox", "animal", "")]
+    expected = nd.jobs_of(fox, [4], seeds=[3], poolings=["mean"])
+    assert nd.jobs_of(fox, np.int64(4), seeds=torch.tensor(3), poolings="mean") == expected
+    assert nd.jobs_of(iter(fox), np.array([4]), seeds=torch.tensor([3]), poolings=("mean",)) == expected
+    assert nd.Job("fox", "animal", np.int64(4), torch.tensor(3), "", "", "mean").key() == expected[0].key()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [dict(category=None), dict(prompt=None), dict(control=None), dict(pooling=None), dict(pooling=["mean"]), dict(seed=True), dict(seed="0"), dict(seed=2**63),
+     dict(layer=None), dict(layer=True), dict(layer=[1, 4]), dict(layer="1,4"), dict(layer=""), dict(category=b"a"), dict(concept="a\udc80"), dict(category="\ud83d")],
+    ids=str,
+)  # fmt: skip
+def test_a_job_of_a_wrong_type_is_refused_where_it_is_made_and_where_it_is_read(wrong, tmp_path):
+    ((field, value),) = wrong.items()
+    with pytest.raises(ValueError, match=rf"^{field}="):
+        nd.Job(**{"concept": "fox", **wrong})
+    if value is None or isinstance(value, (bool, list)):
+        record = tmp_path / "jobs" / "fox" / "job.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({"concept": "fox", **wrong}))
+        with pytest.raises(ValueError, match=rf"job.json is not a job's record: {field}="):
+            list(nd.Store(tmp_path).entries())
+
+
+@pytest.mark.parametrize("settings", ["demo", nd.Settings, 3, {"steps": 1}, [nd.Settings()]], ids=str)
+def test_settings_that_are_none_are_refused_before_anything_is_loaded_or_made(settings, tmp_path):
+    with pytest.raises(TypeError, match=r"Settings, or a function from a layer to Settings, is needed"):
+        plan(nd.load("demo"), [nd.Job("fox")], settings=settings)
+
+
+def test_a_store_is_a_folder(tmp_path):
+    for wrong in ("", None, 3, nd.Store(tmp_path)):
+        with pytest.raises((TypeError, ValueError), match=r"^folder="):
+            nd.Store(wrong)
+    with pytest.raises(TypeError, match=r"jobs\[0\]='fox': a Job, or a list of them"):
+        nd.sweep("demo", ["fox"], tmp_path)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import arguments, cache
-from .arguments import shown
 from .sites import Site
 from .vlm import VLM
 
@@ -220,7 +219,7 @@ def cosine(a: Direction, b: Direction) -> float:
     """
     for direction in (a, b):
         if not isinstance(direction, Direction):
-            raise TypeError(f"cosine compares two Directions; got {shown(direction)}: see nd.from_tensor")
+            raise TypeError(f"cosine compares two Directions; got {arguments.shown(direction)}: see nd.from_tensor")
     _check_alike(a, b, "compare")
     return max(-1.0, min(1.0, float(a.unit().vector.double() @ b.unit().vector.double())))
 

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .arguments import whole
 from .concepts import concept
 from .objectives import Grey
-from .pictures import as_tensors
+from .pictures import as_tensors, by_size
 from .synthesis import centre
 from .trace import read_pictures
-from .vectors import sites_of
+from .vectors import sites_of, unit
 from .vlm import VLM
 
 NOISE = "white noise"
@@ -71,7 +72,7 @@ def similarities(
 
     Raises ValueError where there is no picture or no word.
     """
-    middle = Grey() if middle is None else middle
+    middle, batch = Grey() if middle is None else middle, whole(batch, "batch", 1)
     asked = list(layers) if layers is not None else list(range(1, vlm.layers + 1))
     told = list(words) if words is not None else [name for name in pictures if name != NOISE]
     of = [name for name, some in pictures.items() for _ in some]
@@ -84,18 +85,28 @@ def similarities(
     tops: dict[Any, list[torch.Tensor]] = {s: [] for s in sites}
     moments = {s: _Moments() for s in sites}
     everything = as_tensors([p for some in pictures.values() for p in some], "pictures")
-    at = 0
-    for same in everything:
-        for part in same.split(batch):
+    if sum(map(len, everything)) != len(of):
+        raise ValueError(
+            f"{sum(map(len, everything))} pictures for {len(of)} names: give tensors (3, H, W), each its own"
+        )
+    order: list[int] = []
+    for which, part in by_size(everything, batch):
+        with torch.no_grad():
             read = read_pictures(vlm, part.to(vlm.device), sites)
-            for site in sites:
-                patches = read[site].float() - centre(vlm, site, middle)
-                unit = torch.nn.functional.normalize(vectors[site].float(), dim=-1)
-                means[site].append(torch.nn.functional.normalize(patches.mean(1), dim=-1) @ unit.T)
-                tops[site].append((torch.nn.functional.normalize(patches, dim=-1) @ unit.T).amax(1))
-                moments[site].add(patches[[of[at + i] != NOISE for i in range(len(part))]])
-            at += len(part)
-    mean, top = (np.stack([torch.cat(kept[s]).T.cpu().numpy() for s in sites]) for kept in (means, tops))
+        for site in sites:
+            patches = read[site].float() - centre(vlm, site, middle)
+            if not bool(patches.isfinite().all()):
+                raise ValueError(
+                    f"activations of pictures {', '.join(map(str, which))} at {vlm.describe(site)} are not finite; "
+                    "float16 overflows in some models: load with torch.bfloat16 or torch.float32"
+                )
+            towards = unit(vectors[site].float())
+            means[site].append(unit(patches.mean(1)) @ towards.T)
+            tops[site].append((unit(patches) @ towards.T).amax(1))
+            moments[site].add(patches[[of[i] != NOISE for i in which]])
+        order += which
+    back = torch.tensor(order).argsort()  # they came size by size
+    mean, top = (np.stack([torch.cat(kept[s]).cpu()[back].T.numpy() for s in sites]) for kept in (means, tops))
     numbers = tuple(s.layer for s in sites)
     return Similarities(numbers, tuple(told), tuple(of), mean, top, tuple(moments[s].told() for s in sites))
 
@@ -120,11 +131,12 @@ class _Moments:
             return dict(common=float("nan"), outliers=float("nan"), largest=float("nan"))
         means = torch.cat(self.pictures)
         square = self.square / self.count
-        typical = square.median().clamp(min=1e-30)
+        least = torch.finfo(square.dtype).tiny
+        typical = square.median().clamp(min=least)
         return dict(
-            common=float(means.mean(0).square().sum() / means.square().sum(1).mean().clamp(min=1e-30)),
+            common=float(means.mean(0).square().sum() / means.square().sum(1).mean().clamp(min=least)),
             outliers=float((square > 100 * typical).sum()),
-            largest=float(square.max() / square.sum().clamp(min=1e-30)),
+            largest=float(square.max() / square.sum().clamp(min=least)),
         )
 
 
@@ -140,8 +152,7 @@ def separation(
 
     Raises ValueError for fewer than two words that have pictures, and for draws below 1.
     """
-    if draws < 1:
-        raise ValueError(f"draws={draws!r}: at least 1 is needed")
+    draws = whole(draws, "draws", 1)
     values = found.values(which)
     shown = [w for w in found.concepts if w in found.of]
     if len(shown) < 2:
@@ -150,14 +161,14 @@ def separation(
     columns = np.array([i for i, name in enumerate(found.of) if name in shown])
     names = np.array([shown.index(found.of[i]) for i in columns])
     noise = [i for i, name in enumerate(found.of) if name == NOISE]
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(whole(seed, "seed", 0))
     shuffles = [random.permutation(names) for _ in range(draws)]
     out: list[dict[str, float | int]] = []
     for layer, table in zip(found.layers, values[:, rows], strict=True):
         inside = table[:, columns]
         right = names == np.arange(len(shown))[:, None]
         gap = _gap(inside, names)
-        beyond = sum(_gap(inside, order) >= gap for order in shuffles)
+        beyond = sum(_gap(inside, order) >= gap - 1e-12 for order in shuffles)
         out.append(
             dict(
                 layer=layer,

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import is_whole, plain, shown
 from .representation import matrix, same_items
-from .scores import Labels, labels
+from .scores import Labels, generator, labels
 
 LEAST = 3  # items of a fold, for a correlation to mean anything
 
@@ -20,12 +21,12 @@ def make_folds(n: int, k: int = 5, *, groups: Labels | None = None, seed: int = 
     Raises ValueError for fewer than 3 folds (one to test, one to choose lambda, one to fit), for folds of fewer than
     3 items, and for fewer groups than folds.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 3:
+    if not is_whole(k) or (k := int(plain(k))) < 3:
         raise ValueError(f"folds={k!r}: at least 3 are needed, one to test, one to choose lambda, one to fit")
     member = np.arange(n) if (found := labels(groups, n)) is None else found
     count = int(member.max()) + 1 if n else 0
     sizes = np.bincount(member, minlength=count)
-    order = np.random.default_rng(seed).permutation(count)
+    order = generator(seed).permutation(count)
     order = order[np.argsort(-sizes[order], kind="stable")]  # the large ones first: the small even out
     filled, fold = np.zeros(k, dtype=int), np.empty(count, dtype=int)
     for group in order:
@@ -56,11 +57,23 @@ def duplicate_groups(x: Any, y: Any) -> np.ndarray:
             return group
 
 
+def folds_of(folds: Any, n: int, groups: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+    """Folds by how many there are to be, or as the caller chose them: numbers from 0, (n,)."""
+    if getattr(folds, "shape", None) == () or not hasattr(folds, "__len__"):
+        return make_folds(n, folds, groups=groups, seed=seed)
+    return given_folds(folds, n)
+
+
 def given_folds(folds: Any, n: int) -> np.ndarray:
     """Folds that the caller chose, as numbers from 0. Raises ValueError for fewer than 3, or 3 items in one."""
+    if isinstance(folds, (str, bytes, dict, set)):
+        raise TypeError(f"folds={shown(folds)}: how many folds, or the fold of each item, is needed")
     if len(folds) != n:
         raise ValueError(f"folds= has {len(folds)} labels for {n} items: one for each, or how many, is needed")
-    found = np.unique(np.asarray(folds), return_inverse=True)[1]
+    chosen = np.asarray(folds.detach().cpu() if hasattr(folds, "detach") else folds)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iufbSU" or (chosen != chosen).any():
+        raise ValueError(f"folds={shown(folds)}: one number or name of a fold for each item is needed")
+    found = np.unique(chosen, return_inverse=True)[1]
     counts = np.bincount(found)
     if len(counts) < 3 or counts.min() < LEAST:
         raise ValueError(f"folds= has folds of {counts.tolist()} items: at least 3 folds of {LEAST} or more are needed")

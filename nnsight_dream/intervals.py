@@ -7,6 +7,8 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from .arguments import is_whole, real, whole
+
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """The interval (low, high) of a rate of `hits` among `n`; 95 % at z = 1.96 (Wilson 1927). (0, 1) for n = 0.
@@ -17,7 +19,8 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     >>> round(low, 3), round(high, 3)
     (0.49, 0.943)
     """
-    if not 0 <= hits <= n:
+    z = real(z, "z", above=0)
+    if not is_whole(hits) or not is_whole(n) or not 0 <= hits <= n:
         raise ValueError(f"hits={hits!r} of n={n!r}: from 0 to n is needed")
     if n == 0:
         return 0.0, 1.0
@@ -41,11 +44,10 @@ def bootstrap(
 
     Raises ValueError for no value, unequal lengths, a level outside 0 to 1, or draws below 1.
     """
-    if not len(values) or draws < 1 or not 0 < level < 1:
-        raise ValueError(
-            f"{len(values)} values, draws={draws!r}, level={level!r}: at least one value and draw are needed, and "
-            "a level between 0 and 1"
-        )
+    draws, level = whole(draws, "draws", 1), real(level, "level", above=0, below=1, such_as=0.95)
+    values = [real(float(v) if isinstance(v, (bool, np.bool_)) else v, f"values[{i}]") for i, v in enumerate(values)]
+    if not values:
+        raise ValueError("0 values: at least one is needed")
     labels = list(range(len(values))) if clusters is None else list(clusters)
     if len(labels) != len(values):
         raise ValueError(f"{len(values)} values but {len(labels)} clusters: one for each value is needed")
@@ -54,7 +56,7 @@ def bootstrap(
     for value, label in zip(values, labels, strict=True):
         sums[number[label]] += value
         counts[number[label]] += 1
-    rows = np.random.default_rng(seed).integers(0, len(number), (draws, len(number)))
+    rows = np.random.default_rng(whole(seed, "seed", 0)).integers(0, len(number), (draws, len(number)))
     means = sums[rows].sum(1) / counts[rows].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

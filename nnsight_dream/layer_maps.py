@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .folds import check_duplicates, check_groups, given_folds, make_folds
+from .arguments import shown, whole
+from .folds import check_duplicates, check_groups, folds_of
 from .predictivity import LAMBDAS, check_lambdas, predict, side
 from .representation import (
     centred_kernel,
@@ -49,7 +50,8 @@ def _measure(
         debiased = name == "cka"
         said = "CKA, debiased" if debiased else "CKA"
         return _Measure(
-            lambda x, called: centred_kernel(x, debiased), {BOTH: lambda a, b: compare_kernels(a, b, said, groups)}
+            lambda x, called: centred_kernel(x, debiased, called),
+            {BOTH: lambda a, b: compare_kernels(a, b, said, groups)},
         )
     if name == "knn":
         return _Measure(
@@ -92,13 +94,14 @@ def layer_map(
     Raises ValueError for an unknown measure, no layer, and what the measures raise it for.
     """
     if measure not in MEASURES:
-        raise ValueError(f"measure={measure!r}: allowed are {', '.join(MEASURES)}")
+        raise ValueError(f"measure={shown(measure)}: allowed are {', '.join(MEASURES)}")
+    draws = whole(draws, "draws", 0)
     if not xs or not ys:
         raise ValueError(f"{len(xs)} layers of x and {len(ys)} of y: at least one of each is needed")
     n = len(matrix(next(iter(ys.values())), "y"))
     member, split = labels(groups, n), None
     if measure == "predictivity":
-        split = make_folds(n, folds, groups=member, seed=seed) if isinstance(folds, int) else given_folds(folds, n)
+        split = folds_of(folds, n, member, seed)
         if member is not None:
             check_groups(split, member)
         if duplicates not in ("refuse", "allow"):
@@ -125,9 +128,10 @@ def layer_map(
                     row |= dict(value_low=low, value_high=high, null=null.mean, null_high=null.high, p=null.p)
                 rows.append(row)
     if draws:
-        best = np.max(nulls, axis=0)  # the same partners in every cell
+        best = np.nanmax(nulls, axis=0)  # the same partners in every cell
         for row in rows:
-            row["p_map"] = (1 + int((best >= row["value"] - 1e-12).sum())) / (1 + draws)
+            beyond = int((best >= row["value"] - 1e-12).sum())
+            row["p_map"] = (1 + beyond) / (1 + draws) if np.isfinite(row["value"]) else float("nan")
     return [row | dict(n=n) for row in rows]
 
 

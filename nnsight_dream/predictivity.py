@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from .folds import check_duplicates, check_groups, given_folds, make_folds
+from .folds import check_duplicates, check_groups, folds_of
 from .representation import matrix, same_items
+from .scales import scaled, standardised, unit_columns, varying
 from .scores import Labels, Score, labels
 
 LAMBDAS = tuple(10.0**k for k in range(-1, 8))
@@ -56,15 +57,9 @@ def side(x: Any, folds: np.ndarray, name: str = "x") -> Side:
     return Side(x, folds, outer, {pair: _spectrum(x, folds, pair, name) for pair in combinations(range(k), 2)})
 
 
-def _standardised(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """All items in units of the training items' standard deviation about their mean; constant units become 0."""
-    some = x[rows]
-    return (x - some.mean(axis=0)) / np.where(np.ptp(some, axis=0) > 0, some.std(axis=0), np.inf)
-
-
 def _spectrum(x: np.ndarray, folds: np.ndarray, held_out: tuple[int, ...], name: str) -> Spectrum:
     rows = np.flatnonzero(~np.isin(folds, held_out))
-    z = _standardised(x, rows)
+    z = standardised(x, rows)
     kernel = z @ z.T
     values, vectors = np.linalg.eigh(kernel[np.ix_(rows, rows)])
     keep = values > values[-1] * len(rows) * np.finfo(float).eps
@@ -138,14 +133,14 @@ def _hold_out(a: Side, b: Side, lambdas: np.ndarray, order: np.ndarray | None = 
     n, q = b.x.shape
     predicted, target, r = np.zeros((n, q)), np.zeros((n, q)), np.full((len(a.outer), q), np.nan)
     for j, spectrum in a.outer.items():
-        held, z = a.folds == j, _standardised(b.x, spectrum.rows)
+        held, z = a.folds == j, standardised(b.x, spectrum.rows)
         z = z if order is None else z[order]
         smoother = (spectrum.reach[j] / (spectrum.values + chosen[j])) @ spectrum.vectors.T
         predicted[held], target[held] = smoother @ z[spectrum.rows], z[held]
-        counts = np.ptp(z[held], axis=0) > 0
+        counts = varying(z[held])
         if not counts.any():
             raise ValueError(f"y: every unit is constant in fold {j}, so none has a correlation; give another seed=")
-        r[j, counts] = (_unit_columns(predicted[held]) * _unit_columns(z[held])).sum(0)[counts]
+        r[j, counts] = (unit_columns(predicted[held]) * unit_columns(z[held])).sum(0)[counts]
     return _Held(r, chosen, predicted, target)
 
 
@@ -176,15 +171,9 @@ def predict(a: Side, b: Side, lambdas: np.ndarray, groups: np.ndarray | None = N
     )
 
 
-def _unit_columns(x: np.ndarray) -> np.ndarray:
-    """Columns less their mean, of norm 1; what does not vary becomes 0."""
-    x = np.where(np.ptp(x, axis=0) > 0, x - x.mean(axis=0), 0)
-    norm = np.linalg.norm(x, axis=0)
-    return x / np.where(norm > 0, norm, 1)
-
-
 def _weighted_r(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The mean over units of Pearson's r under each row of weights (draws, n); constant units are left out."""
+    x, y = scaled(x, axis=0), scaled(y, axis=0)
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     out = []
     for w in np.array_split(weights, max(1, len(weights) * x.shape[1] // 2_000_000)):
@@ -200,8 +189,16 @@ def _weighted_r(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 def check_lambdas(lambdas: Sequence[float] | float) -> np.ndarray:
     """Penalties as an array. Raises ValueError unless all are above 0."""
-    found = np.atleast_1d(np.asarray(lambdas, dtype=np.float64))
-    if found.ndim != 1 or not len(found) or not (np.isfinite(found) & (found > 0)).all():
+    try:
+        found = np.atleast_1d(np.asarray(lambdas, dtype=np.float64))
+    except (TypeError, ValueError):
+        found = np.zeros(0)
+    if (
+        isinstance(lambdas, (bool, str))
+        or found.ndim != 1
+        or not len(found)
+        or not (np.isfinite(found) & (found > 0)).all()
+    ):
         raise ValueError(f"lambdas={lambdas!r}: one or more numbers above 0 are needed, such as {LAMBDAS}")
     return found
 
@@ -248,9 +245,7 @@ def linear_predictivity(
     x, y, penalties = matrix(x, "x"), matrix(y, "y"), check_lambdas(lambdas)
     same_items(x, y)
     member = labels(groups, len(x))
-    split = (
-        make_folds(len(x), folds, groups=member, seed=seed) if isinstance(folds, int) else given_folds(folds, len(x))
-    )
+    split = folds_of(folds, len(x), member, seed)
     if member is not None:
         check_groups(split, member)
     if duplicates == "refuse":

@@ -25,6 +25,7 @@ from .judges import loaded, placed, still
 from .pairs import Pair
 from .predictivity import Predictivity
 from .representation import matrix, ranks
+from .scales import scaled
 from .scores import Score, at_least
 
 
@@ -43,7 +44,7 @@ class Choice:
 
 def fit_of_items(score: Predictivity) -> np.ndarray:
     """How well each item's own prediction fits, (n,): the correlation over units of predicted and target."""
-    p, t = score.predicted, score.target
+    p, t = scaled(score.predicted, axis=1), scaled(score.target, axis=1)
     p, t = p - p.mean(1, keepdims=True), t - t.mean(1, keepdims=True)
     norm = np.linalg.norm(p, axis=1) * np.linalg.norm(t, axis=1)
     return (p * t).sum(1) / np.where(norm > 0, norm, 1)

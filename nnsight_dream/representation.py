@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import shown
+from .scales import centred as from_mean
+from .scales import rounding, scaled, standardised, unit_rows, varying
 from .scores import Labels, Score, at_least, labels
 
 METRICS = ("correlation", "cosine", "euclidean")
+SMALL = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # floating types that NumPy has from others
 
 
 # -- what comes in -----------------------------------------------------------------------------------------------
@@ -22,9 +26,16 @@ METRICS = ("correlation", "cosine", "euclidean")
 def matrix(x: Any, name: str, least: int = 4) -> np.ndarray:
     """Features as float64 (n, p). Raises ValueError for another shape, fewer than `least` rows, NaN or infinity."""
     if hasattr(x, "detach"):
-        x = x.detach().double().cpu().numpy()
-    x = np.asarray(x)
-    if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "fiu":
+        if x.is_complex() or str(x.dtype) == "torch.bool":
+            raise ValueError(f"{name}: numbers of shape (items, units) are needed; got {x.dtype} {tuple(x.shape)}")
+        x = (x.to_dense() if x.is_sparse else x).detach().cpu().double().numpy()
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError(f"{name}: a masked array has items without numbers; leave them out of x and y alike")
+    try:
+        x = np.asarray(x)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{name}: numbers of shape (items, units) are needed; got rows of different lengths") from None
+    if x.ndim != 2 or 0 in x.shape or (x.dtype.kind not in "fiu" and x.dtype.name not in SMALL):
         raise ValueError(f"{name}: numbers of shape (items, units) are needed; got {x.dtype} {x.shape}")
     x = x.astype(np.float64)
     if len(x) < least:
@@ -35,7 +46,7 @@ def matrix(x: Any, name: str, least: int = 4) -> np.ndarray:
             f"{name}: {int((~np.isfinite(x)).sum())} of {x.size} numbers are not finite, the first in row {row}, "
             f"column {column}; leave such items out of x and y alike, or read the features in float32"
         )
-    if (np.ptp(x, axis=0) == 0).all():
+    if not varying(x).any():
         raise ValueError(f"{name}: every column is constant, so nothing tells the {len(x)} items apart")
     return x
 
@@ -52,9 +63,7 @@ def standardise(x: Any) -> np.ndarray:
     Few units of language models have values hundreds of times those of the others ("massive activations"); without
     this, kernels, distances and cosines are theirs alone.
     """
-    x = matrix(x, "x", 2)
-    spread = np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), np.inf)
-    return (x - x.mean(axis=0)) / spread
+    return standardised(matrix(x, "x", 2))
 
 
 def similarity(x: np.ndarray, metric: str, name: str = "x") -> np.ndarray:
@@ -63,37 +72,53 @@ def similarity(x: np.ndarray, metric: str, name: str = "x") -> np.ndarray:
     Raises ValueError for another metric, and for items without a correlation or cosine.
     """
     if metric not in METRICS:
-        raise ValueError(f"metric={metric!r}: allowed are {', '.join(METRICS)}")
-    if metric == "euclidean":
+        raise ValueError(f"metric={shown(metric)}: allowed are {', '.join(METRICS)}")
+    distinct, which = np.unique(x, axis=0, return_inverse=True)
+    if len(distinct) < len(x):  # so that equal items are exactly alike, and not but for rounding
+        places = np.unique(which, return_index=True)[1]
+        return similarity(x[places], metric, name)[np.ix_(which.ravel(), which.ravel())]
+    if metric == "euclidean":  # shifts change no distance, and what is near 0 is rounded less
+        x = from_mean(x)
         square = (x * x).sum(1)
-        return 2 * x @ x.T - square[:, None] - square
+        alike = np.minimum(2 * (x @ x.T) - (square[:, None] + square), 0.0)
+        np.fill_diagonal(alike, 0.0)
+        return alike
     if metric == "correlation":
+        x = scaled(x, axis=1)
+        none = np.asarray(~varying(x.T))
         x = x - x.mean(1, keepdims=True)
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    if not (norm > 0).all():
-        where = int(np.argmin(norm))
+    else:
+        none = np.asarray(~x.any(axis=1))
+    if none.any():
         raise ValueError(
-            f"{name}: all units of item {where} are {'equal' if metric == 'correlation' else '0'}, so it has no "
-            f"{metric} with others; use metric='euclidean', or leave the item out of x and y"
+            f"{name}: all units of item {int(np.argmax(none))} are {'equal' if metric == 'correlation' else '0'}, so "
+            f"it has no {metric} with others; use metric='euclidean', or leave the item out of x and y"
         )
-    unit = x / norm
+    unit = unit_rows(x)
     return unit @ unit.T
 
 
 # -- centred kernel alignment ------------------------------------------------------------------------------------
 
 
-def centred_kernel(x: np.ndarray, debiased: bool = True) -> np.ndarray:
+def centred_kernel(x: np.ndarray, debiased: bool = True, name: str = "x") -> np.ndarray:
     """The linear kernel x x^T, centred, scaled to norm 1, (n, n). Debiased: "U-centred", its diagonal 0
-    (Szekely and Rizzo 2014), whose inner products are the unbiased HSIC of Song et al. (2012)."""
-    x = x - x.mean(axis=0)
+    (Szekely and Rizzo 2014), whose inner products are the unbiased HSIC of Song et al. (2012).
+
+    Raises ValueError where nothing is left when the diagonal is taken away: all pairs of items are equally alike."""
+    x = from_mean(x)
     kernel = x @ x.T
-    n = len(kernel)
+    n, whole = len(kernel), np.linalg.norm(kernel)
     if debiased:
         np.fill_diagonal(kernel, 0)
         rows = kernel.sum(axis=1) / (n - 2)
         kernel = kernel - rows[:, None] - rows + kernel.sum() / ((n - 1) * (n - 2))
         np.fill_diagonal(kernel, 0)
+        if not np.linalg.norm(kernel) > 1e-12 * whole:
+            raise ValueError(
+                f"{name}: all pairs of the {n} items are equally alike, so that debiased CKA has nothing to compare; "
+                "give debiased=False, or more items"
+            )
     return kernel / np.linalg.norm(kernel)
 
 
@@ -133,7 +158,8 @@ def cka(x: Any, y: Any, *, debiased: bool = True, groups: Labels | None = None) 
     x, y = matrix(x, "x"), matrix(y, "y")
     same_items(x, y)
     name = "CKA, debiased" if debiased else "CKA"
-    return compare_kernels(centred_kernel(x, debiased), centred_kernel(y, debiased), name, labels(groups, len(x)))
+    kernels = centred_kernel(x, debiased), centred_kernel(y, debiased, "y")
+    return compare_kernels(*kernels, name, labels(groups, len(x)))
 
 
 # -- mutual nearest neighbours -----------------------------------------------------------------------------------
@@ -141,10 +167,11 @@ def cka(x: Any, y: Any, *, debiased: bool = True, groups: Labels | None = None) 
 
 def neighbours(x: np.ndarray, k: int, metric: str = "cosine", name: str = "x") -> np.ndarray:
     """The k nearest other items of each, (n, k); of equals the first. Raises ValueError for k outside 1 to n - 1."""
-    at_least(k=k)
+    k = at_least(k=k)
     if k >= len(x):
         raise ValueError(f"k={k}: each of {len(x)} items has {len(x) - 1} others")
     alike = similarity(x, metric, name)
+    alike = np.round(alike / max(1e-300, float(np.abs(alike).max())), 13)  # rounding is no difference
     np.fill_diagonal(alike, -np.inf)
     return np.argsort(-alike, axis=1, kind="stable")[:, :k]
 
@@ -187,7 +214,7 @@ def retrieval(x: Any, y: Any, k: int = 1, *, centred: bool = True, groups: Label
     """
     x, y = matrix(x, "x"), matrix(y, "y")
     same_items(x, y)
-    at_least(k=k)
+    k = at_least(k=k)
     if x.shape[1] != y.shape[1]:
         raise ValueError(
             f"x has {x.shape[1]} units and y {y.shape[1]}, so they are not in one space; predict one from the other "
@@ -195,12 +222,8 @@ def retrieval(x: Any, y: Any, k: int = 1, *, centred: bool = True, groups: Label
         )
     if k > len(x):
         raise ValueError(f"k={k}: there are {len(x)} items to retrieve")
-    if centred:
-        x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    for side, name in ((x, "x"), (y, "y")):
-        if not (np.linalg.norm(side, axis=1) > 0).all():
-            raise ValueError(f"{name}: an item is {'the mean of all' if centred else 'all zeros'}: it has no cosine")
-    cosine = (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (y / np.linalg.norm(y, axis=1, keepdims=True)).T
+    units = [_towards_items(side, centred, name) for side, name in ((x, "x"), (y, "y"))]
+    cosine = np.round(units[0] @ units[1].T, 12)  # rounding is no difference
     member = labels(groups, len(x))
     found = _found(cosine, k)
     own = np.eye(len(x), dtype=bool) if member is None else member[:, None] == member
@@ -212,6 +235,17 @@ def retrieval(x: Any, y: Any, k: int = 1, *, centred: bool = True, groups: Label
     return Score(
         f"retrieval at {k}", float(hits.mean()), len(x), member, None, permuted, lambda w: (w @ hits) / w.sum(1), True
     )
+
+
+def _towards_items(x: np.ndarray, centred: bool, name: str) -> np.ndarray:
+    """Items as vectors of norm 1, from the mean of all or from 0."""
+    least = rounding(x) if centred else 0.0
+    x = from_mean(x) if centred else x
+    none = ~(np.linalg.norm(x, axis=1) > least) if centred else ~x.any(axis=1)
+    if none.any():
+        place = f"{name}: item {int(np.argmax(none))}"
+        raise ValueError(f"{place} is {'the mean of all' if centred else 'all zeros'}: it has no cosine")
+    return unit_rows(x)
 
 
 def _found(cosine: np.ndarray, k: int) -> np.ndarray:
@@ -237,7 +271,9 @@ def ranked_distances(x: np.ndarray, metric: str = "correlation", name: str = "x"
     n = len(x)
     upper = np.triu_indices(n, 1)
     distance = -similarity(x, metric, name)[upper]
-    rank = ranks(np.round(distance, 12) if metric != "euclidean" else distance)  # rounding is no difference
+    if metric == "euclidean":
+        distance = distance / max(1e-300, float(distance.max()))
+    rank = ranks(np.round(distance, 14 if metric == "euclidean" else 12))  # rounding is no difference
     rank -= rank.mean()
     norm = np.linalg.norm(rank)
     if not norm > 0:

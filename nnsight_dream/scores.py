@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .arguments import SEED_MOST, listed, real, shown, whole
 from .intervals import wilson
 
 Labels = Sequence[Hashable] | np.ndarray
@@ -61,8 +62,7 @@ class Score:
         A value that is not a number has no p. Raises ValueError for draws below 1, and where no two groups have the
         same size.
         """
-        at_least(draws=draws)
-        random = np.random.default_rng(seed)
+        draws, random = at_least(draws=draws), generator(seed)
         values = np.array([self._permuted(self._order(random)) for _ in range(draws)])
         if not np.isfinite(self.value):  # such as a rank correlation with what does not vary
             return Null(values, float("nan"))
@@ -86,9 +86,8 @@ class Score:
 
     def resampled(self, draws: int = 1000, *, seed: int = 0) -> np.ndarray:
         """Values (draws,) of the bootstrap; the same items are drawn for all scores of one seed, groups and strata."""
-        at_least(draws=draws)
+        draws, random = at_least(draws=draws), generator(seed)
         groups, strata = self._labels()
-        random = np.random.default_rng(seed)
         weights = np.zeros((draws, self.n))
         for stratum in range(strata.max() + 1):
             rows = np.flatnonzero(strata == stratum)
@@ -111,7 +110,7 @@ class Score:
     def row(self, draws: int = 1000, *, seed: int = 0) -> dict[str, Any]:
         """A table's row: value, its interval low to high, mean and 95 % level of chance, p, n; draws=0 leaves out all
         but the value."""
-        if draws == 0:
+        if whole(draws, "draws", 0) == 0:
             return dict(measure=self.measure, value=self.value, n=self.n)
         null, (low, high) = self.null(draws, seed=seed), self.interval(draws, seed=seed)
         told = dict(value=self.value, value_low=low, value_high=high, null=null.mean, null_high=null.high, p=null.p)
@@ -146,8 +145,7 @@ class Score:
 
 
 def _quantiles(values: np.ndarray, middle: float, level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise ValueError(f"level={level!r}: a number between 0 and 1, such as 0.95, is needed")
+    level = real(level, "level", above=0, below=1, such_as=0.95)
     values = values[np.isfinite(values)]  # a draw of one item alone has no correlation
     if not len(values):
         return float("nan"), float("nan")
@@ -179,15 +177,23 @@ def labels(groups: Labels | None, n: int) -> np.ndarray | None:
     """Groups as numbers from 0 in order of first appearance. Raises ValueError unless there is one for each item."""
     if groups is None:
         return None
+    if isinstance(groups, (str, bytes)) or not hasattr(groups, "__len__"):
+        raise TypeError(f"groups={shown(groups)}: a list with a label for each item is needed")
     if len(groups) != n:
         raise ValueError(f"groups= has {len(groups)} labels for {n} items: one for each is needed")
-    listed = groups.tolist() if hasattr(groups, "tolist") else list(groups)
-    number = {label: i for i, label in enumerate(dict.fromkeys(listed))}
-    return np.array([number[label] for label in listed])
+    each = listed(groups, "groups", "a label for each item is")
+    for i, label in enumerate(each):
+        if isinstance(label, (list, dict, set)) or label != label:
+            raise ValueError(f"groups= has {shown(label)} for item {i}: a label such as a number or a text is needed")
+    number = {label: i for i, label in enumerate(dict.fromkeys(each))}
+    return np.array([number[label] for label in each])
 
 
-def at_least(**numbers: Any) -> None:
-    """Raise ValueError unless numbers are whole and from 1."""
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name}={value!r}: a whole number from 1 is needed")
+def at_least(**numbers: Any) -> int:
+    """Whole numbers from 1, as ints, the last of them returned. Raises ValueError for another."""
+    return [whole(value, name, 1) for name, value in numbers.items()][-1]
+
+
+def generator(seed: Any) -> np.random.Generator:
+    """Chance by a seed from 0. Raises ValueError for another."""
+    return np.random.default_rng(whole(seed, "seed", 0, SEED_MOST))

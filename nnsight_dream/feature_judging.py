@@ -28,6 +28,8 @@ from .features import Feature, feature
 from .intervals import wilson
 from .judging import examine
 from .latents import Latent
+from .reference import Reference, described
+from .reference import chosen as chosen_reference
 from .responses import word_tokens
 from .sae_encoding import site_of
 from .store import Job, Store
@@ -62,13 +64,14 @@ def judge_features(
     *,
     material: Material | None = None,
     settings: Settings | None = None,
+    reference: Any = None,
     seed: int = 0,
     protocols: Sequence[str] = ("hint", "strict"),
     progress: bool = False,
 ) -> Judged:
     """Let a judge look at cards' first prototypes, beside shuffled words and random directions; see this module.
 
-    sae        the sae-lens object that the cards were made of; material, settings   what they were made with
+    sae        the sae-lens object that the cards were made of; material, settings, reference   what they were made with
     folder     where pictures and answers are kept; called again, only what is missing is climbed and asked
     judge      such as `nd.DemoExaminer()`; with one that gives ranks, its first five names are counted too
     seed       of the shuffling and the random directions
@@ -85,6 +88,13 @@ def judge_features(
         raise ValueError(
             "the cards were made with other settings: give judge_features the same settings= as make_cards"
         )
+    pictures = chosen_reference(reference)
+    for card in cards:
+        if card.facts.get("reference", described(None)) != described(pictures):
+            raise ValueError(
+                f"feature {card.index}'s card was made with reference {card.facts.get('reference')}, not "
+                f"{described(pictures)}: give judge_features the same reference= as make_cards"
+            )
     words = {card.key: card.label for card in cards}
     place = Path(folder)
     stores = {kind: Store(place / kind) for kind in KINDS}
@@ -97,7 +107,7 @@ def judge_features(
                 keys[kind][card.key] = job.key(card=card.key)
                 if not stores[kind].has(keys[kind][card.key]):
                     stores[kind].put(keys[kind][card.key], job, card.prototype())
-    keys["random"] = _random(vlm, sae, cards, stores["random"], material, chosen, seed, progress)
+    keys["random"] = _random(vlm, sae, cards, stores["random"], material, chosen, pictures, seed, progress)
     rows = []
     for kind in KINDS:
         if keys[kind]:
@@ -158,11 +168,14 @@ def _random(
     store: Store,
     material: Material,
     settings: Settings,
+    reference: Reference | None,
     seed: int,
     progress: bool,
 ) -> dict[str, str]:
     """Climb the twins of all cards into a store; returns their keys there by the cards' own."""
-    aims = [twin(a, seed) for a in feature(sae, [c.index for c in cards], objective=cards[0].facts["objective"])]
+    objective = cards[0].facts["objective"]
+    own = feature(sae, [c.index for c in cards], objective=objective, reference=reference)
+    aims = [twin(a, seed) for a in own]
     words = _words(vlm, aims, material)
     keys = {}
     for card, aim, word in zip(cards, aims, words, strict=True):

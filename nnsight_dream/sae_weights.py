@@ -19,6 +19,7 @@ NORMALISED = ("none", "layer_norm", "constant_norm_rescale")
 LEFT_OUT = ("expected_average_only_in", "covariance_whitening")  # sae-lens leaves these out when encoding, too
 # the tensors that are looked at; each is checked wherever it is
 TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "b_gate", "r_mag", "b_mag", "topk_threshold")
+SKIPS = ("W_skip", "affine_skip_connection")  # of transcoders, as sae-lens and as Gemma Scope 2 has it
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def check_shapes(weights: Weights, facts: Facts, source: str = "this autoencoder
 
     Raises ValueError for one that lacks a tensor, or where two shapes are at odds, with both.
     """
-    shapes = {name: shape for name in TENSORS if (shape := weights.shape(name)) is not None}
+    shapes = {name: shape for name in (*TENSORS, *SKIPS) if (shape := weights.shape(name)) is not None}
     kind = facts.architecture
     if missing := [name for name in _needed(kind) if name not in shapes]:
         raise ValueError(f"{source}: this {kind} autoencoder lacks {', '.join(missing)}")
@@ -91,6 +92,8 @@ def check_shapes(weights: Weights, facts: Facts, source: str = "this autoencoder
         **dict.fromkeys(("b_enc", "threshold", "b_gate", "r_mag", "b_mag"), ((d_sae,), each)),
         "b_dec": ((d_out,), out),
         "topk_threshold": ((), "one number"),
+        "W_skip": ((d_out, d_in), "from what is read to what is written"),
+        "affine_skip_connection": ((d_in, d_out), "from what is read to what is written"),
     }
     for name, (shape, meaning) in wanted.items():
         if name in shapes and shapes[name] != shape:

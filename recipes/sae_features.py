@@ -182,6 +182,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--both", action="store_true", help="word-and-picture features (the default)")
     parser.add_argument("--count", type=int, default=50, help="how many for each wish")
     parser.add_argument("--show", type=Path, metavar="FOLDER", help="pictures on the cards, for the bundled ones")
+    parser.add_argument(
+        "--reference", type=Path, metavar="FOLDER", help="real pictures by which norms are measured, for bundled emoji"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="a prototype for each")
     parser.add_argument("--strengths", type=float, nargs="*", default=[0.25, 0.5], help="more, after a share of steps")
     parser.add_argument("--objective", choices=("encoder", "decoder"), default="encoder", help="what is climbed")
@@ -220,7 +223,7 @@ def run(sae: Any, args: argparse.Namespace) -> int:
     print(f"{len(why)} features at {vlm.describe(site)}", flush=True)
     made = make_cards(
         vlm, sae, list(why), args.folder, material=material, found=told, seeds=args.seeds, strengths=args.strengths,
-        objective=args.objective, settings=settings, progress=True,
+        objective=args.objective, settings=settings, reference=args.reference, progress=True,
     )  # fmt: skip
     print(made, file=sys.stderr)
     for index, error in made.failed.items():
@@ -230,8 +233,9 @@ def run(sae: Any, args: argparse.Namespace) -> int:
     judge, judged, failed = examiner(args, material), None, bool(made.failed)
     try:
         judged = judge and judge_features(
-            vlm, sae, made.cards, args.folder / "judged", judge, material=material, settings=settings, progress=True
-        )
+            vlm, sae, made.cards, args.folder / "judged", judge, material=material, settings=settings,
+            reference=args.reference, progress=True,
+        )  # fmt: skip
     except JudgeStopped as stop:
         print(f"judge {judge.name} stopped: {stop}", file=sys.stderr)
         failed = True

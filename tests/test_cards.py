@@ -327,6 +327,32 @@ def test_other_architectures(vlm: nd.VLM, material: Material, tmp_path: Path, ki
     gallery.page(made.cards, tmp_path / "p.html")
 
 
+def test_autoencoders_sites_and_references_that_differ_share_no_card(
+    vlm: nd.VLM, material: Material, tmp_path: Path
+) -> None:
+    """One number of one row that no card shows is another autoencoder, whose neighbours may be others."""
+    few = Material(WORDS[:2], material.pictures[:2], material.names[:2])
+    told: dict[str, Any] = dict(material=few, settings=FEW.but(steps=1), seeds=[0], strengths=[], negative=False)
+    other = saes.build("jumprelu", model=None, d_sae=130)
+    keys = [make_cards(vlm, other, [2], tmp_path, **told).cards[0].key]
+    with torch.no_grad():
+        other.W_dec[77, 5] += 1
+    keys.append(make_cards(vlm, other, [2], tmp_path, **told).cards[0].key)
+    other.cfg.metadata.hf_hook_name = "model.layers.2.post_feedforward_layernorm.output"
+    keys.append(make_cards(vlm, other, [2], tmp_path, **told).cards[0].key)
+    (card,) = make_cards(vlm, other, torch.tensor([2]), tmp_path, reference=noise(2, 28), **told).cards
+    assert len({*keys, card.key}) == 4
+    assert make_cards(vlm, other, [2], tmp_path, reference=noise(2, 28), **told).fresh == 0
+    assert card.facts["reference"].startswith("2 pictures, ")
+    with pytest.raises(ValueError, match="give judge_features the same reference="):
+        feature_judging.judge_features(
+            vlm, other, [card], tmp_path / "judged", nd.DemoExaminer(), material=few, settings=FEW.but(steps=1)
+        )
+    for wrong, error in (([-1], IndexError), ([True], TypeError), (2, TypeError), ([2.0], TypeError)):
+        with pytest.raises(error):
+            make_cards(vlm, other, wrong, tmp_path, **told)
+
+
 def test_features_of_a_picture_on_the_command_line(
     tiny_folder: Path, sae: Any, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

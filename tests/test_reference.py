@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import demo, reference
+from nnsight_dream import cli, demo, reference
 from nnsight_dream.pictures import as_tensors
 
 
@@ -152,3 +152,25 @@ def test_what_is_no_reference(tmp_path: Path) -> None:
         feature + other
     assert dataclasses.replace(other).reference is other.reference
     assert (other + feature.but(reference=noise([28]))).reference == other.reference
+
+
+def test_the_command_line_takes_pictures_and_says_what_it_does_without(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tiny_parts: tuple
+) -> None:
+    model, processor = tiny_parts
+    monkeypatch.setattr(cli, "_load", lambda *args, **more: nd.load(model, processor=processor))
+    few = nd.Settings(steps=2, batch=1, canvas=nd.Pixels(24), augment=())
+    monkeypatch.setattr(nd.Settings, "paper", classmethod(lambda cls, layer: few))
+    saes.build("standard", model=None).save_model(str(tmp_path / "sae"))
+    draw = ["feature", str(tmp_path / "sae"), "3", "--model", "any", "--out"]
+    assert cli.main([*draw, str(tmp_path / "with"), "--reference", str(folder)]) == 0
+    assert "emoji" not in capsys.readouterr().err
+    assert cli.main([*draw, str(tmp_path / "without")]) == 0
+    message = capsys.readouterr().err
+    assert message.count("bundled emoji") == 1
+    assert "--reference FOLDER" in message
+    made = [nd.Prototype.load(next((tmp_path / kind).glob("*/prototype.json")).parent) for kind in ("with", "without")]
+    assert made[0].direction["reference"].startswith("3 pictures, ")
+    assert "reference" not in made[1].direction
+    assert cli.main([*draw, str(tmp_path / "none"), "--reference", str(tmp_path / "nowhere")]) != 0
+    assert "reference" in capsys.readouterr().err

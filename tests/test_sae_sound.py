@@ -106,6 +106,14 @@ def test_gemma_scope_of_other_shapes(tmp_path: Path) -> None:
         nd.feature(place, 3)
 
 
+def test_a_skip_that_does_not_fit() -> None:
+    sae = saes.build("skip_transcoder", hf_hook=None)
+    assert nd.feature(sae, 3).width == 32
+    sae.W_skip = torch.nn.Parameter(torch.zeros(32, 24))
+    with pytest.raises(ValueError, match=r"W_skip is \(32, 24\), but W_enc is \(32, 40\).* should be \(24, 32\)"):
+        nd.feature(sae, 3)
+
+
 # -- the file's bytes --------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,9 @@ What is kept, one line each in a picture's answers-<judge>.jsonl:
     {"what": "answer", "protocol", "sample", "question", "text", "kind", "raw", "model", "when", ...}
     {"what": "grade", "protocol", "sample", "concept", "score", "raw", "grader", "when"}
 
-`kind` is "answer", "refusal", "empty" or "broken"; only an answer is graded. `concept` is what an answer was compared
+`kind` is "answer", "refusal", "empty" or "broken"; only an answer is graded. An empty or broken one is asked for again
+when the judge next examines the store, and a grade that could not be read likewise; the later line then stands for the
+earlier. `concept` is what an answer was compared
 with: the picture's own, or that of another picture, as a control. `score` is 1, 0, or None for a grade that could not
 be read.
 """
@@ -14,12 +16,13 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import questions
-from .questions import KINDS
+from .plain import encodable, plain, unencodable
+from .questions import KINDS, NO_ANSWER
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,21 +88,39 @@ class Examiner(Protocol):
 
 
 def answer_row(asked: Asked, text: str, kind: str, raw: Any, model: str, **more: Any) -> dict[str, Any]:
-    """What a judge said, as it is kept. Raises ValueError for an unknown kind."""
+    """What a judge said, as it is kept; `why` in `more` tells what broke it. Raises ValueError for an unknown kind."""
     from .store import now
 
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: allowed are {', '.join(KINDS)}")
     told = dict(what="answer", protocol=asked.protocol, sample=asked.sample, question=asked.question)
-    return {**told, "text": text, "kind": kind, "raw": raw, "model": model, "when": now(), **more}
+    return {**told, "text": encodable(text), "kind": kind, "raw": raw, "model": model, "when": now(), **more}
 
 
 def grade_row(asked: Asked, concept: str, score: int | None, raw: Any, grader: str) -> dict[str, Any]:
-    """A comparison of an answer with a concept, as it is kept: 1 it names it, 0 it does not, None it cannot be told."""
+    """A comparison of an answer with a concept, as it is kept: 1 it names it, 0 it does not, None it cannot be told.
+
+    Raises ValueError for a score that is none of these.
+    """
     from .store import now
 
+    if score is not None and score not in (0, 1):
+        raise ValueError(f"score={score!r}: allowed are 1 (it names the concept), 0 (it does not) and None (unclear)")
+    score = None if score is None else int(score)
     told = dict(what="grade", protocol=asked.protocol, sample=asked.sample, concept=concept, score=score, raw=raw)
     return {**told, "grader": grader, "when": now()}
+
+
+def standing(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that count: a later answer in place of an empty or broken one, a later grade in place of none."""
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        grade = (row["grader"], row["concept"]) if row["what"] == "grade" else ()
+        mark = (row["what"], row["protocol"], row["sample"], *grade)
+        before = kept.get(mark)
+        if before is None or (before["score"] is None if grade else before["kind"] in NO_ANSWER):
+            kept[mark] = dict(row)
+    return list(kept.values())
 
 
 @dataclass
@@ -108,7 +129,8 @@ class Summary:
 
     asked, graded   answers and grades that came now; `there` answers that were there before
     refusals, empty, broken, broken_grades   of these, counted apart: they are never a "no"
-    failed          questions that still lack an answer or a grade, for the next time; `errors` says why, with counts
+    failed          questions that still lack an answer or a grade, for the next time; `errors` says why, with counts,
+                    and what broke answers
     unable          questions it cannot answer: a concept or category unknown to it, a hint without category
     """
 
@@ -178,7 +200,7 @@ class Desk:
     def keep(self, asked: Asked, *rows: Mapping[str, Any]) -> None:
         """See `Keep`. Raises ValueError for a row that was not asked for or is there already."""
         with self._lock:
-            self.summary.errors.update(str(r["error"]) for r in rows if r["what"] == "failed")
+            self.summary.errors.update(encodable(str(r["error"])) for r in rows if r["what"] == "failed")
             good = [r for r in rows if r["what"] != "failed"]
             if not good:
                 return
@@ -207,13 +229,14 @@ class Desk:
     def _readings(self, asked: Asked, answer: Mapping[str, Any]) -> list[dict[str, Any]]:
         if asked.protocol != "written" or answer["kind"] != "answer":
             return []
-        text = answer["text"]
+        text = questions.capped(answer["text"])
         scores = [(c, int(questions.spells(text, c))) for c in self._read_as[_mark(asked)]]
         return [grade_row(asked, concept, score, text, questions.WORDS) for concept, score in scores]
 
     def _store(self, asked: Asked, rows: Sequence[Mapping[str, Any]], readings: Sequence[Mapping[str, Any]]) -> None:
-        self.store.add_answers(asked.key, self.judge.name, [*rows, *readings])
-        for row in (*rows, *readings):
+        kept = [plain(row) | ({"unencodable": True} if unencodable(row) else {}) for row in (*rows, *readings)]
+        self.store.add_answers(asked.key, self.judge.name, kept)
+        for row in kept:
             self._count(row)
 
     def _count(self, row: Mapping[str, Any]) -> None:
@@ -223,6 +246,7 @@ class Desk:
             counts.refusals += row["kind"] == "refusal"
             counts.empty += row["kind"] == "empty"
             counts.broken += row["kind"] == "broken"
+            counts.errors.update([row["why"]] if row.get("why") else [])
         elif row["score"] is None:
             counts.broken_grades += 1
         else:

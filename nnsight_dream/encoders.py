@@ -19,6 +19,7 @@ import torch
 
 from . import remote
 from .family import first
+from .nnsight_import import import_nnsight
 from .pictures import as_tensors
 from .sites import Site
 from .spans import wrap
@@ -249,6 +250,7 @@ def _runner(
     hf: Any, blocks: str | None, name: str
 ) -> tuple[str, Callable[[dict[str, Any], Sequence[int]], dict[int, torch.Tensor]]]:
     """(path of the blocks, what runs inputs up to the deepest layer asked for)."""
+    import_nnsight()
     import nnsight
 
     lists = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .families import FAMILIES, Family, family_of, known_families
+from .nnsight_import import import_nnsight
 from .remote import Remote
 from .vlm import VLM, _processor_at, _wrap
 
@@ -21,6 +22,7 @@ def without_weights(x: Any, processor: Any, family: Family | None, place: Remote
 
     Raises ValueError for what is no hub id, for options that only weights have, and for an unknown family.
     """
+    import_nnsight()
     from nnsight.modeling.transformers import TransformersModel
     from transformers import AutoConfig
 
@@ -84,6 +86,7 @@ def remote_models(host: str | None = None) -> list[Hosted]:
 
     Raises RuntimeError where it does not answer.
     """
+    import_nnsight()
     import httpx
     from nnsight.schema.config import CONFIG
 

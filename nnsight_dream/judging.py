@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import questions
-from .asking import Asked, BudgetReached, Desk, Examiner, JudgeStopped, Keep, Summary, answer_row, grade_row
-from .questions import PROTOCOLS
+from .asking import Asked, BudgetReached, Desk, Examiner, JudgeStopped, Keep, Summary, answer_row, grade_row, standing
+from .questions import NO_ANSWER, PROTOCOLS
 from .tally import Agreement, agreement, grader_agreement, results
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def examine(
 ) -> Summary:
     """Let a judge look at the finished pictures of a store; whatever it has said before is not asked again.
 
+    An answer that came empty or broken says nothing of the picture: it is asked for again, once a call.
+
     protocols   of `PROTOCOLS`: "strict", "hint" (jobs with a category only), "written" (is the word written in it)
     shuffled    compare each answer with another picture's concept too: chance level, without a further question
     keys        only these pictures
@@ -80,7 +82,7 @@ def examine(
 
     place = store if isinstance(store, Store) else Store(store, must_exist=True)
     told = _allowed(judge, protocols)
-    with place.claim(f"judge {judge.name}") as mine:
+    with place.claim(f"judge {place.enroll(judge.name)}") as mine:
         if not mine:
             raise RuntimeError(f"another process lets {judge.name!r} examine {place.folder}; wait for it, or stop it")
         desk = Desk(place, judge)
@@ -146,13 +148,14 @@ def _missing(
     partner = _partners([e.job for e in entries if able(e.job.concept, e.job.category, "strict")])
     found = []
     for entry in _chosen(entries, keys):
-        job, rows = entry.job, store.answers(entry.key, judge.name)
+        job, rows = entry.job, standing(store.answers(entry.key, judge.name, exact=True))
         graded = [r for r in rows if r["what"] == "grade"]
         before = [r["concept"] for r in graded if r["concept"] != job.concept]  # more jobs may have come since
         other = before[0] if before else partner.get(_group(job), {}).get(job.concept)
         wanted = [job.concept, other] if shuffled and other else [job.concept]
-        answers = {(r["protocol"], r["sample"]): r for r in rows if r["what"] == "answer"}
-        done = {(r["protocol"], r["sample"], r["grader"], r["concept"]) for r in graded}
+        said = [r for r in rows if r["what"] == "answer" and r["kind"] not in NO_ANSWER]
+        answers = {(r["protocol"], r["sample"]): r for r in said}
+        done = {(r["protocol"], r["sample"], r["grader"], r["concept"]) for r in graded if r["score"] is not None}
         for protocol in protocols:
             if (protocol == "hint" and not job.category.strip()) or not able(job.concept, job.category, protocol):
                 summary.unable += judge.samples

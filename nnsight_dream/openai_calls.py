@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import email.utils
 import json
 import os
@@ -20,11 +21,15 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from . import keys
 from .asking import BudgetReached, JudgeStopped
+from .nnsight_import import keep_network
+from .plain import encodable, plain, unencodable
 
 T = TypeVar("T")
 
 LONGEST = 600.0  # seconds that a server may ask to wait
+MOST_TOKENS = 10_000_000  # of one call; more is no count of tokens
 # dollars for a million tokens in and out, as OpenAI listed them in August 2025
 PRICES = {"gpt-5": (1.25, 10.0), "gpt-5-mini": (0.25, 2.0), "gpt-5-nano": (0.05, 0.4)}
 # tokens in and out that are reckoned for a call until real ones are known: a picture of 448 px and some reasoning
@@ -37,11 +42,15 @@ class Unreachable(Exception):
 
 
 class Unreadable(Exception):
-    """What arrived, in `raw`, cannot be used; `kind` names the fault."""
+    """What arrived, in `raw`, cannot be used; `kind` names the fault, `again` says whether to ask once more."""
 
-    def __init__(self, kind: str, raw: Any = None):
+    def __init__(self, kind: str, raw: Any = None, *, again: bool = True):
         super().__init__(kind)
-        self.kind, self.raw = kind, raw
+        self.kind, self.raw, self.again = kind, raw, again
+
+
+class Redirected(Exception):
+    """The server sends callers to another one."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +96,29 @@ class Caller:
         self.tokens: collections.Counter[str] = collections.Counter()
         self.faults: collections.Counter[str] = collections.Counter()
         self._secret = lambda: (api_key or os.environ.get("OPENAI_API_KEY") or ("none" if base_url else "")).strip()
+        self._source = "api_key=" if api_key else "OPENAI_API_KEY"
         self._dearest: dict[str, float] = {}
         self._reserved = 0.0
         self._wait_until = 0.0
         self._stopped: JudgeStopped | None = None
 
     def client(self) -> Any:
-        """What talks to the server; retries are this module's business. Raises JudgeStopped where there is no key."""
+        """What talks to the server, and to no other that this one names; retries are this module's business.
+
+        Raises JudgeStopped where there is no key, or none that can be one.
+        """
+        keep_network()
         import openai
 
         if not self._secret():
             raise JudgeStopped("there is no key: set OPENAI_API_KEY or pass api_key= (base_url= for a server without)")
+        if why := keys.refusal(self._secret(), self._source):
+            raise JudgeStopped(why)
         self._stopped, self._wait_until = None, 0.0
-        return openai.AsyncOpenAI(api_key=self._secret(), base_url=self.base_url, max_retries=0, timeout=self.timeout)
+        http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [_stay]})
+        return openai.AsyncOpenAI(
+            api_key=self._secret(), base_url=self.base_url, max_retries=0, timeout=self.timeout, http_client=http
+        )
 
     async def ask(self, client: Any, role: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> tuple[T, Any]:
         """What `read` makes of the server's answer, and the answer. `role` is "ask" or "grade".
@@ -114,7 +133,8 @@ class Caller:
                 try:
                     return read(raw), raw
                 except Unreadable as error:
-                    raw = Fault(error.kind, f"the server's answer cannot be used ({error.kind})", raw=raw)
+                    told = f"the server's answer cannot be used ({error.kind})"
+                    raw = Fault(error.kind, told, error.again, raw=raw)
             worst = raw
             self.faults["refusal" if worst.censored else worst.kind] += 1
             if worst.ends:
@@ -135,11 +155,16 @@ class Caller:
     def clean(self, value: Any) -> Any:
         """Plain data without the key, should a server have echoed it."""
         if isinstance(value, str):
-            secret = self._secret()
-            return value.replace(secret, "[key]") if len(secret) >= 8 else value
+            return keys.cleaned(value, self._secret())
         if isinstance(value, dict):
             return {self.clean(k): self.clean(v) for k, v in value.items()}
         return [self.clean(v) for v in value] if isinstance(value, list) else value
+
+    def shown(self, value: Any, most: int = 300) -> str:
+        """What a server or a library says, for an error: in one line, without the key, then cut."""
+        text = " ".join(encodable(str(value)[:20_000]).split())
+        text = keys.cleaned(text, self._secret(), shown=True)
+        return text if len(text) <= most else f"{text[:most]}…"
 
     async def _turn(self, attempt: int, last: Fault) -> None:
         """Wait: about twice as long each time; what a server asks for holds for all calls."""
@@ -160,12 +185,18 @@ class Caller:
         if isinstance(sent, Fault):
             return sent
         try:
-            raw = self.clean(json.loads(sent))
+            found = json.loads(sent.lstrip("\ufeff"))
         except ValueError:
             kind = "html" if sent.lstrip().startswith("<") else "cut json"
-            return Fault(kind, f"the server sent no JSON ({kind}): {self.clean(sent[:80])!r}; is base_url right?")
+            return Fault(kind, f"the server sent no JSON ({kind}): {self.shown(sent, 80)!r}; is base_url right?")
+        except RecursionError:
+            self._charge(role, body["model"], None, reserve)
+            return Fault("deep json", "the server's answer is nested too deep to read", False, raw=self.shown(sent))
+        raw = self.clean(plain(found))
         if not isinstance(raw, dict) or (raw.get("error") and not raw.get("choices")):
-            return Fault("error in answer", f"the server answered {str(raw)[:200]}")
+            return Fault("error in answer", f"the server answered {self.shown(raw, 200)}")
+        if unencodable(found):
+            raw["unencodable"] = True
         self._charge(role, body["model"], raw.get("usage"), reserve)
         return raw
 
@@ -184,11 +215,13 @@ class Caller:
             return self._status(error)
         except openai.APIConnectionError as error:
             why = error.__cause__ or error
-            return Fault("connection", self.clean(f"connection failed: {type(why).__name__}: {why}"))
+            if isinstance(why, Redirected):
+                return Fault("redirect", self.shown(why), ends=True)
+            return Fault("connection", self.shown(f"connection failed: {type(why).__name__}: {why}"))
 
     def _status(self, error: Any) -> Fault:
-        code, status, body = getattr(error, "code", None), error.status_code, self.clean(error.body)
-        kind, told = str(status), self.clean(f"the server says {status}: {' '.join(str(error).split())[:300]}")
+        code, status, body = getattr(error, "code", None), error.status_code, self.clean(plain(error.body))
+        kind, told = str(status), f"the server says {status}: {self.shown(error)}"
         if status in (401, 403):
             return Fault(
                 kind, f"the key or its rights were refused; mend OPENAI_API_KEY or api_key=. {told}", ends=True
@@ -224,7 +257,9 @@ class Caller:
     def _charge(self, role: str, model: str, usage: Any, reserve: float) -> None:
         try:
             tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-        except (KeyError, TypeError, ValueError):  # not told: reckon what was set aside
+        except (KeyError, TypeError, ValueError, OverflowError):
+            tokens = -1, -1
+        if not all(0 <= n <= MOST_TOKENS for n in tokens):  # not told, or told nonsense: reckon what was set aside
             self.cost += reserve
             return
         self.tokens.update({"in": tokens[0], "out": tokens[1]})
@@ -232,6 +267,24 @@ class Caller:
             paid = _price(self.prices[model], *tokens)
             self.cost += paid
             self._dearest[role] = max(paid, self._dearest.get(role, 0.0))
+
+
+async def _stay(response: Any) -> None:
+    """Refuse to be sent to another server: pictures, questions and the key are meant for this one."""
+    if not response.has_redirect_location:
+        return
+    here = response.request.url
+    try:
+        there = here.join(response.headers["location"])
+    except Exception:
+        raise Redirected("the server sends callers to an address that is none; mend base_url=") from None
+    safer = (here.scheme, there.scheme, here.port, there.port) == ("http", "https", None, None)
+    if there.host != here.host or not (safer or (there.scheme, there.port) == (here.scheme, here.port)):
+        place = f"{there.scheme}://{there.netloc.decode('ascii', 'replace').rpartition('@')[2]}"
+        raise Redirected(
+            f"the server {here.host} sends callers to another one, {place}, where the pictures would go; nothing was "
+            "sent there. If you trust it, pass its address as base_url="
+        )
 
 
 def _price(prices: tuple[float, float], tokens_in: int, tokens_out: int) -> float:
@@ -247,7 +300,9 @@ def _seconds(headers: Mapping[str, str]) -> float | None:
         return max(0.0, float(told)) if told else None
     except ValueError:
         date = email.utils.parsedate_tz(told or "")
-        return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+        with contextlib.suppress(ValueError, OverflowError, TypeError):
+            return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+        return None
 
 
 def in_a_thread(work: Coroutine[Any, Any, None]) -> None:

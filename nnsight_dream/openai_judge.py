@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from .asking import Asked, JudgeStopped, Keep, answer_row, grade_row
 from .openai_calls import PRICES, Caller, Unreachable, Unreadable, in_a_thread
-from .questions import PROTOCOLS, kind_of, result, rubric
+from .plain import encodable
+from .questions import PROTOCOLS, capped, heard, result, rubric
+from .thinking import spoken
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +28,10 @@ _SCHEMA = {
     "required": ["analysis", "result"],
     "additionalProperties": False,
 }
+# how servers say that an answer stopped at a limit, or at their own filter
+_CUT = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded")
+_FILTERED = ("content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii")
+_WHY_CUT = "an answer was cut before it was whole; allow more tokens, such as extra={'max_completion_tokens': 4000}"
 _STRUCTURED = {"type": "json_schema", "json_schema": {"name": "grade", "strict": True, "schema": _SCHEMA}}
 
 
@@ -155,11 +161,19 @@ class OpenAIJudge:
             try:
                 await self._one(client, one, run.keep)
                 run.failures = 0
+            except Unseen as error:  # no fault of the server's
+                run.keep(one, {"what": "failed", "error": str(error)})
             except Unreachable as error:
                 run.failures += 1
                 run.keep(one, {"what": "failed", "error": str(error)})
             except JudgeStopped as stop:
                 run.stop = stop
+            except OSError:  # nothing can be stored
+                raise
+            except Exception as error:  # whatever is the matter with this one, the others go on
+                run.failures += 1
+                told = self.caller.shown(f"{type(error).__name__}: {error}")
+                run.keep(one, {"what": "failed", "error": f"it could not be asked or read: {told}"})
 
     async def _one(self, client: Any, one: Asked, keep: Keep) -> None:
         row = one.answer
@@ -172,7 +186,7 @@ class OpenAIJudge:
 
     async def _answer(self, client: Any, one: Asked) -> dict[str, Any]:
         content = [
-            {"type": "text", "text": one.question},
+            {"type": "text", "text": encodable(one.question)},
             {"type": "image_url", "image_url": {"url": self._picture(one)}},
         ]
         body = {"model": self.model, "messages": [{"role": "user", "content": content}], **self._extra}
@@ -182,11 +196,14 @@ class OpenAIJudge:
             kind = "refusal" if error.kind == "refusal" else "broken"
             return answer_row(one, "", kind, error.raw, self.model)
         if kind != "answer":
-            self.faults[kind] += 1
-        return answer_row(one, text, kind, raw, self.model)
+            self.faults["cut" if kind == "broken" else kind] += 1
+        more: dict[str, Any] = {"why": _WHY_CUT} if kind == "broken" else {}
+        if raw.pop("unencodable", False):
+            more["unencodable"] = True
+        return answer_row(one, text, kind, raw, self.model, **more)
 
     async def _grade(self, client: Any, one: Asked, text: str, concept: str) -> dict[str, Any]:
-        told = rubric(one.question, text, concept, structured=self.structured)
+        told = encodable(rubric(one.question, capped(text), concept, structured=self.structured))
         body = {"model": self.grader_model, "messages": [{"role": "user", "content": told}], **self._grader_extra}
         if self.structured:
             body["response_format"] = _STRUCTURED
@@ -202,11 +219,15 @@ class OpenAIJudge:
         if one.key not in self._pictures:
             try:
                 self._pictures[one.key] = data_url(one.image(), self.side)
-            except (OSError, ValueError, SyntaxError) as error:
-                raise Unreachable(f"the picture cannot be read: {error}") from None
+            except Exception as error:  # what a damaged file raises is of many kinds
+                raise Unseen(f"the picture cannot be read: {self.caller.shown(error)}") from None
             while len(self._pictures) > 2 * self.concurrency:
                 self._pictures.popitem(last=False)
         return self._pictures[one.key]
+
+
+class Unseen(Unreachable):
+    """A picture that cannot be read."""
 
 
 @dataclass
@@ -233,8 +254,17 @@ def data_url(image: Image.Image, side: int) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _message(raw: Any) -> tuple[str, bool]:
-    """The text of a completion, and whether it is a refusal. Raises Unreadable."""
+@dataclass(frozen=True)
+class _Message:
+    """What came: its `text`, whether it is a refusal, and whether it was `cut` before its end."""
+
+    text: str
+    refused: bool
+    cut: bool
+
+
+def _message(raw: Any) -> _Message:
+    """The message of a completion, without what it holds apart of its thinking. Raises Unreadable."""
     choices = raw.get("choices")
     if not isinstance(choices, list) or not choices:
         raise Unreadable("empty choices")
@@ -242,40 +272,76 @@ def _message(raw: Any) -> tuple[str, bool]:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise Unreadable("no message")
-    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-        return str(message.get("refusal") or message.get("content") or ""), True
-    content = message.get("content")
-    if isinstance(content, list):  # some servers answer in parts
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    if content is not None and not isinstance(content, str):
+    end = str(choice.get("finish_reason") or "").casefold()
+    text, refusal = _parts(message.get("content"))
+    refusal = _text_of(message.get("refusal")) or refusal
+    if refusal or end in _FILTERED:
+        return _Message(refusal or text, True, False)
+    thought = any(_parts(message.get(name))[0].strip() for name in ("reasoning_content", "reasoning", "thinking"))
+    return _Message(text, False, end in _CUT or (thought and end in ("abort", "error") and not text.strip()))
+
+
+def _parts(content: Any) -> tuple[str, str]:
+    """(text, refusal) of a content: a text, none, or parts, of which thinking and pictures are left out."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    if not isinstance(content, list):
         raise Unreadable("no text")
-    return content or "", False
+    text, refusal = "", ""
+    for part in content:
+        if isinstance(part, str):
+            text += part
+        elif isinstance(part, dict) and part.get("type") in (None, "text", "output_text"):
+            text += _text_of(part.get("text"))
+        elif isinstance(part, dict) and part.get("type") == "refusal":
+            refusal += _text_of(part.get("refusal") or part.get("text"))
+    return text, refusal
+
+
+def _text_of(value: Any) -> str:
+    """A text; of an object that holds one, as some servers send, that one; nothing of anything else."""
+    value = value.get("value") if isinstance(value, dict) else value
+    return value.strip() and value if isinstance(value, str) else ""
 
 
 def _said(raw: Any) -> tuple[str, str]:
-    text, refused = _message(raw)
-    return text.strip(), "refusal" if refused else kind_of(text)
+    message = _message(raw)
+    if message.refused:
+        return spoken(message.text).text, "refusal"
+    return heard(message.text, cut=message.cut)
 
 
 def _text_score(raw: Any) -> int:
-    text, refused = _message(raw)
-    score = None if refused else result(text)
+    message = _message(raw)
+    if message.refused:
+        raise Unreadable("refusal")
+    aloud = spoken(message.text).text.rstrip("*_ .!)\n")
+    score = result(message.text)
+    if message.cut and (score is None or not aloud.endswith(("0", "1"))):
+        raise Unreadable("cut by length", again=False)
     if score is None:
-        raise Unreadable("refusal" if refused else "no result")
+        raise Unreadable("no result")
     return score
 
 
 def _field_score(raw: Any) -> int:
-    text, refused = _message(raw)
-    if refused:
+    message = _message(raw)
+    if message.refused:
         raise Unreadable("refusal")
     try:
-        score = json.loads(text)["result"]
-    except (ValueError, KeyError, TypeError):
+        score = json.loads(_unfenced(spoken(message.text).text))["result"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        if message.cut:
+            raise Unreadable("cut by length", again=False) from None
         raise Unreadable("cut json") from None
     if isinstance(score, bool) or score not in (0, 1):
         raise Unreadable("no result")
     return int(score)
+
+
+def _unfenced(text: str) -> str:
+    """JSON without the fence that models like to put around it."""
+    return text.removeprefix("```json").removeprefix("```").removesuffix("```")
 
 
 def _check(**given: tuple[float | None, float]) -> None:

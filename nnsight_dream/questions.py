@@ -6,9 +6,16 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from .plain import encodable
+from .refusals import refuses
+from .thinking import spoken
+
 PROTOCOLS = ("strict", "hint", "written")
 KINDS = ("answer", "refusal", "empty", "broken")
+NO_ANSWER = ("empty", "broken")  # kinds that say nothing of a picture, so that it is asked about again
 WORDS = "words"  # the grader that compares words, below
+LONGEST = 2000  # characters of an answer that a grader sees: one word was asked for
+_BLANK = "\u115f\u1160\u3164\uffa0\u2800"  # letters and symbols that show nothing
 
 # "Representations of Text and Images Align From Layer One" (arXiv 2601.08017), section 3.1; the third is not theirs. It
 # does not tell what to look for, so that the same reading also serves to compare with another concept's word.
@@ -40,14 +47,6 @@ in addition to '{concept}'.
 _RESULT_AS_TEXT = 'End your answer with "Result: 0" or "Result: 1", depending on the score.'
 _RESULT_AS_FIELD = "Give your analysis, then the score as the result."
 
-_REFUSALS = re.compile(
-    r"\W*(?:"
-    r"(?:i'm |i am )?(?:very |so )?(?:sorry\b|unable to\b|not able to\b)"
-    r"|as an? (?:ai|language model)\b"
-    r"|i (?:can't|cannot|can not|won't|will not) (?:\w+ ){0,2}(?:help|assist|identify|comply|provide|answer|name)\b"
-    r")",
-    re.IGNORECASE,
-)
 _IRREGULAR = {
     "men": "man",
     "women": "woman",
@@ -76,24 +75,45 @@ def rubric(question: str, answer: str, concept: str, *, structured: bool = False
 
 
 def result(text: str) -> int | None:
-    """The score at the end of a grading model's text, 0 or 1; None if there is none.
+    """The score at the end of a grading model's text, 0 or 1; None if there is none, or only in its thinking.
 
     >>> result("It says octopus. **Result: 1**")
     1
     """
-    found = re.findall(r"result\W{0,6}([01])(?!\w|\.\d)", text, re.IGNORECASE)
-    return int(found[-1]) if found else None
+    aloud = spoken(text)
+    found = re.findall(r"result\W{0,6}([01])(?!\w|\.\d)", aloud.text, re.IGNORECASE)
+    return int(found[-1]) if found and not aloud.unfinished else None
 
 
 def kind_of(text: str) -> str:
-    """Whether what a judge said is an "answer", a "refusal" to answer, or "empty".
+    """Whether what a judge said is an "answer", a "refusal" to answer, "empty", or "broken" off while it still thought.
 
-    >>> kind_of("Octopus."), kind_of("I'm sorry, but I can't help with that."), kind_of(" ")
-    ('answer', 'refusal', 'empty')
+    >>> kind_of("Octopus."), kind_of("I'm sorry, but I can't help with that."), kind_of(" "), kind_of("<think>A fr")
+    ('answer', 'refusal', 'empty', 'broken')
     """
-    if not text.strip():
-        return "empty"
-    return "refusal" if _REFUSALS.match(text.replace("’", "'")) else "answer"
+    return heard(text)[1]
+
+
+def heard(text: str, *, cut: bool = False) -> tuple[str, str]:
+    """What a model said, without its thinking, and the kind of it (see `kind_of`).
+
+    cut   whether it was stopped by a limit of length: then it did not get to say what it sees, and is "broken"
+    """
+    aloud = spoken(encodable(text))
+    if aloud.unfinished:
+        return aloud.text, "broken"
+    if refuses(aloud.text):
+        return aloud.text, "refusal"
+    if cut:
+        return aloud.text, "broken"
+    seen = any(unicodedata.category(c)[0] in "LNPS" and c not in _BLANK for c in aloud.text)  # not spaces, nor width 0
+    return aloud.text, "answer" if seen else "empty"
+
+
+def capped(text: str) -> str:
+    """An answer as a grader sees it: without thinking, and of one that goes on and on the first 2,000 characters."""
+    aloud = spoken(text).text
+    return aloud if len(aloud) <= LONGEST else f"{aloud[:LONGEST]} [cut here: {len(aloud):,} characters in all]"
 
 
 def bare(concept: str) -> str:
@@ -111,7 +131,7 @@ def mentions(text: str, names: Iterable[str]) -> bool:
     >>> mentions("Two octopuses!", ["octopus"]), mentions("trex", ["T-rex"]), mentions("catfish", ["cat"])
     (True, True, False)
     """
-    there = set().union(*map(_forms, _spans(_words(text), 5)))
+    there = set().union(*map(_forms, _spans(_words(spoken(text).text), 5)))
     return any(there & _forms(_joined(name)) for name in names)
 
 
@@ -121,7 +141,7 @@ def spells(text: str, concept: str) -> bool:
     >>> spells("FROG", "frog"), spells("f r o g", "frog"), spells("FROGFROG", "frog"), spells("none", "frog")
     (True, True, True, False)
     """
-    word, words = _joined(concept), _words(text)
+    word, words = _joined(concept), _words(spoken(text).text)
     spans = _spans(words, max(5, len(word)))
     return any(_forms(word) & _forms(s) or re.fullmatch(f"(?:{re.escape(word)})+", s) for s in spans)
 

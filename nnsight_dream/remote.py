@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import shipping
+from .nnsight_import import import_nnsight
 
 if TYPE_CHECKING:
     from .vlm import VLM
@@ -52,6 +53,7 @@ def chosen(remote: bool | str, steps_per_job: int | None) -> Remote:
     if steps_per_job is not None and (type(steps_per_job) is not int or steps_per_job < 1):
         raise ValueError(f"steps_per_job={steps_per_job!r}: a whole number of at least 1, or None for no cut")
     if remote is True:
+        import_nnsight()
         from nnsight.schema.config import CONFIG
 
         remote = str(CONFIG.API.HOST)
@@ -82,6 +84,7 @@ def run(vlm: VLM, work: Callable[[Any, Any], Any], given: Any, watch: Watch | No
 
 def payload(vlm: VLM, work: Callable[[Any, Any], Any], given: Any) -> bytes:
     """What is sent: one session whose body is a call of `work`. Raises TypeError for what cannot travel."""
+    import_nnsight()
     import nnsight
     from nnsight.ndif import pull_env
     from nnsight.schema.request import RequestModel

@@ -18,6 +18,7 @@ from typing import Any
 
 from PIL import Image
 
+from .asking import standing
 from .cache import write_whole
 from .questions import WORDS, mentions, question
 from .store import Entry, Store, now, slug
@@ -124,6 +125,7 @@ def _said(row: Row) -> str:
 
 def _answers(judge: str, concept: str, rows: Sequence[Row]) -> list[list[str]]:
     """Judge, question, what was said, and whether that names the concept, of every sample."""
+    rows = standing(rows)
     own = [r for r in rows if r["what"] == "grade" and r["concept"] == concept]
     scores: dict[tuple[str, int], int | None] = {}
     for r in own:

@@ -5,6 +5,7 @@ jobs/octopus-L4-s0-1f3a…/prototype.png heat.png prototype.json   as `Prototype
                          answers-demo.jsonl                       one line for each answer of a judge, never rewritten
 failed/octopus-L4-s0-1f3a….json                                   jobs that raised, with their error
 locks/                                                            who works on what; free once their holder is gone
+judges/gpt-5.json                                                 whose answers lie under a short name
 remote/1f3a….json                                                  jobs on a server that are not collected yet, by chunk
 """
 
@@ -26,6 +27,7 @@ from typing import Any
 
 from . import arguments
 from .cache import write_whole
+from .plain import encodable
 from .prototype import Prototype
 
 RECORD = "job.json"
@@ -140,6 +142,7 @@ class Store:
         if isinstance(folder, Store):
             raise TypeError(f"folder={folder!r} is a store already: use it as it is")
         self.folder = arguments.folder(folder)
+        self._enrolled: dict[str, str] = {}
         if must_exist and not (self.folder / "jobs").is_dir():
             raise FileNotFoundError(f"{self.folder} is no store: it has no folder jobs; nd.sweep makes one")
 
@@ -195,7 +198,7 @@ class Store:
         """The jobs that raised and have not been made since, by key."""
         for path in sorted((self.folder / "failed").glob("*.json")):
             told = json.loads(path.read_text(encoding="utf-8"))
-            yield Failure(path.stem, Job(**told.pop("job")), **told)
+            yield Failure(path.stem, _job_of(told.pop("job")), **told)
 
     def _failure(self, key: str) -> Path:
         return self.folder / "failed" / f"{self.place(key).name}.json"
@@ -225,12 +228,14 @@ class Store:
 
     # -- judges' answers -----------------------------------------------------------------------------------------
 
-    def answers(self, key: str, judge: str) -> list[dict[str, Any]]:
+    def answers(self, key: str, judge: str, *, exact: bool = False) -> list[dict[str, Any]]:
         """What a judge said of a picture, one plain record for each answer, in the order it was said.
+
+        judge   its name, or the short one that `judges` gives; exact: its name only
 
         A last line that a kill or a full disk cut short counts as not said.
         """
-        path = self._answers(key, judge)
+        path = self._answers(key, self._short(judge, exact))
         if not path.is_file():
             return []
         lines = path.read_bytes().split(b"\n")
@@ -246,7 +251,7 @@ class Store:
         """Append a judge's answers; they are on disk when this returns. Raises OSError."""
         if not rows:
             return
-        path = self._answers(key, judge)
+        path = self._answers(key, self.enroll(judge))
         data = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()
         with open(path, "ab") as file, _locked(file.fileno()):
             end = file.seek(0, os.SEEK_END)
@@ -265,12 +270,43 @@ class Store:
                 raise
 
     def judges(self) -> list[str]:
-        """The names of the judges that answered anything."""
+        """The judges that answered anything, by a short name each; by its own where the short one is another's name."""
         found = {p.name for p in (self.folder / "jobs").glob("*/answers-*.jsonl")}
-        return sorted(n.removeprefix("answers-").removesuffix(".jsonl") for n in found)
+        shorts = sorted(n.removeprefix("answers-").removesuffix(".jsonl") for n in found)
+        return [s if self._short(s, exact=False) == s else self._owner(s) or s for s in shorts]
 
-    def _answers(self, key: str, judge: str) -> Path:
-        return self.place(key) / f"answers-{slug(judge, 80)}.jsonl"
+    def enroll(self, judge: str) -> str:
+        """The short name under which a judge's answers lie; names that look alike as file names get one each.
+
+        Raises OSError.
+        """
+        if judge not in self._enrolled:
+            (self.folder / "judges").mkdir(parents=True, exist_ok=True)
+            with open(self.folder / "judges" / ".lock", "ab") as file, _locked(file.fileno()):
+                short = self._short(judge, exact=True)
+                if self._owner(short) is None:
+                    write_whole(self.folder / "judges" / f"{short}.json", _json({"name": encodable(judge)}))
+            self._enrolled[judge] = short
+        return self._enrolled[judge]
+
+    def _short(self, judge: str, exact: bool) -> str:
+        """Where a judge's answers are: under its name as a file name, unless that is taken by a name like it."""
+        judge, short = encodable(judge), slug(judge, 80)
+        unlike = f"{short[:70]}-{hashlib.sha256(judge.encode()).hexdigest()[:8]}"
+        if self._owner(unlike) == judge:
+            return unlike
+        owner = self._owner(short)
+        return short if owner in (None, judge) or (judge == short and not exact) else unlike
+
+    def _owner(self, short: str) -> str | None:
+        """The judge that a short name belongs to; None for nobody yet, as in stores of older versions."""
+        try:
+            return str(json.loads((self.folder / "judges" / f"{short}.json").read_text(encoding="utf-8"))["name"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def _answers(self, key: str, short: str) -> Path:
+        return self.place(key) / f"answers-{short}.jsonl"
 
     # -- several processes ---------------------------------------------------------------------------------------
 
@@ -285,9 +321,15 @@ class Store:
 
 def _job(path: Path) -> Job:
     try:
-        return Job(**json.loads(path.read_text(encoding="utf-8")))
+        return _job_of(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a job's record: {error}; remove the folder to make it anew") from error
+
+
+def _job_of(record: Mapping[str, Any]) -> Job:
+    """A job as it was written; one of an older version may hold a category that is no text, or null."""
+    texts = {name: record.get(name) for name in ("category", "prompt", "control", "pooling")}
+    return Job(**{**record, **{name: "" if text is None else str(text) for name, text in texts.items()}})
 
 
 def _json(value: Any) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .asking import standing
 from .questions import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def results(store: Place, judges: str | Sequence[str] | None = None, *, grader: 
     found = []
     for entry in place.entries():
         for judge in names:
-            rows = place.answers(entry.key, judge)
+            rows = standing(place.answers(entry.key, judge))
             told = [_tally(entry.job, rows, p, grader) for p in PROTOCOLS if any(r["protocol"] == p for r in rows)]
             written = next((t["score"] for t in told if t["protocol"] == "written"), None)
             for one in told:
@@ -89,7 +90,7 @@ def grader_agreement(store: Place, judge: str, a: str, b: str) -> Agreement:
     place, pairs = _opened(store), []
     for key in [e.key for e in place.entries()]:
         scores: dict[str, dict[tuple[Any, ...], bool]] = {a: {}, b: {}}
-        for row in place.answers(key, judge):
+        for row in standing(place.answers(key, judge)):
             if row["what"] == "grade" and row["score"] is not None and row["grader"] in scores:
                 scores[row["grader"]][row["protocol"], row["sample"], row["concept"]] = bool(row["score"])
         pairs += [(scores[a][mark], scores[b][mark]) for mark in scores[a] if mark in scores[b]]

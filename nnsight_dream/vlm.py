@@ -18,6 +18,7 @@ import torch.utils.checkpoint
 
 from .checkpoints import default_dtype, headless, needed_files, refuse_half
 from .families import Family, family_of
+from .nnsight_import import import_nnsight
 from .pixels import PixelFormat
 from .sites import Site, parse
 
@@ -491,6 +492,7 @@ def load(
     >>> nd.load("demo").grid
     (8, 8)
     """
+    import_nnsight()
     import nnsight
 
     named = ["processor", "up_to_layer", "check", "device", "dtype", "family"]
@@ -779,6 +781,7 @@ def _processor_of(name: str, family: Family | None) -> Any:
 
 
 def _wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str) -> VLM:
+    import_nnsight()
     import nnsight
 
     tokenizer = getattr(processor, "tokenizer", None)

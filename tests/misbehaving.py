@@ -62,6 +62,8 @@ class Misbehaving(ThreadingHTTPServer):
         self.lock, self.over = threading.Lock(), threading.Event()
         self.says = lambda concept, question: concept.upper() + "."
         self.usage = (100, 10)  # tokens in and out
+        self.sends: Callable[[str, dict[str, Any]], str | None] = lambda role, body: None  # a whole body instead
+        self.redirect = ""  # where to send callers, by 307
         self.busy = self.most_busy = 0
 
     @property
@@ -100,8 +102,14 @@ class _Handler(BaseHTTPRequestHandler):
             here.busy += 1
             here.most_busy = max(here.busy, here.most_busy)
         try:
-            assert self.path == "/v1/chat/completions"
-            self.misbehave(fault, role, body) if fault else self.answer(role, body)
+            assert self.path.startswith("/v1/chat/completions")
+            whole = here.sends(role, body)
+            if here.redirect:
+                self.send(307, "", Location=here.redirect)
+            elif whole is not None:
+                self.send(200, whole)
+            else:
+                self.misbehave(fault, role, body) if fault else self.answer(role, body)
         finally:
             with here.lock:
                 here.busy -= 1

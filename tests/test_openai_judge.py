@@ -135,17 +135,24 @@ def test_answers_that_are_none_are_kept_apart(tmp_path: Path, fault: str, kind: 
     with Misbehaving(lambda role, nth: fault) as server:
         one = judge(server, retries=3)
         summary = nd.examine(store, one, protocols=["strict"], progress=False)
-        again = nd.examine(store, one, protocols=["strict"], progress=False)
     (row,) = rows(store, "answer")
     assert row["kind"] == kind
     assert row["raw"]
     assert rows(store, "grade") == []
     assert {"refusal": summary.refusals, "empty": summary.empty, "broken": summary.broken}[kind] == 1
-    assert (again.asked, again.there, again.failed) == (0, 1, 0)
     assert len(server.requests) == left
     assert one.faults == server.faults
     told = nd.results(store)[0]
     assert (told["score"], told["answers"]) == (None, 0)
+    with Misbehaving() as mended:  # a refusal is the judge's word; the others said nothing, and are asked for again
+        again = nd.examine(store, judge(mended), protocols=["strict"], progress=False)
+        nd.examine(store, judge(mended), protocols=["strict"], progress=False)
+    assert (again.asked, again.there, again.failed) == ((0, 1, 0) if kind == "refusal" else (1, 0, 0))
+    assert mended.served["ask"] == again.asked
+    (told,) = nd.results(store)
+    assert (told["score"], told[{"refusal": "refusals"}.get(kind, kind)]) == (
+        (None, 1) if kind == "refusal" else (1, 0)
+    )
 
 
 def test_a_refusal_in_plain_words_is_no_no(tmp_path: Path) -> None:
@@ -162,13 +169,17 @@ def test_a_grade_that_cannot_be_read_is_broken(tmp_path: Path) -> None:
     store = filled(tmp_path, jobs(("octopus",)))
     with Misbehaving(lambda role, nth: "no result" if role == "grade" else "") as server:
         summary = nd.examine(store, judge(server, retries=2), protocols=["strict"], progress=False)
-        nd.examine(store, judge(server), protocols=["strict"], progress=False)
     (row,) = rows(store, "grade")
     assert row["score"] is None
     assert row["raw"]["choices"][0]["message"]["content"] == "I think that it fits."
     assert (summary.broken_grades, summary.graded) == (1, 0)
     assert len(server.requests) == 1 + 3
     assert (nd.results(store)[0]["score"], nd.results(store)[0]["broken_grades"]) == (None, 1)
+    with Misbehaving() as mended:
+        again = nd.examine(store, judge(mended), protocols=["strict"], progress=False)
+        nd.examine(store, judge(mended), protocols=["strict"], progress=False)
+    assert (again.asked, again.graded, mended.served) == (0, 1, {"grade": 1})
+    assert (nd.results(store)[0]["score"], nd.results(store)[0]["broken_grades"]) == (1, 0)
 
 
 def test_the_network_fails_for_some(tmp_path: Path) -> None:

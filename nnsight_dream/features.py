@@ -18,13 +18,14 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 
 from . import sae_models
-from .arguments import listed, real, shown, strict
+from .arguments import listed, plain, real, shown, strict
 from .latents import NO_COSINE, Latent
 from .reference import chosen as reference_of
 from .reference import described
@@ -56,6 +57,7 @@ class Feature:
     """
 
     _ships = ("value", "readings", "_sum", "has_cosine")
+    __array_ufunc__ = None  # NumPy's arrays are no factors, and do not spread over it
 
     label: str
     where: str | int | Site
@@ -76,6 +78,9 @@ class Feature:
                 object.__setattr__(self, "guard", real(self.guard, "guard", above=0))
             except ValueError:
                 raise ValueError(f"guard={self.guard!r}: a positive number, or None for no guard, is needed") from None
+        pairs = [p for p in self.parts if isinstance(p, tuple) and len(p) == 2 and isinstance(p[1], Latent)]
+        if len(pairs) < len(self.parts):
+            raise TypeError(f"{self.label}: parts= holds (weight, Latent) for each latent; got {shown(self.parts)}")
         if not all(math.isfinite(weight) for weight, _ in self.parts):
             raise ValueError(f"{self.label}: its weights are {[w for w, _ in self.parts]}; finite numbers are needed")
         if not self.parts or len({one.encoder.numel() for _, one in self.parts}) > 1:
@@ -171,12 +176,20 @@ class Feature:
         return self._with(-other, "subtract") if isinstance(other, Feature) else NotImplemented
 
     def __mul__(self, factor: float) -> Feature:
-        if isinstance(factor, (torch.Tensor, Feature)) or not hasattr(factor, "__float__"):
+        if not isinstance(plain(factor), Real):
             return NotImplemented
-        terms = [{**term, "weight": term["weight"] * float(factor)} for term in self._terms()]
-        return self._made(tuple((float(factor) * weight, one) for weight, one in self.parts), terms)
+        number = real(factor, "a feature's factor")
+        terms = [{**term, "weight": term["weight"] * number} for term in self._terms()]
+        return self._made(tuple((number * weight, one) for weight, one in self.parts), terms)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Feature:
+        if not isinstance(plain(divisor), Real):
+            return NotImplemented
+        if (number := real(divisor, "a feature's divisor")) == 0:
+            raise ZeroDivisionError(f"{self.label} cannot be divided by 0")
+        return self * (1 / number)
 
     def __neg__(self) -> Feature:
         return self * -1.0

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from .arguments import is_whole, real, whole
+from .arguments import is_whole, listed, real, shown, whole
 
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -45,10 +45,13 @@ def bootstrap(
     Raises ValueError for no value, unequal lengths, a level outside 0 to 1, or draws below 1.
     """
     draws, level = whole(draws, "draws", 1), real(level, "level", above=0, below=1, such_as=0.95)
+    values = listed(values, "values", "a list of numbers is")
     values = [real(float(v) if isinstance(v, (bool, np.bool_)) else v, f"values[{i}]") for i, v in enumerate(values)]
     if not values:
         raise ValueError("0 values: at least one is needed")
-    labels = list(range(len(values))) if clusters is None else list(clusters)
+    labels = list(range(len(values))) if clusters is None else listed(clusters, "clusters", "a label for each value is")
+    if wrong := [label for label in labels if isinstance(label, (list, dict, set))]:
+        raise TypeError(f"clusters= holds {shown(wrong[0])}: labels such as numbers or texts are needed")
     if len(labels) != len(values):
         raise ValueError(f"{len(values)} values but {len(labels)} clusters: one for each value is needed")
     number = {label: i for i, label in enumerate(dict.fromkeys(labels))}

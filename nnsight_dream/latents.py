@@ -39,6 +39,8 @@ class Latent:
     architecture: str = "standard"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.encoder, torch.Tensor) or not isinstance(self.decoder, torch.Tensor | None):
+            raise TypeError(f"feature {self.index}: its column and row are tensors; got {type(self.encoder).__name__}")
         shape = tuple(self.encoder.shape)
         if len(shape) != 1 or not shape[0]:
             raise ValueError(f"feature {self.index}: its column of W_enc is (d_in,); got {shape}")

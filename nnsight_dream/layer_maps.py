@@ -96,6 +96,9 @@ def layer_map(
     if measure not in MEASURES:
         raise ValueError(f"measure={shown(measure)}: allowed are {', '.join(MEASURES)}")
     draws = whole(draws, "draws", 0)
+    for layers, name in ((xs, "xs"), (ys, "ys")):
+        if not isinstance(layers, Mapping):
+            raise TypeError(f"{name}={shown(layers)}: features (items, units) by layer are needed, such as {{4: x}}")
     if not xs or not ys:
         raise ValueError(f"{len(xs)} layers of x and {len(ys)} of y: at least one of each is needed")
     n = len(matrix(next(iter(ys.values())), "y"))
@@ -107,7 +110,7 @@ def layer_map(
         if duplicates not in ("refuse", "allow"):
             raise ValueError(f"duplicates={duplicates!r}: allowed are 'refuse' and 'allow'")
         if duplicates == "refuse":
-            x, y = (matrix(layers[list(layers)[-1]], name) for layers, name in ((xs, "x"), (ys, "y")))
+            x, y = (_layer(layers, list(layers)[-1], name, n) for layers, name in ((xs, "x"), (ys, "y")))
             check_duplicates(x, y, split)
     how = _measure(measure, split, member, check_lambdas(lambdas), k, metric)
     ready = {layer: how.ready(_layer(ys, layer, "y", n), f"y, layer {layer}") for layer in ys}

@@ -26,6 +26,8 @@ SMALL = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # floating types that NumP
 def matrix(x: Any, name: str, least: int = 4) -> np.ndarray:
     """Features as float64 (n, p). Raises ValueError for another shape, fewer than `least` rows, NaN or infinity."""
     if hasattr(x, "detach"):
+        if x.is_meta:
+            raise ValueError(f"{name}: a tensor on the device 'meta' holds no numbers; load the features first")
         if x.is_complex() or str(x.dtype) == "torch.bool":
             raise ValueError(f"{name}: numbers of shape (items, units) are needed; got {x.dtype} {tuple(x.shape)}")
         x = (x.to_dense() if x.is_sparse else x).detach().cpu().double().numpy()

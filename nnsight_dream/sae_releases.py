@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import arguments
 from .sae_files import GEMMA, SAE_LENS, Opened, as_sae_lens, load_whole, open_folder, open_gemma, open_sae_lens
 from .sae_weights import Held, facts_of
 
@@ -228,6 +229,7 @@ def load_sae(source: str | Path, sae_id: str | None = None) -> Any:
 
 def folder_of(source: str | Path, sae_id: str | None) -> Path | None:
     """The local folder that is meant, or None for a release."""
+    arguments.path(source, "sae")
     if str(source) == "demo":
         from .demo import sae_folder
 

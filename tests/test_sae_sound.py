@@ -286,7 +286,45 @@ def test_a_latent_made_by_hand(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="its weights are"):
         nd.Feature("mine", 3, ((float("nan"), part),))
     with pytest.raises(ValueError, match="its weights are"):
-        nd.feature_from_tensors(0, 3, W_enc=torch.eye(4)) * float("inf")
+        nd.Feature("mine", 3, ((float("inf"), part),))
+
+
+def test_factors_of_features() -> None:
+    feature, hidden = nd.feature_from_tensors(1, 3, W_enc=torch.eye(4)), torch.ones(2, 4)
+    for two in (2, 2.0, np.float32(2), np.int64(2), torch.tensor(2.0)):
+        assert torch.equal((two * feature).value(hidden), 2 * feature.value(hidden))
+        assert torch.equal((feature / two).value(hidden), feature.value(hidden) / 2)
+    for wrong, error in (
+        (float("inf"), ValueError),
+        (float("nan"), ValueError),
+        (True, ValueError),
+        (np.ones(2), TypeError),
+        (torch.ones(1), TypeError),
+        ("2", TypeError),
+        (None, TypeError),
+    ):
+        with pytest.raises(error):
+            feature * wrong
+        with pytest.raises(error):
+            wrong * feature
+    with pytest.raises(ZeroDivisionError, match="feature 1 cannot be divided by 0"):
+        feature / 0
+    with pytest.raises(TypeError, match=r"\(weight, Latent\)"):
+        nd.Feature("mine", 3, (nd.Latent(0, torch.ones(3)),))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="are tensors"):
+        nd.Latent(0, [1.0, 2.0])  # type: ignore[arg-type]
+
+
+def test_configurations_that_are_none(folder: Path) -> None:
+    cfg = (folder / "cfg.json").read_bytes()
+    (folder / "cfg.json").write_bytes(b"\xef\xbb\xbf" + cfg)
+    assert nd.feature(folder, 3).label == "feature 3"
+    for raw in (b"[" * 200_000, b'{"a": "\xe9"}', b""):
+        (folder / "cfg.json").write_bytes(raw)
+        with pytest.raises(ValueError, match=r"cfg\.json is not JSON"):
+            nd.feature(folder, 3)
+    with pytest.raises(ValueError, match="a path is needed"):
+        nd.feature("", 3)
 
 
 # -- objects in hand ---------------------------------------------------------------------------------------------

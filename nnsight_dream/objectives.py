@@ -19,6 +19,7 @@ from .pictures import as_tensors, content
 from .shipped import Step
 from .sites import Site
 from .trace import mean_patches
+from .vectors import climbable
 from .vlm import VLM
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ class Away:
 
     def bound(self, centre: torch.Tensor) -> _BoundAway:
         """The term with its centre (d,) at hand."""
-        return _BoundAway(self.site, self.direction.vector.to(centre), centre, self.weight, self.pooling)
+        return _BoundAway(self.site, climbable(self.direction.vector).to(centre), centre, self.weight, self.pooling)
 
 
 @dataclass(frozen=True, eq=False)

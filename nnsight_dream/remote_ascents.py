@@ -20,6 +20,7 @@ from .prototype import Prototype, heat_map
 from .shipped import Plain
 from .sites import Site
 from .trace import Climb, reading
+from .vectors import climbable
 from .vlm import VLM
 
 if TYPE_CHECKING:
@@ -173,14 +174,14 @@ def _aims(aims: list[Direction | Feature], sites: list[Site], references: list[A
             points = [point[0] for point in reading(aim.request.vlm, aim.request.sites).points]
             one.asked = (requests.index(aim.request), points.index(site), aim.row)
         else:
-            one.vector = aim.vector
+            one.vector = climbable(aim.vector)
         told.append(one)
     return requests, told
 
 
 def _term(vlm: VLM, term: Any) -> Plain:
     if isinstance(term, Away):
-        return Plain(call=None, away=(vlm.site(term.site), term.direction.vector, term.weight, term.pooling))
+        return Plain(call=None, away=(vlm.site(term.site), climbable(term.direction.vector), term.weight, term.pooling))
     return Plain(call=term, away=None)
 
 
@@ -210,6 +211,8 @@ def packed(pictures: list[torch.Tensor]) -> list[torch.Tensor]:
 
 def _row(vlm: VLM, aim: Direction | Feature, site: Site, seed: int) -> dict[str, Any]:
     told = aim.story() if isinstance(aim, Feature) else {"model": aim.model, **aim.provenance}
+    if isinstance(aim, Direction) and not (isinstance(aim, Pending) and not aim.there):
+        told = {"model": aim.model, "norm": aim.norm, **aim.provenance}
     kind = "feature" if isinstance(aim, Feature) else "direction"
     return {"label": aim.label, "site": site, "hf_name": vlm.hf_name(site), "seed": seed, "story": told, "kind": kind}
 

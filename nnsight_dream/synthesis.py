@@ -26,6 +26,7 @@ from .prototype import Prototype, Prototypes, heat_map
 from .sae_models import resolve
 from .sites import Site
 from .trace import Augmentation, Canvas, Climb, Term, ascend, read_pictures
+from .vectors import climbable
 from .vlm import VLM
 
 if TYPE_CHECKING:
@@ -344,7 +345,9 @@ def _climb(
 ) -> list[Prototype]:
     aims, sites = [d for d, _ in jobs], [_site(vlm, d) for d, _ in jobs]
     towards = [
-        (site, d.vector.to(vlm.device), centre(vlm, site, settings.centre)) if isinstance(d, Direction) else None
+        (site, climbable(d.vector).to(vlm.device), centre(vlm, site, settings.centre))
+        if isinstance(d, Direction)
+        else None
         for d, site in zip(aims, sites, strict=True)
     ]
     objectives: list[Term] = list(group(towards, settings.pooling, settings.score))

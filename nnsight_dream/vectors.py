@@ -234,6 +234,13 @@ def scaled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x * torch.exp2(half).to(x.dtype) * torch.exp2(-power - half).to(x.dtype), power
 
 
+def climbable(vector: torch.Tensor) -> torch.Tensor:
+    """A vector (d,) as it is climbed: as it is, but for one so long or short that float32 could not hold its squares,
+    which is brought near 1 by a power of two; what is climbed does not depend on it."""
+    near, power = scaled(vector)
+    return near if abs(int(power)) > 20 else vector
+
+
 def unit(x: torch.Tensor) -> torch.Tensor:
     """Vectors (..., d) at norm 1, of any length; those of zeros stay zero."""
     x, _ = scaled(x)

@@ -34,22 +34,21 @@ class Request:
     def given(self) -> Plain:
         """What a job is told of it."""
         points = reading(self.vlm, self.sites)
-        kept = self.vlm._cache.setdefault("baselines", {})
+        words = self.words
         return Plain(
             how=points,
             sites=points.points,
             batches=self.batches,
             baseline=self.baseline,
-            known=[kept.get((point[0], self.words)) for point in points.points],
+            known=[self.vlm.kept("baselines", p[0]).get((p[0], words)) for p in points.points],
         )
 
     def fill(self, rows: list[torch.Tensor], baselines: list[Any]) -> None:
         """Take what a job made: rows (N, d) and the baseline (d,) at each site, in the order of `given`."""
-        kept = self.vlm._cache.setdefault("baselines", {})
         for point, row, middle in zip(reading(self.vlm, self.sites).points, rows, baselines, strict=True):
             self.rows[point[0]] = row
             if middle is not None:
-                kept[point[0], self.words] = middle
+                self.vlm.kept("baselines", point[0])[point[0], self.words] = middle
         for one, i in self.waiting:
             one.arrive(self.rows[one.site][i])
         self.waiting = []

@@ -136,8 +136,7 @@ def _texts(words: str | Texts, name: str) -> list[str]:
 
 
 def _wrapped(vlm: VLM, texts: Sequence[str]) -> list[spans.Prompt]:
-    own = getattr(vlm.tokenizer, "chat_template", None)
-    return spans.wrap(vlm.tokenizer, texts, chat_template=None if own else vlm.chat_template)
+    return spans.wrap(vlm.tokenizer, texts, chat_template=vlm.chat_template)
 
 
 def _means(

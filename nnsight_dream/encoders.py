@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from . import remote
+from . import changes, remote
 from .family import first
 from .nnsight_import import import_nnsight
 from .pictures import as_tensors
 from .sites import Site
 from .spans import wrap
 from .trace import read_pictures, read_text
-from .vlm import VLM, _digest
+from .vlm import VLM
 
 PICTURES, WORDS = "pictures", "words"
 TOKENS = {PICTURES: ("class", "mean"), WORDS: ("mean", "last")}
@@ -72,6 +72,12 @@ def _checked(tokens: str, takes: str, name: str) -> str:
     if tokens not in TOKENS[takes]:
         raise ValueError(f"tokens={tokens!r}: of {takes} ({name}) allowed are {', '.join(map(repr, TOKENS[takes]))}")
     return tokens
+
+
+def _weights(hf: torch.nn.Module) -> str:
+    """A hash of all values of a model's weights and of its hooks."""
+    each = sorted(changes.digests(hf).items())
+    return hashlib.sha256(b"".join(n.encode() + v for n, v in each) + changes.of_hooks(hf)).hexdigest()
 
 
 def _key(*told: Any) -> str:
@@ -128,6 +134,7 @@ def tower(vlm: VLM, tokens: str = "mean") -> Encoder:
     Raises ValueError for families whose tower takes more than pixels, and where there is no class token.
     """
     remote.weightless(vlm, "the vision tower by itself")
+    vlm.refuse_edits("the vision tower by itself")
     hf = vlm.hf.get_submodule(vlm.family.tower)
     grey = vlm.pack(torch.full((1, 3, *vlm.image_size), 0.5))
     if set(grey) != {"pixel_values"} or grey["pixel_values"].ndim != 4:
@@ -204,7 +211,7 @@ def _vision(hf: Any, inputs: Callable, name: str, told: str, tokens: str | None,
         found = run(inputs(items), layers)
         return {n: h[:, 0].float() if tokens == "class" else h[:, before:].float().mean(1) for n, h in found.items()}
 
-    key = _key("vision", _digest(hf.named_parameters()), str(hf.config.to_dict()), told, stack, tokens)
+    key = _key("vision", _weights(hf), str(hf.config.to_dict()), told, stack, tokens)
     return Encoder(name, PICTURES, len(hf.get_submodule(stack)), tokens, key, read)
 
 
@@ -242,7 +249,7 @@ def language_model(
         found = run({"input_ids": ids, "attention_mask": mask, "use_cache": False}, layers)
         return {n: _pooled_text(h, own, tokens) for n, h in found.items()}
 
-    told = (_digest(hf.named_parameters()), str(hf.config.to_dict()), _tokenizer_key(tokenizer), stack, tokens)
+    told = (_weights(hf), str(hf.config.to_dict()), _tokenizer_key(tokenizer), stack, tokens)
     return Encoder(called, WORDS, len(hf.get_submodule(stack)), tokens, _key("language", *told), read)
 
 

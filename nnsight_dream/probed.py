@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from . import templates
 from .families import GEMMA3, LLAVA, RESIDUAL, known_families
 from .family import Family, cells
 from .pixels import PixelFormat, merged_patches, one_of_several, plain_pixels
@@ -118,7 +119,8 @@ def _shown(hf: Any, processor: Any, image: int, options: dict[str, Any]) -> Any:
 
 def _turn(processor: Any, picture: bool) -> str:
     content = [{"type": "image"}] * picture + [{"type": "text", "text": ""}]
-    template = getattr(processor.tokenizer, "chat_template", None) or getattr(processor, "chat_template", None)
+    own = getattr(processor.tokenizer, "chat_template", None) or getattr(processor, "chat_template", None)
+    template = templates.chosen(own)
     turn = [{"role": "user", "content": content}]
     return str(processor.tokenizer.apply_chat_template(turn, tokenize=False, chat_template=template))
 

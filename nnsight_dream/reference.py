@@ -113,7 +113,7 @@ def key(vlm: VLM, site: Site, reference: Reference | None) -> Hashable:
 
 def reference_norm(vlm: VLM, site: Site, reference: Reference | None = None) -> float:
     """R: the mean norm of a patch of the reference pictures at a site; remembered by model, site and choice."""
-    kept = vlm._cache.setdefault("norms", {})
+    kept = vlm.kept("norms", site)
     place = key(vlm, site, reference)
     if place not in kept:
 
@@ -126,7 +126,7 @@ def reference_norm(vlm: VLM, site: Site, reference: Reference | None = None) -> 
 
 def reference_mean(vlm: VLM, site: Site, reference: Reference | None = None) -> torch.Tensor:
     """The mean image token (d,) of the reference pictures at a site, float32; remembered likewise."""
-    kept = vlm._cache.setdefault("reference means", {})
+    kept = vlm.kept("reference means", site)
     place = key(vlm, site, reference)
     if place not in kept:
         kept[place] = mean_patches(vlm, pictures_of(vlm, reference), [site])[site]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import shipping
+from . import changes, shipping
 from .nnsight_import import import_nnsight
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ def run(vlm: VLM, work: Callable[[Any, Any], Any], given: Any, watch: Watch | No
     """
     remote = vlm.remote
     assert remote is not None
+    if remote.away and (own := changes.hooks(vlm.hf)):
+        raise ValueError(
+            f"a hook is registered on {own[0][0] or 'all modules'}, and hooks do not travel to {remote}: remove it "
+            "(handle.remove()), and store an edit instead: with vlm.model.edit(inplace=True): ..."
+        )
     blob = payload(vlm, work, given)
     if remote.away:
         from .remote_jobs import watched

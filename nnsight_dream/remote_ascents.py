@@ -77,7 +77,6 @@ class Ascent:
         return found["measured"] is not None
 
     def _keep(self, found: dict[str, Any]) -> None:
-        cache = self.vlm._cache
         for request, rows, baselines in zip(self.requests, found["rows"], found["baselines"], strict=False):
             request.fill(rows, baselines)  # a later piece, collected by another process, brings vectors alone
         for told, aim, vector in zip(self.given.aims, self.aims, found["vectors"], strict=True):
@@ -87,10 +86,10 @@ class Ascent:
         for site, centre in zip(self.given.every_centre, found["centres"], strict=True):
             self.given.centres[site] = centre
             if (choice := _hashable(self.centre)) is not None:
-                cache.setdefault("centres", {})[site, choice, self.vlm.device, self.vlm.dtype] = centre
+                self.vlm.kept("centres", site)[site, choice, self.vlm.device, self.vlm.dtype] = centre
         for (site, i), norm in zip(self.given.every_norm, found["norms"], strict=True):
             self.given.norms[site, i] = norm
-            cache.setdefault("norms", {})[reference.key(self.vlm, site, self.references[i])] = norm
+            self.vlm.kept("norms", site)[reference.key(self.vlm, site, self.references[i])] = norm
 
 
 def _hashable(choice: Any) -> Any:
@@ -116,9 +115,8 @@ def prepared(
     centred = [s for s, a in zip(sites, aims, strict=True) if isinstance(a, Direction)]
     centred = list(dict.fromkeys([*centred, *(t.away[0] for t in added if t.away is not None)]))
     known, centre = _centres(vlm, centred, choice)
-    known_norms = vlm._cache.get("norms", {})
     featured = [(s, one.reference) for s, one in zip(sites, told, strict=True) if one.feature is not None]
-    norms = {(s, i): known_norms.get(reference.key(vlm, s, references[i])) for s, i in dict.fromkeys(featured)}
+    norms = {(s, i): vlm.kept("norms", s).get(reference.key(vlm, s, references[i])) for s, i in dict.fromkeys(featured)}
     wanted = [place for place, norm in norms.items() if norm is None]
     how = reading(vlm, needed)
     how.cut = CUT.replace("{where}", vlm.remote.where) if vlm.remote.away else how.cut
@@ -187,13 +185,16 @@ def _term(vlm: VLM, term: Any) -> Plain:
 
 def _centres(vlm: VLM, sites: list[Site], choice: Any) -> tuple[dict[Site, torch.Tensor], Any]:
     """Centres that are known, and where a job gets the others from: an object with `pictures`, or pictures."""
-    kept = vlm._cache.get("centres", {})
     if isinstance(choice, torch.Tensor) or not (isinstance(choice, Pictures) or hasattr(choice, "pictures")):
         from .synthesis import centre
 
         return {site: centre(vlm, site, choice).cpu() for site in sites}, []
     key = _hashable(choice)
-    known = {s: kept[s, key, vlm.device, vlm.dtype] for s in sites if (s, key, vlm.device, vlm.dtype) in kept}
+    known = {
+        s: kept[s, key, vlm.device, vlm.dtype]
+        for s in sites
+        if (s, key, vlm.device, vlm.dtype) in (kept := vlm.kept("centres", s))
+    }
     if len(known) == len(sites):
         return known, []
     return known, packed(as_tensors(list(choice.images), "images")) if isinstance(choice, Pictures) else choice

@@ -73,11 +73,64 @@ def run(
 
     wanted = [(model.get(path), side) for path, side in points]
     whole = model if sandbox else model.get(root)
+    if sandbox:
+        with whole.trace(**inputs, use_cache=False):
+            reached = nnsight.save([getattr(envoy, side) for envoy, side in wanted])
+        return list(reached)
+    late = [i for i, (envoy, side) in enumerate(wanted) if side == "output" and hooked(envoy)]
+    if late or (whole is not model and model._edits):
+        return run_changed(model, whole, wanted, late, inputs)
     with whole.trace(**inputs, use_cache=False) as tracer:
         reached = nnsight.save([getattr(envoy, side) for envoy, side in wanted])
-        if not sandbox:
-            tracer.stop()
+        tracer.stop()
     return list(reached)
+
+
+def hooked(envoy: Any) -> bool:
+    """Whether a user's hooks may change what a module gives; nnsight shows its output as it is before them."""
+    everywhere = torch.nn.modules.module._global_forward_hooks
+    own = getattr(getattr(envoy, "_module", None), "_forward_hooks", None) or {}
+    if not own and not everywhere:
+        return False
+    ours = ("transformers.", "accelerate.")  # hooks that only look
+    return bool(everywhere) or any(not str(getattr(h, "__module__", "")).startswith(ours) for h in own.values())
+
+
+def run_changed(model: Any, whole: Any, wanted: list[Any], late: list[int], inputs: dict[str, Any]) -> list[Any]:
+    """As `run`, of a model with edits or hooks of the user's.
+
+    Edits stored on the model are replayed, as in a trace of it: the whole model is called. Outputs of modules with
+    hooks are taken behind all of these (`late`).
+    """
+    call: Any = "__call__"
+    if whole is not model and model._edits:
+        call, whole = model._module, whole._shallow_copy()
+        whole._edits = [*model._edits, *whole._edits]
+    caught: dict[int, Any] = {}
+
+    class Reached(Exception):  # nnsight's own stop calls edits of later places errors
+        pass
+
+    def keep(place: int, value: Any) -> None:
+        caught[place] = value
+        if place == len(wanted) - 1:
+            raise Reached
+
+    def catch(place: int) -> Any:
+        return lambda module, args, output: keep(place, output)
+
+    handles = [wanted[i][0]._module.register_forward_hook(catch(i)) for i in late]
+    early = [(i, *point) for i, point in enumerate(wanted) if i not in late]
+    try:
+        with whole.trace(fn=call, **inputs, use_cache=False):
+            for place, envoy, side in early:
+                keep(place, getattr(envoy, side))
+    except Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [caught[i] for i in range(len(wanted))]
 
 
 def sandboxed(model: Any) -> bool:
@@ -134,6 +187,15 @@ def repeated(value: Any, count: int) -> Any:
     return value.expand(count, -1) if value.ndim == 2 else value.expand(-1, count, -1)
 
 
+def unedited(whole: Any) -> Any:
+    """A module in nnsight's hands without its edits, which would be replayed twice in what is caught once for all."""
+    if not whole._edits:
+        return whole
+    bare = whole._shallow_copy()
+    bare._edits = []
+    return bare
+
+
 def caught_masks(model: Any, how: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor | None]:
     """The decoder's own attention masks by layer type, (1, 1, T, T), caught on their way into the first blocks.
 
@@ -142,7 +204,7 @@ def caught_masks(model: Any, how: Any, inputs: dict[str, Any]) -> dict[str, torc
     import nnsight
 
     blocks = [model.get(path) for _, path in how.masks]
-    with torch.no_grad(), model.get(how.root).trace(**inputs, use_cache=False) as tracer:
+    with torch.no_grad(), unedited(model.get(how.root)).trace(**inputs, use_cache=False) as tracer:
         caught = nnsight.save([block.inputs[1]["attention_mask"] for block in blocks])
         tracer.stop()
     found = dict(zip((kind for kind, _ in how.masks), caught, strict=True))
@@ -159,7 +221,7 @@ def caught_positions(model: Any, how: Any, inputs: dict[str, Any]) -> torch.Tens
     import nnsight
 
     stack = model.get(how.positions)
-    with torch.no_grad(), model.get(how.root).trace(**inputs, use_cache=False) as tracer:
+    with torch.no_grad(), unedited(model.get(how.root)).trace(**inputs, use_cache=False) as tracer:
         caught = nnsight.save(stack.inputs[1]["position_ids"])
         tracer.stop()
     return caught

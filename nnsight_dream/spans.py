@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import templates
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -39,13 +41,17 @@ def wrap(tokenizer: Any, texts: Sequence[str], *, chat_template: str | None = No
             "chat template; load the checkpoint's fast tokenizer (AutoProcessor gives it)"
         )
     texts = [_stripped(text) for text in texts]
-    if not (chat_template or getattr(tokenizer, "chat_template", None)):
+    template = templates.chosen(chat_template or getattr(tokenizer, "chat_template", None))
+    if template is None:
         raise ValueError(
             f"{type(tokenizer).__name__} has no chat template, which says how a user's words are wrapped; set one, "
             "such as vlm.tokenizer.chat_template = \"{{ bos_token }}{{ messages[0]['content'] }}\""
         )
-    before, after, parts = _frame(tokenizer, texts, chat_template)
-    prompts = [_render(tokenizer, text, chat_template, parts) for text in texts]
+    used = set("".join(texts))
+    mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in used)
+    form = templates.text_form(tokenizer, template, mark)
+    before, _, after = templates.written(tokenizer, template, mark, form).partition(mark)
+    prompts = [templates.written(tokenizer, template, text, form) for text in texts]
     for text, prompt in zip(texts, prompts, strict=True):
         if prompt != before + text + after:
             said = prompt[len(before) : len(prompt) - len(after)]
@@ -84,33 +90,6 @@ def _stripped(text: str) -> str:
     if not text.strip():
         raise ValueError(f"{text!r} says nothing: give a word or a short phrase, such as 'octopus'")
     return text.strip()
-
-
-def _render(tokenizer: Any, text: str, template: str | None, parts: bool) -> str:
-    turn = {"role": "user", "content": [{"type": "text", "text": text}] if parts else text}
-    return str(
-        tokenizer.apply_chat_template([turn], chat_template=template, tokenize=False, add_generation_prompt=True)
-    )
-
-
-def _frame(tokenizer: Any, texts: Sequence[str], template: str | None) -> tuple[str, str, bool]:
-    """What the template writes before and after a text, and whether it wants the text as a list of parts."""
-    used = set("".join(texts))
-    mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in used)
-    failure: Exception | None = None
-    for parts in (False, True):
-        try:
-            frame = _render(tokenizer, mark, template, parts)
-        except Exception as error:  # jinja's own, for a template that takes content in the other form only
-            failure = error
-            continue
-        if frame.count(mark) == 1:
-            before, _, after = frame.partition(mark)
-            return before, after, parts
-    raise ValueError(
-        "the chat template does not write a user's text exactly once, so its tokens cannot be told apart; set another "
-        "in vlm.tokenizer.chat_template" + (f" (it failed with: {failure})" if failure else "")
-    )
 
 
 def _check_own(tokenizer: Any, text: str, own: Sequence[int]) -> None:

@@ -316,7 +316,7 @@ def centre(vlm: VLM, site: Site, choice: Any) -> torch.Tensor:
         hash(choice)
     except TypeError:  # one of the user's own that cannot be remembered
         return choice.of(vlm, site)
-    kept = vlm._cache.setdefault("centres", {})
+    kept = vlm.kept("centres", site)
     key = (site, choice, vlm.device, vlm.dtype)
     if key not in kept:
         kept[key] = choice.of(vlm, site)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from . import compiled, remote, shipped, shipped_jobs, shipped_scores
+from . import changes, compiled, remote, shipped, shipped_jobs, shipped_scores
 from .pixels import PixelFormat
 from .shipped import Step
 from .sites import Site
@@ -30,6 +30,7 @@ def _run(vlm: VLM, sites: Sequence[Site], inputs: dict[str, Any]) -> dict[Site, 
 def reading(vlm: VLM, sites: Sequence[Site]) -> shipped.Plain:
     """All that `shipped` needs to know of a model to read sites of it."""
     family, prompt = vlm.family, vlm.image_prompt
+    _check_edits(vlm)
     encode = family.encode
     if family.resized is not None and vlm.image_size != (vlm.config.vision_config.image_size,) * 2:
         encode = family.resized
@@ -59,13 +60,30 @@ def reading(vlm: VLM, sites: Sequence[Site]) -> shipped.Plain:
     )
 
 
+def _check_edits(vlm: VLM) -> None:
+    """Raise ValueError for edits that would not be replayed."""
+    family, edits = vlm.family, vlm.edits
+    outside = family.encode is not None or vlm.straight_through is not None
+    outside = outside or (family.resized is not None and vlm.own_size is not None)
+    if not edits or not outside:
+        return
+    for part in (family.tower, family.projector):
+        if part and any(changes.touches(edit, part) for edit in edits):
+            raise ValueError(
+                f"an edit of {vlm.id} names {part}, and its image tokens are made before the trace here, without it: "
+                "load the model without image_size= and straight_through= if they are given, or edit the decoder alone"
+            )
+
+
 def _runner(vlm: VLM, sites: Sequence[Site]) -> Callable[[dict[str, Any]], dict[Site, torch.Tensor]]:
     """What reads the sites in an ascent: `_run`, or the same compiled, if the model was loaded with compile=."""
     if vlm.compiled is None:
         return lambda inputs: _run(vlm, sites, inputs)
+    vlm.refuse_edits("a program of torch.compile (compile=)")
     root = vlm.hf.get_submodule(vlm.family.root)
     attention = getattr(vlm.config.get_text_config(), "_attn_implementation", None)
-    parts = hash(tuple(map(id, vlm.hf.modules())))  # what the user may change meanwhile
+    own_hooks = tuple(id(hook) for _, _, hook in changes.hooks(vlm.hf))
+    parts = hash((tuple(map(id, vlm.hf.modules())), own_hooks))  # what the user may change meanwhile
     key = ("compiled", tuple(sites), vlm.compiled, attention, parts)
     if key not in vlm._cache:
         inside = len(vlm.family.root) + 1
@@ -189,14 +207,16 @@ def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
     """All inputs but the pixels for `count` pictures; what does not change from step to step is made once."""
     attention = getattr(vlm.config.get_text_config(), "_attn_implementation", None)
     key = ("constants", vlm.device, vlm.dtype, attention)  # what the user may change meanwhile
-    if key not in vlm._cache:
+    kept = vlm._cache.get(key)
+    if kept is None or kept[0] is not vlm.image_prompt:
         module: Any = vlm.hf.get_submodule(vlm.family.root)
         before = getattr(module, "rope_deltas", None)  # the model keeps what it works out, for its next words
         with vlm.quiet():
-            vlm._cache[key] = shipped.constants(vlm.model, reading(vlm, []), module, vlm.device, vlm.dtype)
+            made = shipped.constants(vlm.model, reading(vlm, []), module, vlm.device, vlm.dtype)
+        kept = vlm._cache[key] = (vlm.image_prompt, made)
         if vlm.family.positions:
             module.rope_deltas = before
-    return {k: shipped.repeated(v, count) for k, v in vlm._cache[key].items()}
+    return {k: shipped.repeated(v, count) for k, v in kept[1].items()}
 
 
 def _pixel_inputs(vlm: VLM, pictures: torch.Tensor) -> dict[str, Any]:
@@ -471,7 +491,13 @@ def _check_prompt(vlm: VLM) -> None:
     bare = vlm.chat_template == vlm.family.chat_template
     told: dict[str, Any] = {} if bare else {"add_special_tokens": False}
     text = vlm.placeholder if bare else _picture_turn(vlm)
-    given = vlm.processor(text=[text], images=[[picture]], **told, **vlm.family.views(vlm.pixels))
+    try:
+        given = vlm.processor(text=[text], images=[[picture]], **told, **vlm.family.views(vlm.pixels))
+    except ValueError as error:
+        raise ValueError(
+            f"family {vlm.family.name}: field 'placeholder' says that {vlm.placeholder!r} stands for a picture; "
+            f"this checkpoint's processor, given {text!r}, says: {error}"
+        ) from error
     own = torch.as_tensor(given["input_ids"][0])
     mine = prompt.ids
     placed = int((own == vlm.config.image_token_id).sum())

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.utils.checkpoint
 
+from . import changes, templates
+from .calm import calm, calmly
 from .checkpoints import default_dtype, headless, needed_files, refuse_half
 from .families import Family, family_of
 from .nnsight_import import import_nnsight
@@ -83,9 +85,16 @@ class VLM:
 
     @property
     def chat_template(self) -> str | None:
-        """The chat template of the tokenizer, else of the processor, else of the family."""
-        own = getattr(self.tokenizer, "chat_template", None)  # some checkpoints keep it with the processor alone
-        return own or getattr(self.processor, "chat_template", None) or self.family.chat_template
+        """The chat template in use now: the tokenizer's, else the processor's, else the family's.
+
+        One that was set on the processor after loading goes before a tokenizer's that was left alone. Of several by
+        name the one called "default". Raises ValueError where several have other names.
+        """
+        own, other = (getattr(x, "chat_template", None) for x in (self.tokenizer, self.processor))
+        own_then, other_then = self._cache.get("templates", (own, other))
+        if other is not other_then and own is own_then:
+            own = None
+        return templates.chosen(own or other) or self.family.chat_template
 
     @property
     def placeholder(self) -> str:
@@ -125,9 +134,13 @@ class VLM:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What was chosen at load that changes pictures: plain data, empty where all is the checkpoint's own way."""
-        size = {} if self.own_size is None else {"image_size": list(self.image_size)}
-        return size if self.straight_through is None else size | {"straight_through": self.straight_through}
+        """What was chosen that changes pictures: plain data, empty where all is the checkpoint's own way."""
+        found: dict[str, Any] = {} if self.own_size is None else {"image_size": list(self.image_size)}
+        if self.straight_through is not None:
+            found["straight_through"] = self.straight_through
+        if self._cache.get("template", self.chat_template) != self.chat_template:  # set after loading
+            found["chat_template"] = hashlib.sha256(str(self.chat_template).encode()).hexdigest()[:24]
+        return found
 
     @property
     def unproved(self) -> dict[str, str]:
@@ -263,16 +276,50 @@ class VLM:
     @property
     def image_prompt(self) -> ImagePrompt:
         """What stands before the picture, by the model's own chat template, up to the last image token."""
-        if "prompt" not in self._cache:
-            self._cache["prompt"] = _image_prompt(self)
-        return self._cache["prompt"]
+        kept = self._cache.get("prompt")
+        if isinstance(kept, ImagePrompt):  # one that was assumed, where there is no tokenizer
+            return kept
+        now = (self.chat_template, self.pixels)  # what the user may change meanwhile
+        if kept is None or kept[0] != now:
+            kept = self._cache["prompt"] = (now, _image_prompt(self))
+        return kept[1]
+
+    def question(self, image: Any, text: str) -> dict[str, torch.Tensor]:
+        """The whole model's inputs for one PIL image and a user's words about it, up to where the answer begins.
+
+        Written by the same template as `image_prompt`, on the model's device and in its type; for `vlm.hf(**inputs)`
+        or `vlm.hf.generate(**inputs)`. Raises ValueError for a template that writes no picture.
+        """
+        return {k: self._to(v) for k, v in _question(self, image, text).items()}
 
     # -- manners -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """This thread alone uses the model, and torch is as if nothing had been set (see `calm`); for the block only.
+
+        Other threads wait, so that each gets what it would have got by itself. What weights, edits and hooks the model
+        has is looked at once in a block. Raises ValueError for edits that no reading would replay.
+        """
+        if self.remote is not None and self.remote.away:
+            with calm():
+                yield
+            return
+        with changes.lock_of(self.hf), calm():
+            outermost = "looked" not in self._cache
+            self._cache.setdefault("looked", {})
+            try:
+                if outermost:
+                    self._take_edits()
+                yield
+            finally:
+                if outermost:
+                    del self._cache["looked"]
+
+    @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        """Weights without gradients and the model in evaluation mode, for the block only; then all as it was."""
-        with _frozen(self.hf), self._checkpointing():
+        """As `alone`, with weights without gradients and the model in evaluation mode; then all as it was."""
+        with self.alone(), _frozen(self.hf), self._checkpointing():
             yield
 
     @contextlib.contextmanager
@@ -300,10 +347,9 @@ class VLM:
         return [m for m in tower.modules() if isinstance(m, GradientCheckpointingLayer)]
 
     def fingerprint(self, site: int | str | Site) -> str:
-        """A hash of what determines text activations at a site: config, template, weights up to its block.
+        """A hash of what determines text activations at a site: config, template, and what `weights_tag` looks at.
 
-        Of every weight tensor its shape, type, sum and 64 spread values are taken: each weight is read once, without a
-        copy. A change to any weight that leaves all of these alone goes unseen.
+        Of the weights those of the decoder alone.
         """
         layer = self.site(site).layer
         if self.remote is not None and self.remote.away:
@@ -311,28 +357,94 @@ class VLM:
         text = self.config.get_text_config().to_dict()
         told = {k: v for k, v in text.items() if k not in ("num_hidden_layers", "layer_types", "_name_or_path")}
         digest = hashlib.sha256(repr(sorted(told.items(), key=str)).encode())
-        digest.update(str(self.tokenizer.chat_template).encode())
+        digest.update(str(self.chat_template).encode())
         stack = self.family.layers.rpartition(".")[0]
-        for name, weight in self.hf.get_submodule(stack).state_dict().items():
-            head, _, rest = name.partition(".")
-            if head == "norm" or (head == "layers" and int(rest.split(".")[0]) >= layer):
-                continue
-            weight = _values(self.hf, f"{stack}.{name}", weight)
-            values = torch.cat([_spread(weight, 64), weight.sum(dtype=torch.float64)[None]]).cpu().numpy()
-            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + values.tobytes())
+        digest.update(self._weights(layer, f"{stack}." if stack else ""))
         return digest.hexdigest()[:24]
 
     def weights_tag(self, site: int | str | Site) -> str:
-        """A quick hash of the weights that a picture's activations at a site depend on: four values of each tensor."""
-        layer, stack = self.site(site).layer, self.family.layers
+        """A hash of what a picture's activations at a site depend on: every value of the weights up to its block.
+
+        Edits stored on the nnsight model and hooks are part of it where there are any, and a chat template that was set
+        after loading. It is worked out anew when a weight's version counter or place in memory moves. Writes under
+        `.data` move neither: they are seen in models of up to 64 MiB, and in larger ones where they change one of 64
+        values of a tensor. Write to the weight itself, under torch.no_grad(), to be sure.
+        """
         if self.remote is not None and self.remote.away:  # a name is all that is known of weights that are elsewhere
             return hashlib.sha256(f"remote {self.id} {self.revision}".encode()).hexdigest()[:24]
-        return _digest(
-            (name, _values(self.hf, name, weight))
-            for name, weight in self.hf.named_parameters()
-            if not (name.startswith(f"{stack}.") and int(name[len(stack) + 1 :].split(".")[0]) >= layer)
-            and not name.startswith((f"{stack.rpartition('.')[0]}.norm.", "lm_head."))
-        )[:24]
+        digest = hashlib.sha256(self._weights(self.site(site).layer))
+        if "chat_template" in self.chosen:
+            digest.update(self.chosen["chat_template"].encode())
+        return digest.hexdigest()[:24]
+
+    def _weights(self, layer: int, below: str = "") -> bytes:
+        """A hash of weights up to a block, of edits and of hooks; looked at once in a block of `alone`."""
+        with self.alone():
+            looked = self._cache["looked"]
+            if (layer, below) not in looked:
+                looked[layer, below] = self._look(layer, below)
+            return looked[layer, below]
+
+    def _look(self, layer: int, below: str) -> bytes:
+        stack = self.family.layers
+        over = (f"{stack.rpartition('.')[0]}.norm.", "lm_head.")
+        behind = {f"{stack}.{i}" for i in range(layer, self.layers)}
+        names = [n for n, _ in self.hf.named_parameters(remove_duplicate=False)]
+        names += [n for n, _ in self.hf.named_buffers(remove_duplicate=False)]
+        names = [n for n in names if n.startswith(below) and not n.startswith(over)]
+        names = [n for n in names if ".".join(n.split(".")[: stack.count(".") + 2]) not in behind]
+        seen = self._cache["looked"].setdefault("names", set())
+        changes.digests(self.hf, [n for n in names if n not in seen])
+        seen.update(names)
+        digest = hashlib.sha256()
+        for name, value in sorted(changes.digests(self.hf, names, look=False).items()):
+            digest.update(name.encode() + value)
+        for name, weight in changes.packed(self.hf):
+            digest.update(name.encode() + changes.of_tensor(weight))
+        digest.update(self._changed())
+        return digest.digest()
+
+    def _changed(self) -> bytes:
+        """A hash of edits and hooks; b"" where there are none."""
+        return changes.of_edits(self.edits) + changes.of_hooks(self.hf)
+
+    def _take_edits(self) -> None:
+        if (whole := self.model.__dict__.get("_whole")) is not None:  # what peft wrapped shares those of the whole
+            self.model.__dict__["_edits"] = whole._edits
+        if lost := changes.lost_edits(self.model, self.family.root):
+            raise ValueError(
+                f"an edit is stored on {lost[0]}, and nnsight replays it in traces of that module alone, so that "
+                "nothing read of this model would show it. Store it on the model itself, with model.edit(), "
+                f"and call model.get({lost[0].partition('.')[2]!r}).clear_edits()"
+            )
+
+    @property
+    def edits(self) -> list[Any]:
+        """The edits stored on the nnsight model, which every reading and ascent replays as its own traces do."""
+        return changes.edits(self.model, self.family.root)
+
+    def refuse_edits(self, what: str) -> None:
+        """Raise ValueError where there are edits, which `what` would leave out."""
+        if self.edits:
+            raise ValueError(
+                f"{what} runs {self.id} without nnsight, which would leave out its {len(self.edits)} edit(s): change "
+                "the weights or register a hook instead, or call vlm.model.clear_edits() for the model as it was"
+            )
+
+    def kept(self, shelf: str, site: Site) -> dict[Any, Any]:
+        """What is kept of a site on a shelf, by keys that begin with the site; emptied when the model has changed.
+
+        It changes with weights, edits, hooks (see `weights_tag`) and the chat template.
+        """
+        found: dict[Any, Any] = self._cache.setdefault(shelf, {})
+        seen = self._cache.setdefault("states", {})
+        now = self.weights_tag(site), self.image_prompt
+        then = seen.get((shelf, site))
+        if then is not None and (then[0] != now[0] or then[1] is not now[1]):
+            for key in [key for key in found if key[0] == site]:
+                found.pop(key, None)
+        seen[shelf, site] = now
+        return found
 
 
 @contextlib.contextmanager
@@ -364,35 +476,13 @@ def _anew(layer: Any, *args: Any) -> Any:
     )
 
 
-def _values(hf: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor:
-    """A weight's values, from where accelerate keeps them if they are off on the disk until they are used."""
-    path, _, leaf = name.rpartition(".")
-    hook = getattr(hf.get_submodule(path), "_hf_hook", None) if weight.is_meta else None
-    for one in getattr(hook, "hooks", (hook,)):  # accelerate's own list, where there are several
-        stored = getattr(one, "weights_map", None)
-        if stored is not None:
-            return stored[leaf]
-    return weight
-
-
-def _digest(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
-    digest = hashlib.sha256()
-    for name, weight in weights:
-        told = f"{name} {tuple(weight.shape)} {weight.dtype}".encode()
-        digest.update(told + _spread(weight, 4).cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _spread(weight: torch.Tensor, most: int) -> torch.Tensor:
-    """Up to `most` values of a tensor, evenly spread, float64."""
-    flat = weight.detach().flatten()
-    places = torch.linspace(0, flat.numel() - 1, min(most, flat.numel()), dtype=torch.float64)  # float32 would overrun
-    return flat[places.long().to(flat.device)].double()
-
-
 def _unnamed(hf: torch.nn.Module) -> str:
     """A name for a model that came without one: its class, and what tells it from others of its class."""
-    return f"{type(hf).__name__}-{_digest(hf.named_parameters())[:8]}"
+    digest = hashlib.sha256()
+    for name, weight in hf.named_parameters():
+        told = f"{name} {tuple(weight.shape)} {weight.dtype}".encode()
+        digest.update(told + changes.spread(changes.values(hf, name, weight), 4).cpu().numpy().tobytes())
+    return f"{type(hf).__name__}-{digest.hexdigest()[:8]}"
 
 
 def _marks(vlm: VLM) -> tuple[str, str, str]:
@@ -402,33 +492,56 @@ def _marks(vlm: VLM) -> tuple[str, str, str]:
     return begin, image, end
 
 
-def _picture_turn(vlm: VLM) -> str:
-    """A user's turn of one picture and no word, by the chat template."""
-    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
-    return vlm.tokenizer.apply_chat_template(turn, tokenize=False, chat_template=vlm.chat_template)
+def _picture_turn(vlm: VLM, text: str = "", answer: bool = False) -> str:
+    """A user's turn of one picture and a text, by the chat template."""
+    template = vlm.chat_template
+    form = templates.picture_form(vlm.tokenizer, template, vlm.placeholder)
+    return templates.written(vlm.tokenizer, template, text, form, vlm.placeholder, answer)
+
+
+def _question(vlm: VLM, image: Any, text: str) -> dict[str, torch.Tensor]:
+    """Inputs of a picture and words: the processor's own, or the record's where there is no whole processor."""
+    bare = (
+        vlm.chat_template == vlm.family.chat_template
+    )  # stands for what a processor writes around the words by itself
+    if callable(vlm.processor):
+        told: dict[str, Any] = {} if bare else {"add_special_tokens": False}
+        whole = vlm.placeholder + text if bare else _picture_turn(vlm, text, answer=True)
+        views = vlm.family.views(vlm.pixels)
+        made = vlm.processor(text=[whole], images=[[image.convert("RGB")]], return_tensors="pt", **told, **views)
+        return {k: v for k, v in made.items() if isinstance(v, torch.Tensor)}
+    from .pictures import as_tensors
+
+    ids = torch.tensor(
+        vlm.tokenizer(_wrapped(vlm, _picture_turn(vlm, text, answer=True)), add_special_tokens=False).input_ids
+    )
+    (picture,) = as_tensors(image, "image")
+    inputs = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None], **vlm.pack(picture)}
+    return inputs | vlm.family.extra(ids[None], vlm.config.image_token_id)
+
+
+def _wrapped(vlm: VLM, text: str) -> str:
+    """A text in which the placeholder of a picture is replaced by all of its tokens."""
+    rows, cols = vlm.grid
+    begin, image, end = _marks(vlm)
+    tokens = vlm.family.between.join([image * cols] * rows)
+    return text.replace(vlm.placeholder, vlm.family.wrapped.format(begin=begin, image=tokens, end=end))
 
 
 def _image_prompt(vlm: VLM) -> ImagePrompt:
     family, image_id = vlm.family, vlm.config.image_token_id
-    rows, cols = vlm.grid
-    begin, image, end = _marks(vlm)
-    text, placeholder = _picture_turn(vlm), vlm.placeholder
-    if text.count(placeholder) != 1:
-        raise ValueError(
-            f"the chat template should write {placeholder!r} once for a picture (family {family.name}, field "
-            f"'placeholder'); it wrote {text!r}"
-        )
-    tokens = family.between.join([image * cols] * rows)
-    text = text.replace(placeholder, family.wrapped.format(begin=begin, image=tokens, end=end))
+    text = _wrapped(vlm, _picture_turn(vlm))
     ids = torch.tensor(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
     places = (ids == image_id).nonzero().flatten()
     if len(places) == 0:
+        image = _marks(vlm)[1]
         raise ValueError(f"no image token {image!r} (id {image_id}) in {text!r}: mend the record's 'wrapped' field")
     if not family.looks_ahead:
         ids = ids[: int(places[-1]) + 1]
     return ImagePrompt(ids, places, family.extra(ids[None], image_id), text)
 
 
+@calmly
 def load(
     x: Any,
     *,
@@ -545,6 +658,7 @@ def load(
             )
         model = x if isinstance(x, nnsight.Envoy) else None  # what NNsight and TransformersModel have in common
         hf = x._module if model is not None else x
+        model, hf = _without_peft(model, hf)
         if not isinstance(hf, torch.nn.Module) or not hasattr(hf, "config"):
             raise TypeError(
                 f"cannot load a {type(x).__name__}: give 'demo', a hub id, a folder, a Hugging Face vision-language "
@@ -582,6 +696,25 @@ def load(
         prove(vlm)
     vlm.remote = place
     return vlm
+
+
+def _without_peft(model: Any, hf: Any) -> tuple[Any, Any]:
+    """The model that peft wrapped, with its adapters in it, and nnsight's hold of it; others as they are."""
+    if not hasattr(hf, "get_base_model") or not hasattr(hf, "peft_config"):
+        return model, hf
+    kinds = {str(getattr(c.peft_type, "value", c.peft_type)) for c in hf.peft_config.values() if c.is_prompt_learning}
+    if kinds or getattr(hf.active_peft_config, "is_adaption_prompt", False):
+        kind = ", ".join(sorted(kinds)) or "adaption prompt"
+        raise ValueError(
+            f"{kind} of peft adds tokens in a forward of its own, which reading a VLM's layers goes round: give the "
+            "model without it, model.get_base_model(), or with an adapter of layers, such as LoRA"
+        )
+    base = hf.get_base_model()
+    if model is None:
+        return None, base
+    inner = next(envoy for envoy in model.modules() if envoy._module is base)._shallow_copy()
+    inner.__dict__.update(_edits=model._edits, _whole=model)
+    return inner, base
 
 
 def _backend(vlm: VLM, asked: bool | str) -> str | None:
@@ -802,7 +935,10 @@ def _wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str)
             "plain forward pass, and see that its image tokens stand row by row",
             stacklevel=3,
         )
-    return VLM(
+    kept: dict[Any, Any] = {
+        "templates": (getattr(tokenizer, "chat_template", None), getattr(processor, "chat_template", None))
+    }
+    vlm = VLM(
         model=model if model is not None else nnsight.NNsight(hf),
         hf=hf,
         tokenizer=tokenizer,
@@ -810,4 +946,8 @@ def _wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str)
         family=family,
         pixels=family.pixels(images, hf.config),
         id=name,
+        _cache=kept,
     )
+    with contextlib.suppress(ValueError, TypeError):  # whoever needs it says so
+        kept["template"] = vlm.chat_template
+    return vlm

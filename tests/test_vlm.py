@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
+from nnsight_dream.changes import spread
 from nnsight_dream.families import GEMMA3
 from nnsight_dream.pixels import PixelFormat, plain_pixels
-from nnsight_dream.vlm import _spread
 
 SIDE, GRID = 112, 4
 
@@ -628,7 +628,7 @@ def test_image_tokens_go_row_by_row() -> None:
 def test_values_are_spread_over_tensors_longer_than_float32_can_count() -> None:
     weight = torch.zeros(2**25 + 4, dtype=torch.int8)  # its last index, as a float32, would be one too many
     weight[-1] = 7
-    assert _spread(weight, 64)[-1] == 7
+    assert spread(weight, 64)[-1] == 7
 
 
 def test_two_unnamed_models_of_one_class_have_two_names(tiny_parts: tuple) -> None:

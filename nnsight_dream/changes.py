@@ -61,6 +61,23 @@ def digests(hf: torch.nn.Module, names: Iterable[str] | None = None, look: bool 
     return {name: known[name][1] for name in wanted}
 
 
+def stored(hf: torch.nn.Module) -> list[str]:
+    """The names of a model's weights and of those buffers that a checkpoint holds."""
+    left_out = set(derived(hf))
+    names = [n for n, _ in hf.named_parameters(remove_duplicate=False)]
+    return names + [n for n, _ in hf.named_buffers(remove_duplicate=False) if n not in left_out]
+
+
+def derived(hf: torch.nn.Module) -> list[str]:
+    """The names of a model's other buffers, which are made from its configuration, such as rotary frequencies."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, module in hf.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+        if module._buffers.get(name) is not None
+    ]
+
+
 class _Mark:
     """What of a tensor stays the same as long as nothing is written to it, as far as torch tells."""
 

@@ -389,8 +389,9 @@ class VLM:
         stack = self.family.layers
         over = (f"{stack.rpartition('.')[0]}.norm.", "lm_head.")
         behind = {f"{stack}.{i}" for i in range(layer, self.layers)}
-        names = [n for n, _ in self.hf.named_parameters(remove_duplicate=False)]
-        names += [n for n, _ in self.hf.named_buffers(remove_duplicate=False)]
+        names = changes.stored(
+            self.hf
+        )  # what a checkpoint holds: others differ from version to version of transformers
         names = [n for n in names if n.startswith(below) and not n.startswith(over)]
         names = [n for n in names if ".".join(n.split(".")[: stack.count(".") + 2]) not in behind]
         seen = self._cache["looked"].setdefault("names", set())
@@ -438,7 +439,8 @@ class VLM:
         """
         found: dict[Any, Any] = self._cache.setdefault(shelf, {})
         seen = self._cache.setdefault("states", {})
-        now = self.weights_tag(site), self.image_prompt
+        others = changes.digests(self.hf, changes.derived(self.hf)) if self.remote is None else {}
+        now = (self.weights_tag(site), b"".join(others.values())), self.image_prompt
         then = seen.get((shelf, site))
         if then is not None and (then[0] != now[0] or then[1] is not now[1]):
             for key in [key for key in found if key[0] == site]:

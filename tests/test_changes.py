@@ -14,6 +14,7 @@ import torch
 import nnsight_dream as nd
 from nnsight_dream import changes, encoders
 from nnsight_dream.reference import reference_norm
+from nnsight_dream.synthesis import centre as centre_of
 from nnsight_dream.trace import mean_patches
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -310,6 +311,10 @@ def test_centres_and_norms_are_fresh_after_a_change(parts: tuple) -> None:
     assert again.history == expected.history
     assert again.scores == expected.scores
     assert reference_norm(vlm, vlm.site(2)) == reference_norm(fresh, vlm.site(2)) != norm
+    centre = centre_of(vlm, vlm.site(2), nd.Grey())
+    hf.model.language_model.rotary_emb.full_attention_inv_freq.mul_(0.5)  # no weight, but no less a part of the model
+    hf.model.language_model.rotary_emb.sliding_attention_inv_freq.mul_(0.5)
+    assert not torch.equal(centre_of(vlm, vlm.site(2), nd.Grey()), centre)
     octopus = nd.concept(vlm, "octopus", 2)
     assert torch.equal(octopus.vector, nd.concept(vlm, "octopus", 2, cache=False).vector)
 

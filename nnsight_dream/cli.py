@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from . import __version__
+from . import __version__, arguments
+
+MOST = 1000  # characters of an error; what was given may be as long as a book
+READER_GONE = 141  # 128 + SIGPIPE, as a shell reports of `yes | head`
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are two lines, however many options there are and however narrow the terminal is."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: -"):
+            message += "; a word that begins with '-' goes behind --, as in: nnsight-dream synthesize --steps 9 -- -x"
+        self.exit(
+            2, f"usage: {self.prog} ...  ({self.prog} --help lists what it takes)\n{self.prog}: {_short(message)}\n"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="nnsight-dream", description="Pictures of directions in vision-language models."
-    )
+    parser = _Parser(prog="nnsight-dream", description="Pictures of directions in vision-language models.")
     parser.add_argument("--version", action="version", version=f"nnsight-dream {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -93,26 +108,117 @@ def _placing(sub: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 failed, 2 not understood, 130 interrupted."""
-    parsed = _parser().parse_args(arguments)
+    """Run the command line; returns the exit status: 0 done, 1 failed, 2 not understood, 130 interrupted.
+
+    141 says that the reader of the output went away, as `head` does; what was to be drawn is drawn and saved.
+    """
+    with _printable(sys.stdout, sys.stderr):
+        try:
+            try:
+                return _run(arguments)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # so that a reader who went away is seen here, not when Python ends
+        except BrokenPipeError:
+            _no_output()
+            return READER_GONE
+
+
+def _run(given: Sequence[str] | None) -> int:
+    parsed = _parser().parse_args(given)
     try:
-        return int(parsed.run(parsed) or 0)
+        with _short_warnings():
+            return int(parsed.run(parsed) or 0)
     except KeyboardInterrupt as interrupt:
         print(f"nnsight-dream: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
-        return 1
+        raise
     except Exception as error:
         if parsed.debug:
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"nnsight-dream: {text} (--debug shows where)", file=sys.stderr)
+        print(f"nnsight-dream: {_short(_told(error))} (--debug shows where)", file=sys.stderr)
         return 1
 
 
+def _told(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, (AttributeError, AssertionError, LookupError)) or not text.strip():  # "'x'" alone says nothing
+        return f"{type(error).__name__}: {text}" if text.strip() else type(error).__name__
+    return text
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
+
+
+@contextlib.contextmanager
+def _printable(*streams: Any) -> Iterator[None]:
+    """Within the block, characters that an output's encoding lacks (cp1252, ascii) are written as escapes."""
+    before = [(stream, stream.errors) for stream in streams if hasattr(stream, "reconfigure")]
+    for stream, errors in before:
+        if errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in before:
+            with contextlib.suppress(ValueError, OSError):  # closed meanwhile, or its reader went away
+                stream.reconfigure(errors=errors)
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Within the block, warnings are one line for the reader, without the line of code that gave them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"nnsight-dream: note: {_short(str(message))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _no_output() -> None:
+    """Let what is still to be printed go nowhere, so that Python ends in silence."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:  # rich would end the program
+            raise BrokenPipeError
+
+    return Plain(markup=False)  # a folder or label may hold brackets
+
+
+def _print_json(value: Any) -> None:
+    """One JSON document, in ASCII where the output's encoding has less than Unicode."""
+    whole = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
+    print(json.dumps(value, ensure_ascii=not whole, indent=1))
+
+
 def _layers(names: Sequence[str]) -> list[int | str]:
-    return [int(n) if n.isdigit() else n for n in names]
+    found: list[int | str] = []
+    for name in names:
+        numbers = name.replace(",", " ").split()
+        if len(numbers) > 1 and all(n.isdecimal() for n in numbers):
+            raise ValueError(f"--layer {name!r}: of several layers give each by itself: --layer {' '.join(numbers)}")
+        found.append(int(name) if name.isdecimal() else name)
+    return found
+
+
+def _distinct(values: Sequence[Any], name: str) -> list[Any]:
+    """Values without repeats, which would only make the same picture again; says what is left out."""
+    kept = list(dict.fromkeys(values))
+    if len(kept) < len(values):
+        twice = next(v for v in kept if values.count(v) > 1)
+        print(f"nnsight-dream: note: {name} {twice!r} is given twice and drawn once", file=sys.stderr)
+    return kept
 
 
 def _load(name: str, remote: bool | str = False, steps_per_job: int | None = None) -> Any:
@@ -128,16 +234,22 @@ def _place(name: str) -> str | Path:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    folder = Path(name)
-    return folder if folder.is_dir() else name
+    if not name.strip():
+        raise ValueError(f"{name!r} is no model: give 'demo', a hub id or a folder ('.' is the one you are in)")
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        if Path(name).is_dir():
+            return Path(name)
+    return name
 
 
 def _synthesize(args: argparse.Namespace) -> int:
     from . import directions
 
-    _check_steps(args)
+    _check_numbers(args)
+    words = _distinct(arguments.texts(list(args.concept), "CONCEPT")[0], "the concept")
+    layers = _distinct(_layers(args.layer), "layer")
     vlm = _load(args.model, args.remote, args.steps_per_job)
-    found = directions.concept(vlm, list(args.concept), _layers(args.layer))
+    found = directions.concept(vlm, words, layers)
     return _climb(args, vlm, [direction for of_word in found for direction in of_word])
 
 
@@ -146,16 +258,16 @@ def _feature(args: argparse.Namespace) -> int:
     from .features import feature
     from .sae_releases import folder_of
 
-    _check_steps(args)
+    _check_numbers(args)
     sae_id, indices = None, list(args.which)
-    if not indices[0].isdigit() or folder_of(args.sae, None) is None:  # a folder's may be left out
+    if not indices[0].isdecimal() or folder_of(args.sae, None) is None:  # a folder's may be left out
         sae_id, indices = indices[0], indices[1:]
-    wrong = [name for name in indices if not name.isdigit()]
+    wrong = [name for name in indices if not name.isdecimal()]
     if wrong or not indices:
         raise ValueError(
             f"{wrong[0]!r} is no feature's number" if wrong else f"which features of {args.sae} {sae_id}? Give numbers"
         )
-    numbers = [int(name) for name in indices]
+    numbers = _distinct([int(name) for name in indices], "feature")
     named = (args.sae, numbers) if sae_id is None else (args.sae, sae_id, numbers)
     given = args.reference[0] if args.reference and len(args.reference) == 1 else args.reference
     found = feature(*named, objective=args.objective, reference=given)
@@ -171,6 +283,7 @@ def _features(args: argparse.Namespace) -> int:
     from .sae_reading import candidates
     from .sae_releases import load_sae
 
+    arguments.whole(args.top, "--top", 1)
     if args.word is None and args.picture is None:
         raise ValueError("candidates of what? Give --word octopus, --picture FILE, or both")
     for file in args.picture or []:
@@ -181,7 +294,7 @@ def _features(args: argparse.Namespace) -> int:
     found = candidates(_load(args.model), sae, words=args.word, images=images, top=args.top)
     if args.json:
         rows = [{"index": c.index, "word": c.word, "picture": c.picture, "score": c.score} for c in found]
-        print(json.dumps(rows, indent=1))
+        _print_json(rows)
         return 0
     for c in found:
         told = [f"{name} {value:.3f}" for name in ("word", "picture") if (value := getattr(c, name)) is not None]
@@ -191,9 +304,12 @@ def _features(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_steps(args: argparse.Namespace) -> None:
-    if args.steps is not None and args.steps < 1:
-        raise ValueError(f"--steps {args.steps}: at least 1 is needed")
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name in ("steps", "steps_per_job"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1 is needed")
+    args.seed = _distinct([arguments.whole(n, "--seed", 0, arguments.SEED_MOST) for n in args.seed], "seed")
 
 
 def _climb(args: argparse.Namespace, vlm: Any, flat: Sequence[Any]) -> int:
@@ -207,7 +323,7 @@ def _climb(args: argparse.Namespace, vlm: Any, flat: Sequence[Any]) -> int:
     verdicts = _named(made) if args.judge else [None] * len(made)
     if args.json:
         rows = [_row(p, v) for p, v in zip(made, verdicts, strict=True)]
-        print(json.dumps({"folder": str(args.out), "prototypes": rows}, ensure_ascii=False, indent=1))
+        _print_json({"folder": str(args.out), "prototypes": rows})
     else:
         _print_prototypes(Prototypes(made), verdicts, args.out)
     return 130 if made[-1].interrupted else 0
@@ -236,9 +352,7 @@ def _row(prototype: Any, verdict: Any) -> dict[str, Any]:
 
 
 def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
-    from rich.console import Console
-
-    console = Console(markup=False)  # a folder or label may hold brackets
+    console = _console()
     for prototype, verdict in zip(made, verdicts, strict=True):
         console.print(prototype)
         console.print(f"{prototype.site} = {prototype.hf_name}", style="dim", highlight=False)
@@ -251,11 +365,12 @@ def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
+    arguments.whole(args.batch, "--batch", 1)
     layer = _layers([args.layer])[0]
     step = _step(args, layer)
     facts = {} if args.config_only else _facts(args, layer)
     if args.json:
-        print(json.dumps({**facts, "step": step}, indent=1))
+        _print_json({**facts, "step": step})
     else:
         _print_facts({**facts, **step})
     return 0
@@ -306,7 +421,6 @@ def _facts(args: argparse.Namespace, layer: int | str) -> dict[str, Any]:
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
@@ -315,7 +429,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         lines = "\n".join(f"{k:<{wide}} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         lines = repr(value) if isinstance(value, str) and "\n" in value else lines
         table.add_row(key, lines)
-    Console(markup=False).print(table)
+    _console().print(table)
 
 
 def _sizes(vlm: Any) -> str:
@@ -330,6 +444,7 @@ def _judge(args: argparse.Namespace) -> int:
 
     from .judges import DemoJudge
 
+    arguments.whole(args.top, "--top", 1)
     files = [p / "prototype.png" if (p / "prototype.png").is_file() else p for p in args.path]
     for file in files:
         if not file.is_file():
@@ -341,7 +456,7 @@ def _judge(args: argparse.Namespace) -> int:
             {"path": str(f), "names": dict(zip(v.names[: args.top], v.probabilities[: args.top], strict=True))}
             for f, v in zip(files, verdicts, strict=True)
         ]
-        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        _print_json(rows)
         return 0
     for file, v in zip(files, verdicts, strict=True):
         seen = ", ".join(f"{n} {p:.1%}" for n, p in zip(v.names[: args.top], v.probabilities[: args.top], strict=True))
@@ -356,7 +471,7 @@ def _remote(args: argparse.Namespace) -> int:
 
     found = remote_models(args.host)
     if args.json:
-        print(json.dumps([dataclasses.asdict(one) for one in found], indent=1))
+        _print_json([dataclasses.asdict(one) for one in found])
         return 0
     for one in found:
         known = one.family or "no family known here"
@@ -380,7 +495,7 @@ def _concepts(args: argparse.Namespace) -> int:
     shown = [c for c in known if args.category in (None, c.category)]
     if args.json:
         rows = [{"name": c.name, "category": c.category, "aliases": list(c.aliases)} for c in shown]
-        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        _print_json(rows)
         return 0
     for category in dict.fromkeys(c.category for c in shown):
         names = [c.name + (f" ({', '.join(c.aliases)})" if c.aliases else "") for c in shown if c.category == category]

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from .cache import write_whole
 from .sites import Site
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
 
 
 def heat_map(weights: np.ndarray, site: Site, grid: tuple[int, int]) -> np.ndarray:
@@ -110,7 +110,7 @@ class Prototype:
         title.append(f"  layer {self.site.layer}  seed {self.seed}  ", style="default")
         title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
         told = [Text("  ".join(f"{k} {v}" for k, v in _told(self.readings)), style="dim")] if self.readings else []
-        return Group(title, *told, _blocks(self.image))
+        return Group(title, *told, _Blocks(self.image))
 
     # -- keeping -------------------------------------------------------------------------------------------------
 
@@ -247,6 +247,17 @@ def _img(image: Image.Image) -> str:
 def _enlarged(image: Image.Image) -> Image.Image:
     factor = max(1, 160 // image.width)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+
+
+class _Blocks:
+    """The picture in half blocks, where the output's encoding has them; nothing elsewhere (cp1252, ascii)."""
+
+    def __init__(self, image: Image.Image):
+        self.image = image
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        if not options.ascii_only:
+            yield _blocks(self.image)
 
 
 def _blocks(image: Image.Image, columns: int = 32) -> RenderableType:

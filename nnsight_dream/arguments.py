@@ -108,6 +108,21 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def is_real(value: Any) -> bool:
+    """Whether a value is a finite number: Python's, NumPy's or a tensor's; True and "0.5" are none."""
+    value = plain(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int that is longer than any float
+        return False
+
+
+def keep_plain(record: Any, *names: str) -> None:
+    """Turn numbers in a frozen dataclass's fields into Python's own, so that it is equal, hashed and written alike."""
+    for name in names:
+        object.__setattr__(record, name, plain(getattr(record, name)))
+
+
 def whole(value: Any, name: str, least: int | None = None, most: int | None = None) -> int:
     """A whole number from `least` to `most`, as an int: Python's, NumPy's or a 0-d tensor of integers.
 

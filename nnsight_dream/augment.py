@@ -11,6 +11,7 @@ This file is sent to remote servers: see `canvas` for what that forbids.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,15 +44,16 @@ class Shift:
                 f"Shift: pixels={self.pixels!r} and fraction={self.fraction!r} given; allowed is one of the two; mend: "
                 f"`Shift(pixels={self.pixels!r})` or `Shift(fraction={self.fraction!r})`"
             )
-        if self.fraction is not None and not 0 <= self.fraction < 0.5:
+        _keep_plain(self, "pixels", "fraction")
+        if self.fraction is not None and not (_is_real(self.fraction) and 0 <= self.fraction < 0.5):
             raise ValueError(
-                f"Shift: fraction={self.fraction!r} given; allowed is 0 to below 0.5 of the height; mend: "
+                f"Shift: fraction={_shown(self.fraction)} given; allowed is 0 to below 0.5 of the height; mend: "
                 f"`Shift(fraction=0.25)`"
             )
-        if self.pixels is not None and (type(self.pixels) is not int or self.pixels < 0):
+        if self.pixels is not None and not (_is_whole(self.pixels) and self.pixels >= 0):
             raise ValueError(
-                f"Shift: pixels={self.pixels!r} given; allowed are whole numbers from 0 up; mend: `Shift(pixels=16)`, "
-                f"or a part of the height, `Shift(fraction=0.25)`"
+                f"Shift: pixels={_shown(self.pixels)} given; allowed are whole numbers from 0 up; mend: "
+                f"`Shift(pixels=16)`, or a part of the height, `Shift(fraction=0.25)`"
             )
 
     def __call__(self, pictures: Tensor, generators: list[torch.Generator], batch: int) -> Tensor:
@@ -80,9 +82,10 @@ class Noise:
     std: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 <= self.std < math.inf:
+        _keep_plain(self, "std")
+        if not (_is_real(self.std) and self.std >= 0):
             raise ValueError(
-                f"Noise: std={self.std!r} given; allowed are finite numbers from 0 up; mend: `Noise(std=0.2)`"
+                f"Noise: std={_shown(self.std)} given; allowed are finite numbers from 0 up; mend: `Noise(std=0.2)`"
             )
 
     def __call__(self, pictures: Tensor, generators: list[torch.Generator], batch: int) -> Tensor:
@@ -107,10 +110,11 @@ class Scale:
     high: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.low <= self.high < math.inf:
+        _keep_plain(self, "low", "high")
+        if not (_is_real(self.low) and _is_real(self.high) and 0 < self.low <= self.high):
             raise ValueError(
-                f"Scale: low={self.low!r}, high={self.high!r} given; allowed are finite factors with 0 < low <= high; "
-                f"mend: `Scale(low=0.9, high=1.1)`"
+                f"Scale: low={_shown(self.low)}, high={_shown(self.high)} given; allowed are finite factors with "
+                f"0 < low <= high; mend: `Scale(low=0.9, high=1.1)`"
             )
 
     def __call__(self, pictures: Tensor, generators: list[torch.Generator], batch: int) -> Tensor:
@@ -133,10 +137,11 @@ class Rotate:
     degrees: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.degrees <= 180:
+        _keep_plain(self, "degrees")
+        if not (_is_real(self.degrees) and 0 <= self.degrees <= 180):
+            mended = _turn(self.degrees) if isinstance(self.degrees, (int, float)) else 15
             raise ValueError(
-                f"Rotate: degrees={self.degrees!r} given; allowed is 0 to 180; mend: "
-                f"`Rotate(degrees={_turn(self.degrees)})`"
+                f"Rotate: degrees={_shown(self.degrees)} given; allowed is 0 to 180; mend: `Rotate(degrees={mended})`"
             )
 
     def __call__(self, pictures: Tensor, generators: list[torch.Generator], batch: int) -> Tensor:
@@ -254,3 +259,29 @@ def _check(who: str, pictures: Tensor, generators: list[torch.Generator], batch:
                 f"{who}: a generator on {generator.device} given; allowed are those on the CPU, so that draws are the "
                 f"same on every device; mend: `torch.Generator().manual_seed(0)`"
             )
+
+
+# what `arguments` has too, for a file that goes alone
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def _is_real(value: Any) -> bool:
+    value = _plain(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(_plain(value), int) and _is_real(value)
+
+
+def _keep_plain(record: Any, *names: str) -> None:
+    for name in names:
+        object.__setattr__(record, name, _plain(getattr(record, name)))
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:76]} ..."

@@ -6,8 +6,9 @@
 Any object with these two methods and a `size` is a canvas. Jobs never mix: row j of the pictures depends on row j of
 the parts alone, and whatever is random in job j comes from `generators[j]`.
 What `_ships` names is sent to remote servers as source (see `shipping`), so this file imports nothing but torch and the
-standard library, spells out every dtype and device, and does without `from __future__ import annotations` (a dataclass
-with annotations kept as strings looks its module up in `sys.modules`, where sent code is not).
+standard library, spells out every dtype and device, and does without
+`from __future__ import annotations` (a dataclass with annotations kept as strings looks its module up in
+`sys.modules`, where sent code is not).
 """
 
 import math
@@ -56,15 +57,21 @@ class MultiResolution:
     def __post_init__(self) -> None:
         _check_size("MultiResolution", self.size)
         _check_number("MultiResolution", "exponent", self.exponent)
+        _keep_plain(self, "size", "exponent")
         if self.resolutions is None:
             return
-        object.__setattr__(self, "resolutions", tuple(self.resolutions))
-        good = [r for r in self.resolutions if type(r) is int and 1 <= r <= self.size]
-        if not good or len(set(good)) < len(self.resolutions):
+        given = self.resolutions
+        try:
+            resolutions = tuple(_plain(r) for r in given)
+        except TypeError:
+            resolutions = ()
+        object.__setattr__(self, "resolutions", resolutions)
+        good = [r for r in resolutions if _is_whole(r) and 1 <= r <= self.size]
+        if not good or len(set(good)) < len(resolutions):
             mended = tuple(sorted(set(good))) or None
             raise ValueError(
-                f"MultiResolution: resolutions={self.resolutions} given; allowed are different whole numbers from 1 to "
-                f"size ({self.size}); mend: `MultiResolution({self.size}, resolutions={mended})`"
+                f"MultiResolution: resolutions={resolutions or _shown(given)} given; allowed are different whole "
+                f"numbers from 1 to size ({self.size}); mend: `MultiResolution({self.size}, resolutions={mended})`"
             )
 
     @property
@@ -133,6 +140,7 @@ class Pixels:
 
     def __post_init__(self) -> None:
         _check_size("Pixels", self.size)
+        _keep_plain(self, "size")
 
     def start(self, jobs: int, generators: list[torch.Generator], device: torch.device | str = "cpu") -> list[Tensor]:
         """One zero part (jobs, 3, size, size); the generators are not used. Raises ValueError as every canvas does."""
@@ -199,6 +207,7 @@ class Fourier:
     def __post_init__(self) -> None:
         _check_size("Fourier", self.size)
         _check_number("Fourier", "decay", self.decay)
+        _keep_plain(self, "size", "decay")
 
     def start(self, jobs: int, generators: list[torch.Generator], device: torch.device | str = "cpu") -> list[Tensor]:
         """One part of small normal numbers, row j drawn from generators[j] on the CPU.
@@ -244,10 +253,13 @@ class MACO:
 
     def __post_init__(self) -> None:
         _check_size("MACO", self.size)
+        _keep_plain(self, "size")
         if self.magnitude is None:
             return
         shape = (3, self.size, self.size // 2 + 1)
         mend = f"; mend: measure it, `MACO.from_pictures(pictures, size={self.size})`"
+        if not isinstance(self.magnitude, Tensor) or self.magnitude.is_complex():
+            raise ValueError(f"MACO: magnitude={_shown(self.magnitude)} given; allowed is a tensor {shape}{mend}")
         if tuple(self.magnitude.shape) != shape:
             raise ValueError(f"MACO: magnitude of shape {tuple(self.magnitude.shape)} given; allowed is {shape}{mend}")
         low, high = float(self.magnitude.min()), float(self.magnitude.max())
@@ -264,6 +276,7 @@ class MACO:
         Raises ValueError for another rank or range, values that are not finite, pictures without any contrast.
         """
         _check_size("MACO", size)
+        size = int(size)
         with torch.no_grad():
             pictures = _check_pictures("MACO", pictures, None)
             if tuple(pictures.shape[-2:]) != (size, size):
@@ -389,13 +402,15 @@ def _odd_phase(phase: Tensor) -> Tensor:
 
 
 def _check_size(who: str, size: int) -> None:
-    if type(size) is not int or size < 8:
-        raise ValueError(f"{who}: size={size!r} given; allowed are whole numbers from 8 up; mend: `{who}(size=64)`")
+    if not _is_whole(size) or size < 8:
+        raise ValueError(
+            f"{who}: size={_shown(size)} given; allowed are whole numbers from 8 up; mend: `{who}(size=64)`"
+        )
 
 
 def _check_number(who: str, name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise ValueError(f"{who}: {name}={value!r} given; allowed are finite numbers; mend: `{who}({name}=1.0)`")
+    if not _is_real(value):
+        raise ValueError(f"{who}: {name}={_shown(value)} given; allowed are finite numbers; mend: `{who}({name}=1.0)`")
 
 
 def _check_generators(who: str, jobs: int, generators: list[torch.Generator]) -> None:
@@ -446,3 +461,29 @@ def _check_pictures(who: str, picture: Tensor, size: int | None) -> Tensor:
         mend = "`picture / 255`" if low >= 0 and 2 < high <= 255 else "`picture.clamp(0, 1)`"
         raise ValueError(f"{who}: values from {low:g} to {high:g} given; allowed is [0, 1]; mend: {mend}")
     return picture.reshape(-1, *shape[-3:]).to(torch.float32)
+
+
+# what `arguments` has too, for a file that goes alone
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def _is_real(value: Any) -> bool:
+    value = _plain(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(_plain(value), int) and _is_real(value)
+
+
+def _keep_plain(record: Any, *names: str) -> None:
+    for name in names:
+        object.__setattr__(record, name, _plain(getattr(record, name)))
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:76]} ..."

@@ -22,7 +22,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are two lines, however many options there are and however narrow the terminal is."""
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: -"):
+        if message.startswith(("unrecognized arguments: -", "the following arguments are required: CONCEPT")):
             message += "; a word that begins with '-' goes behind --, as in: nnsight-dream synthesize --steps 9 -- -x"
         self.exit(
             2, f"usage: {self.prog} ...  ({self.prog} --help lists what it takes)\n{self.prog}: {_short(message)}\n"
@@ -143,7 +143,7 @@ def _run(given: Sequence[str] | None) -> int:
 
 def _told(error: Exception) -> str:
     text = str(error)
-    if isinstance(error, (AttributeError, AssertionError, LookupError)) or not text.strip():  # "'x'" alone says nothing
+    if isinstance(error, (AttributeError, AssertionError, KeyError)) or not text.strip():  # "'x'" alone says nothing
         return f"{type(error).__name__}: {text}" if text.strip() else type(error).__name__
     return text
 
@@ -158,7 +158,7 @@ def _printable(*streams: Any) -> Iterator[None]:
     """Within the block, characters that an output's encoding lacks (cp1252, ascii) are written as escapes."""
     before = [(stream, stream.errors) for stream in streams if hasattr(stream, "reconfigure")]
     for stream, errors in before:
-        if errors == "strict":
+        if errors in ("strict", "surrogateescape"):  # the second is what LC_ALL=C gives
             stream.reconfigure(errors="backslashreplace")
     try:
         yield

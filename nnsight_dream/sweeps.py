@@ -139,7 +139,7 @@ def _concepts(concepts: Any) -> list[tuple[str, str, str]]:
 
 def _axes(layers: Any, seeds: Any, poolings: Any) -> tuple[list[Any], list[int], list[str]]:
     """Layers, seeds and poolings, of which one may stand for a list, as lists; they may be empty."""
-    if isinstance(layers, str) and layers.strip().isdigit():  # "14": the layer 14, or 1 and 4?
+    if isinstance(layers, str) and layers.strip().isdecimal():  # "14": the layer 14, or 1 and 4?
         raise ValueError(
             f"layers={layers!r} is a text; of one layer write layers=[{int(layers)}], of several such as layers=[1, 4]"
         )

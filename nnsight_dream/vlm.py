@@ -184,7 +184,7 @@ class VLM:
             where = int(where)  # NumPy's integers too
         if isinstance(where, bool) or not isinstance(where, (int, str, Site)):
             raise TypeError(f"a site is a layer number from 1, a name or a Site; got {type(where).__name__} {where!r}")
-        if isinstance(where, str) and where.isdigit():
+        if isinstance(where, str) and where.isdecimal():
             where = int(where)
         kinds = dict(self.family.kinds)
         if isinstance(where, int):

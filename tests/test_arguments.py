@@ -228,3 +228,67 @@ def test_a_store_is_a_folder(tmp_path):
             nd.Store(wrong)
     with pytest.raises(TypeError, match=r"jobs\[0\]='fox': a Job, or a list of them"):
         nd.sweep("demo", ["fox"], tmp_path)
+
+
+def test_numbers_of_canvases_and_augmentations_come_in_any_guise_and_become_plain():
+    assert nd.Pixels(np.int64(32)) == nd.Pixels(torch.tensor(32)) == nd.Pixels(32)
+    ladder = nd.MultiResolution(np.int64(64), resolutions=np.array([8, 64]), exponent=torch.tensor(0.5))
+    assert ladder == nd.MultiResolution(64, resolutions=(8, 64), exponent=0.5)
+    assert nd.Shift(pixels=np.int64(3)) == nd.Shift(pixels=3)
+    assert nd.Scale(np.float64(0.9), torch.tensor(1.5)) == nd.Scale(0.9, 1.5)
+    assert repr(nd.Rotate(np.float64(3.0))) == repr(nd.Rotate(3.0))
+    wrong = [True, "3", None, [3], torch.ones(2), 1j, float("nan"), object()]
+    for make in (
+        nd.Pixels,
+        nd.Fourier,
+        nd.Noise,
+        nd.Rotate,
+        lambda v: nd.Scale(v, 2.0),
+        lambda v: nd.Fourier(32, decay=v),
+    ):
+        for value in wrong:
+            with pytest.raises(ValueError, match=r"given; allowed (is|are) .*mend"):
+                make(value)
+    for make in (
+        lambda v: nd.Shift(pixels=v),
+        lambda v: nd.MultiResolution(32, resolutions=v),
+        lambda v: nd.MACO(32, magnitude=v),
+    ):
+        for value in (True, "3", object(), 1j, [float("nan")]):
+            with pytest.raises(ValueError, match=r"given; allowed (is|are) .*mend"):
+                make(value)
+
+
+def test_directions_of_wrong_parts_are_refused_in_our_own_words(tmp_path):
+    vlm = nd.load("demo")
+    fox = nd.from_tensor(vlm, torch.ones(vlm.width), np.int64(4), label="fox")
+    assert (fox * np.float32(0.5)).label == (fox * torch.tensor(0.5)).label == "0.5 fox"
+    for wrong in ("x", None, {"a": 1}, object(), True, 1j * torch.ones(vlm.width), [[1], [1, 2]]):
+        with pytest.raises((TypeError, ValueError), match=r"tensor|\(d,\)"):
+            nd.from_tensor(vlm, wrong, 4)
+    for field in ("site", "label", "model", "provenance"):
+        with pytest.raises(TypeError, match=f"^Direction: {field}=3: .* is needed"):
+            nd.Direction(**{"vector": fox.vector, "site": fox.site, "label": "a", "model": "m", field: 3})
+    with pytest.raises(ValueError, match=r"a direction's factor=nan"):
+        fox * float("nan")
+    with pytest.raises(ZeroDivisionError, match=r"'fox' cannot be divided by 0"):
+        fox / 0
+    with pytest.raises(TypeError, match=r"two Directions|compares two Directions"):
+        nd.cosine(fox, "fox")
+    for call in (lambda: fox.save(""), lambda: nd.Direction.load("")):
+        with pytest.raises(ValueError, match=r"^path=''"):
+            call()
+    with pytest.raises(IsADirectoryError, match=r"give a file in it"):
+        fox.save(tmp_path)
+    with pytest.raises(IsADirectoryError, match=r"is a folder; a file is needed"):
+        nd.Direction.load(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["octopus", nd.VLM, None, nd.Site(4)], ids=str)
+def test_what_is_no_model_is_refused_where_a_model_is_needed(wrong):
+    with pytest.raises(
+        TypeError, match=r"vlm= is a model that nd.load gave; got .*nd.load.*concept takes \(vlm, words"
+    ):
+        nd.concept(wrong, "fox", 4)
+    with pytest.raises(TypeError, match=r"vlm= is a model that nd.load gave"):
+        nd.from_tensor(wrong, torch.ones(3), 4)

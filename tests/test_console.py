@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -23,32 +24,32 @@ def run(*arguments: str | bytes, code: str = MAIN, **environment: str) -> subpro
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, env={**os.environ, **given})
 
 
-def test_pictures_are_drawn_and_shown_in_any_encoding(tmp_path: Path) -> None:
-    code = """if True:
-        import io, sys
-        from nnsight_dream.cli import main
-        def show(encoding, errors, *arguments):
-            raw = io.BytesIO()
-            sys.stdout = io.TextIOWrapper(raw, encoding=encoding, errors=errors, write_through=True)
-            status = main(arguments)
-            assert sys.stdout.errors == errors  # as it was
-            sys.stdout.flush()
-            sys.stdout = sys.__stdout__
-            assert status == 0, (encoding, arguments, status)
-            print(raw.getvalue().decode(encoding).replace("\\r", "").replace("\\n", "\\r"))
-        draw = ("synthesize", "\\N{OCTOPUS}", "--steps", "1", "--out", sys.argv[1] + "/\\N{OCTOPUS}")
-        show("cp1252", "strict", *draw)
-        show("ascii", "surrogateescape", *draw, "--json")
-        show("ascii", "strict", "concepts")
-    """
-    done = run(str(tmp_path), code=code, TERM="dumb", NO_COLOR="1", COLUMNS="20", PYTHONIOENCODING="utf-8")
+def test_a_picture_is_drawn_and_shown_in_any_encoding(tmp_path: Path) -> None:
+    draw = ("synthesize", "\N{OCTOPUS}", "--steps", "1", "--layer", "1", "--out", str(tmp_path))
+    done = run(*draw, TERM="dumb", NO_COLOR="1", COLUMNS="20", PYTHONIOENCODING="cp1252")
     assert done.returncode == 0, done.stderr.decode()
-    text, document, concepts = done.stdout.decode().strip().split("\n")
+    text = done.stdout.decode("cp1252")
     assert r"\U0001f419" in text
+    assert "saved 1" in text
     assert "2580" not in text  # no picture of escapes
-    (row,) = json.loads(document.replace("\r", "\n"))["prototypes"]
-    assert row["concept"] == "\N{OCTOPUS}"
-    assert "animal:" in concepts
+    assert (tmp_path / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # the second is what LC_ALL=C gives
+def test_texts_and_documents_are_written_in_ascii_too(errors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="ascii", errors=errors)
+    monkeypatch.setattr(sys, "stdout", out)
+    with cli._printable(sys.stdout):
+        cli._print_json({"concept": "\N{OCTOPUS} \udcff"})
+        print("\N{OCTOPUS} \udcff")
+    assert out.errors == errors  # as it was
+    out.flush()
+    document, text = raw.getvalue().decode("ascii").rsplit("}", 1)
+    assert json.loads(document + "}") == {"concept": "\N{OCTOPUS} \udcff"}
+    assert text.strip() == r"\U0001f419 \udcff"
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert cli.main(["concepts"]) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")

@@ -75,10 +75,18 @@ def similarity(x: np.ndarray, metric: str, name: str = "x") -> np.ndarray:
     """
     if metric not in METRICS:
         raise ValueError(f"metric={shown(metric)}: allowed are {', '.join(METRICS)}")
-    distinct, which = np.unique(x, axis=0, return_inverse=True)
-    if len(distinct) < len(x):  # so that equal items are exactly alike, and not but for rounding
+    if metric != "euclidean":
+        none = np.asarray(~varying(x.T) if metric == "correlation" else ~x.any(axis=1))
+        if none.any():
+            raise ValueError(
+                f"{name}: all units of item {int(np.argmax(none))} are {'equal' if metric == 'correlation' else '0'}, "
+                f"so it has no {metric} with others; use metric='euclidean', or leave the item out of x and y"
+            )
+    seen: dict[bytes, int] = {}
+    which = [seen.setdefault(row.tobytes(), len(seen)) for row in x + 0.0]  # -0 is 0
+    if len(seen) < len(x):  # so that equal items are exactly alike, and not but for rounding
         places = np.unique(which, return_index=True)[1]
-        return similarity(x[places], metric, name)[np.ix_(which.ravel(), which.ravel())]
+        return similarity(x[places], metric, name)[np.ix_(which, which)]
     if metric == "euclidean":  # shifts change no distance, and what is near 0 is rounded less
         x = from_mean(x)
         square = (x * x).sum(1)
@@ -87,15 +95,7 @@ def similarity(x: np.ndarray, metric: str, name: str = "x") -> np.ndarray:
         return alike
     if metric == "correlation":
         x = scaled(x, axis=1)
-        none = np.asarray(~varying(x.T))
         x = x - x.mean(1, keepdims=True)
-    else:
-        none = np.asarray(~x.any(axis=1))
-    if none.any():
-        raise ValueError(
-            f"{name}: all units of item {int(np.argmax(none))} are {'equal' if metric == 'correlation' else '0'}, so "
-            f"it has no {metric} with others; use metric='euclidean', or leave the item out of x and y"
-        )
     unit = unit_rows(x)
     return unit @ unit.T
 

@@ -146,6 +146,19 @@ def test_a_partner_that_is_there_twice_counts_against(recwarn: pytest.WarningsRe
     assert not recwarn.list
 
 
+def test_an_item_without_a_cosine_is_named_by_its_own_place() -> None:
+    x, y = pair(8)
+    x[3] = x[1]
+    for value, metric in ((0.0, "cosine"), (0.1, "correlation")):
+        x[5] = value
+        for score in (nd.mutual_knn, nd.rsa):
+            with pytest.raises(ValueError, match=rf"x: all units of item 5 are .* no {metric}"):
+                score(x, y, metric=metric, **({"k": 2} if score is nd.mutual_knn else {}))
+    x[5] = x.mean(0) * 8 / 7 - x[5] / 7  # the mean of all, but for rounding
+    with pytest.raises(ValueError, match="x: item 5 is the mean of all"):
+        nd.retrieval(x, y[:, :5])
+
+
 def test_items_equally_far_apart_have_no_order() -> None:
     for scale in (1.0, 0.1, 3e-30):
         corners = np.eye(6) * scale + 0.7 * scale

@@ -62,7 +62,7 @@ def cleaned(text: str, key: str, *, shown: bool = False) -> str:
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])", MARK, text)
     if len(key) >= _WHOLE and len(text) <= _LONG:
         text = _without_parts(text, key)
-    return _without_stars(text, key) if shown else text
+    return _without_stars(text, key) if shown and len(text) <= _LONG else text
 
 
 def _without_parts(text: str, key: str) -> str:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import os
 import re
+import sys
 from typing import Any
+
+from . import keys
 
 _RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Warning|Exit))(?:: (.*))?$", re.MULTILINE)
 _RETRIED = (
@@ -25,8 +29,16 @@ class Lost(ServerError):
     """A job came to nothing by no fault of its own; another try may do."""
 
 
+def _without_key(text: str) -> str:
+    """What a server or a library says, without the key of this user, should it stand in it."""
+    config = sys.modules.get("nnsight.schema.config")
+    secret = str(config.CONFIG.API.APIKEY or "") if config else os.environ.get("NDIF_API_KEY", "")
+    return keys.cleaned(text, secret.strip(), shown=True)
+
+
 def translated(description: str, host: str, model: str) -> Exception:
     """The exception for what a server says of a failed job: the job's own where it raised, else a ServerError."""
+    description = _without_key(description)
     text = " ".join(description.split())
     if any(part in text for part in _RETRIED):
         return Lost(f"{host} lost the job: {text}")
@@ -66,7 +78,7 @@ def _own(name: str, said: str, host: str) -> Exception:
 
 def refused(status: int, detail: Any, host: str, model: str, key: bool) -> Exception:
     """The exception for a request that a server does not take: its HTTP status and what it says."""
-    said = " ".join(str(detail or "").split())
+    said = " ".join(_without_key(str(detail or "")).split())
     if status in (401, 403):
         given = "the key that was given" if key else "a request without a key"
         return PermissionError(
@@ -84,6 +96,6 @@ def refused(status: int, detail: Any, host: str, model: str, key: bool) -> Excep
 def unreachable(host: str, error: BaseException) -> Exception:
     """The exception for a host that does not answer."""
     return Lost(
-        f"{host} does not answer ({type(error).__name__}: {error}); see that the address is right and the server up "
-        "($NDIF_HOST, or nd.load(..., remote='http://...'))"
+        f"{host} does not answer ({type(error).__name__}: {_without_key(str(error))}); see that the address is right and "
+        "the server up ($NDIF_HOST, or nd.load(..., remote='http://...'))"
     )

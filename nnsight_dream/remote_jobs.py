@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import remote, shipped_jobs
+from . import keys, remote, shipped_jobs
 from .remote_errors import Lost, ServerError, refused, translated, unreachable
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ def backend(vlm: VLM, blob: bytes | None = None) -> Any:
     key = model_key(vlm) if blob is not None else ""
     made = RemoteBackend(key, host=vlm.remote.where, env=vlm.model._remoteable_get_env() if blob is not None else {})
     made.display.enabled = False
+    made.api_key = made.api_key.strip()  # as read from a file
+    if why := keys.refusal(made.api_key, "NDIF_API_KEY"):
+        raise PermissionError(why)
     if made.host.rstrip("/") == "https://api.ndif.us" and not made.api_key:
         raise PermissionError(
             "NDIF's own server wants a key: get one at https://login.ndif.us, then set NDIF_API_KEY or call "

@@ -27,7 +27,7 @@ from typing import Any
 
 from . import arguments
 from .cache import write_whole
-from .plain import encodable
+from .plain import encodable, plain
 from .prototype import Prototype
 
 RECORD = "job.json"
@@ -252,7 +252,7 @@ class Store:
         if not rows:
             return
         path = self._answers(key, self.enroll(judge))
-        data = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()
+        data = "".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows).encode()
         with open(path, "ab") as file, _locked(file.fileno()):
             end = file.seek(0, os.SEEK_END)
             if end:  # mend a line that was cut short

@@ -24,6 +24,7 @@ from typing import Any
 import nnsight_dream as nd
 from nnsight_dream import alignment, demo, figures, judging, paper, report, sweeps, tables
 from nnsight_dream.ray_workers import Cluster
+from nnsight_dream.store import slug
 
 QUICK = ["--quick"]
 
@@ -123,28 +124,28 @@ def results(vlm: nd.VLM, store: nd.Store, args: argparse.Namespace) -> None:
     out = store.folder / "results"
     out.mkdir(exist_ok=True)
     for judge in store.judges():
-        mine = [r for r in rows if r["judge"] == judge]
+        mine, stem = [r for r in rows if r["judge"] == judge], slug(judge, 80)
         plain = [r for r in mine if not r["pooling"]]
         for protocol in ("hint", "strict"):
             for by in (("layer",), ("category", "layer")):
                 table = tables.rates(plain, by=by, protocol=protocol, judge=judge)
-                tables.write_csv(table, out / f"{judge}-{protocol}-by-{'-'.join(by)}.csv")
+                tables.write_csv(table, out / f"{stem}-{protocol}-by-{'-'.join(by)}.csv")
                 if by == ("layer",):
                     print(f"\n{judge}, {protocol}\n{tables.to_markdown(table)}")
-        figures.recognition(plain, out / f"{judge}-recognition")
+        figures.recognition(plain, out / f"{stem}-recognition")
         if any(r["pooling"] for r in mine):
-            figures.pooling(mine, out / f"{judge}-pooling")
+            figures.pooling(mine, out / f"{stem}-pooling")
         seeds = [{"protocol": p, **tables.seed_agreement(plain, protocol=p)} for p in ("hint", "strict")]
         if any(row["n"] for row in seeds):
-            tables.write_csv(seeds, out / f"{judge}-seeds.csv")
+            tables.write_csv(seeds, out / f"{stem}-seeds.csv")
             print(
                 f"\ntwo seeds of one concept and layer, named by {judge} both or neither\n{tables.to_markdown(seeds)}"
             )
         if args.against:
             theirs = [r for r in nd.results(nd.Store(args.against, must_exist=True), judge) if not r["pooling"]]
-            figures.models({str(args.folder): plain, str(args.against): theirs}, out / f"{judge}-models")
+            figures.models({str(args.folder): plain, str(args.against): theirs}, out / f"{stem}-models")
         beside = prediction(vlm, plain, judge)
-        tables.write_csv(beside, out / f"{judge}-prediction.csv")
+        tables.write_csv(beside, out / f"{stem}-prediction.csv")
         print(f"\nalignment of words with labelled pictures, and how often {judge} names prototypes with hint\n"
               f"{tables.to_markdown(beside)}")  # fmt: skip
     report.page(store, store.folder / "index.html", rows=rows, title=f"Early alignment: {args.model}")

@@ -414,3 +414,18 @@ def test_a_vlm_whose_template_lies_elsewhere(tmp_path: Path, name: str) -> None:
         assert int((inputs["input_ids"] == vlm.config.image_token_id).sum()) == vlm.grid[0] * vlm.grid[1]
         assert text.count("What is it?") == 1
     assert nd.examine(filled(tmp_path, jobs()), one, protocols=["strict"], progress=False).asked == 3
+
+
+def test_the_key_to_a_server_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnsight.schema.config import CONFIG
+
+    from nnsight_dream.remote_errors import refused, translated, unreachable
+
+    monkeypatch.setattr(CONFIG.API, "APIKEY", KEY)
+    for error in (
+        refused(401, f"no such key: {KEY}", "http://x", "m", True),
+        translated(f"RuntimeError: {KEY[:12]}", "http://x", "m"),
+        unreachable("http://x", ValueError(f"Illegal header value b'{KEY}'")),
+    ):
+        assert KEY[:8] not in str(error)
+        assert "[key]" in str(error)

@@ -50,7 +50,8 @@ _HOMES = {
     "store": ("Entry", "Job", "Store"),
     "sweeps": ("Swept", "jobs_of", "sweep"),
     "judging": ("agreement", "examine", "results"),
-    "examiners": ("DemoExaminer", "VLMJudge", "ZeroShotJudge"),
+    "examiners": ("DemoExaminer", "ZeroShotJudge"),
+    "vlm_judge": ("VLMJudge",),
     "openai_judge": ("OpenAIJudge",),
     "intervals": ("bootstrap", "wilson"),
     "tables": ("rates",),
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     from .demo import demo_sae
     from .detached import RemoteJob, collect, submit
     from .directions import Direction, concept, contrast, cosine, from_images, from_tensor, probe
-    from .examiners import DemoExaminer, VLMJudge, ZeroShotJudge
+    from .examiners import DemoExaminer, ZeroShotJudge
     from .families import Family
     from .feature_judging import judge_features
     from .features import Feature, feature, feature_from_tensors
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from .tables import rates
     from .trace import Step, check, read_pictures, read_text
     from .vlm import VLM, load
+    from .vlm_judge import VLMJudge
     from .words import BASELINE_WORDS
 
 

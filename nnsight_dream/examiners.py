@@ -1,26 +1,20 @@
-"""Examiners on this machine: the bundled judge, zero-shot dual encoders, and a vision-language model's own words."""
+"""Examiners on this machine that choose among names: the bundled judge and zero-shot dual encoders."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
-from . import demo, remote
+from . import demo
 from .asking import Asked, Keep, answer_row, grade_row
-from .families import family_of
 from .judges import DemoJudge, NamingJudge, as_pil, loaded, placed, still
-from .plain import encodable
-from .questions import PROTOCOLS, WORDS, bare, capped, heard, mentions, question
-from .thinking import begun, marked, spoken
+from .questions import bare
 
 _AT_ONCE = 32  # pictures
-_GIVE_UP = 20  # questions in a row that fail: the fault is not theirs
-_WHY_CUT = "an answer was cut before it was whole; allow more tokens with most="
 
 
 def demo_aliases() -> dict[str, tuple[str, ...]]:
@@ -67,7 +61,7 @@ class _ByName:
                 keep(one, *self._grades(one, one.answer["text"]))
         by_picture = [list(group) for _, group in itertools.groupby(new, lambda a: a.key)]
         for start in range(0, len(by_picture), _AT_ONCE):
-            batch = [(group, image) for group, image in _opened(by_picture[start : start + _AT_ONCE], keep)]
+            batch = [(group, image) for group, image in opened_groups(by_picture[start : start + _AT_ONCE], keep)]
             if not batch:
                 continue
             logits = self._judge.logits([image for _, image in batch])
@@ -87,7 +81,7 @@ class _ByName:
         return [grade_row(one, c, int(top in self.accepted(c)), top, self.grader) for c in one.grade_as]
 
 
-def _opened(groups: Sequence[list[Asked]], keep: Keep) -> Iterator[tuple[list[Asked], Image.Image]]:
+def opened_groups(groups: Sequence[list[Asked]], keep: Keep) -> Iterator[tuple[list[Asked], Image.Image]]:
     """Questions by picture, with the picture; what cannot be opened fails."""
     for group in groups:
         try:
@@ -180,189 +174,6 @@ class ZeroShotJudge(NamingJudge, _ByName):
             out = getattr(self._model, f"get_{kind}_features")(**inputs)
         vectors = out if isinstance(out, torch.Tensor) else out.pooler_output
         return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu()
-
-
-class Said(str):
-    """What a model said, without its thinking.
-
-    cut   it was stopped at the limit of tokens, or within its thinking
-    raw   all that it wrote
-    """
-
-    cut: bool
-    raw: str
-
-    def __new__(cls, text: str, *, cut: bool = False, raw: str = "") -> Said:
-        said = super().__new__(cls, text)
-        said.cut, said.raw = cut, raw or text
-        return said
-
-
-class VLMJudge:
-    """A vision-language model of your own that answers in its own words.
-
-    model        a hub id, a folder, a loaded image-text-to-text model with its `processor`, or an `nd.VLM`
-    samples      how often it is asked; 1 answers greedily, more draw at `temperature`
-    most         new tokens of an answer at most; a model that thinks first needs some hundreds. An answer that is cut
-                 is "broken", not a no
-    aliases      for a concept, further words that count as naming it, such as `demo_aliases()`
-    grader       (question, answer, concept) -> True if the answer names the concept, False, or None if that is
-                 unclear; words are compared by default
-    name         what its answers are kept under; the last part of the model's name by default
-    options      go to `from_pretrained`
-
-    Raises ValueError for samples, temperature or tokens out of range.
-    """
-
-    protocols: tuple[str, ...] = PROTOCOLS
-
-    def __init__(
-        self,
-        model: Any,
-        processor: Any = None,
-        *,
-        samples: int = 1,
-        temperature: float = 1.0,
-        most: int = 64,
-        aliases: Mapping[str, Iterable[str]] | None = None,
-        grader: Callable[[str, str, str], bool] | None = None,
-        name: str | None = None,
-        **options: Any,
-    ):
-        if samples < 1 or most < 1 or not temperature > 0:
-            raise ValueError(
-                f"samples={samples}, most={most}, temperature={temperature}: at least 1, 1 and above 0 are needed; "
-                "samples=1 is greedy, whatever the temperature"
-            )
-        self._vlm = None
-        if hasattr(model, "hf") and hasattr(model, "processor"):
-            remote.weightless(model, "writing answers")
-            self._vlm = model
-            model, processor = model.hf, processor or model.processor
-        self._model, self._processor, found = loaded(model, processor, "AutoModelForImageTextToText", options)
-        self.name, self.samples, self.temperature, self.most = name or found, samples, temperature, most
-        self.grader = WORDS if grader is None else getattr(grader, "__name__", type(grader).__name__)
-        self._grade = grader or self._same_words
-        self._aliases = {word.casefold(): tuple(more) for word, more in (aliases or {}).items()}
-
-    def __repr__(self) -> str:
-        return f"VLMJudge({self.name!r}: {self.samples} samples, graded by {self.grader})"
-
-    def say(self, image: Any, text: str, *, seed: int | None = None) -> Said:
-        """What the model answers about a picture, without its thinking: greedily, or drawn with a seed."""
-        inputs = placed(self._inputs(as_pil(image)[0], text), self._model)
-        how: dict[str, Any] = dict(do_sample=False, temperature=None, top_p=None, top_k=None)
-        if seed is not None:
-            how = dict(do_sample=True, temperature=self.temperature, top_p=1.0, top_k=0)
-        device = self._model.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), still(self._model):
-            torch.manual_seed(seed or 0)
-            out = self._model.generate(**inputs, max_new_tokens=self.most, **how)
-        prompt, new = inputs["input_ids"][0], out[0, inputs["input_ids"].shape[1] :]
-        return self._aloud(prompt, new, len(new) >= self.most and int(new[-1]) not in self._ends())
-
-    def _inputs(self, image: Image.Image, text: str) -> dict[str, Any]:
-        """The model's inputs, by the chat template that `concept` uses too; the family's where there is none."""
-        content = [{"type": "image", "image": image}, {"type": "text", "text": encodable(text)}]
-        return dict(
-            self._processor.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=self._template(),
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-            )
-        )
-
-    def _template(self) -> Any:
-        if self._vlm is not None:
-            return self._vlm.chat_template
-        own = getattr(self._processor, "chat_template", None)
-        own = own or getattr(getattr(self._processor, "tokenizer", None), "chat_template", None)
-        if own:
-            return own
-        family = family_of(self._model.config)
-        if family is None or family.chat_template is None:
-            raise ValueError(
-                f"neither the processor of {self.name} nor its tokenizer has a chat template, so it is unknown how a "
-                "question is put to it; set processor.chat_template"
-            )
-        return family.chat_template
-
-    def _ends(self) -> set[int]:
-        """The tokens with which an answer ends."""
-        found: set[int] = set()
-        for place in (self._model.generation_config, self._tokenizer):
-            ends = getattr(place, "eos_token_id", None)
-            found |= {*ends} if isinstance(ends, (list, tuple)) else set() if ends is None else {ends}
-        return found
-
-    @property
-    def _tokenizer(self) -> Any:
-        return getattr(self._processor, "tokenizer", self._processor)
-
-    def _aloud(self, prompt: torch.Tensor, new: torch.Tensor, cut: bool) -> Said:
-        """New tokens as text. The marks of thinking may be special tokens, and the prompt may have begun it."""
-        text = str(self._tokenizer.decode(new, skip_special_tokens=True)).strip()
-        raw = str(self._tokenizer.decode(new, skip_special_tokens=False))
-        opened = begun(str(self._tokenizer.decode(prompt[-16:], skip_special_tokens=False)))
-        if not opened and not marked(raw):
-            return Said(text, cut=cut)
-        aloud = spoken(opened + raw)
-        text = aloud.text
-        for token in self._tokenizer.all_special_tokens:
-            text = text.replace(token, "")
-        return Said(text.strip(), cut=cut or aloud.unfinished, raw=opened + raw)
-
-    def examine(self, asked: Sequence[Asked], keep: Keep) -> None:
-        """See `asking.Examiner`. Raises what the model or the grader raises for twenty questions in a row."""
-        failures = 0
-        for group, image in _opened([list(g) for _, g in itertools.groupby(asked, lambda a: a.key)], keep):
-            for one in group:
-                rows: list[Mapping[str, Any]] = []
-                try:
-                    for row in self._rows(one, image):
-                        rows.append(row)
-                    failures = 0
-                except Exception as error:  # the others go on
-                    failures += 1
-                    if failures >= _GIVE_UP:
-                        raise
-                    rows.append({"what": "failed", "error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
-                keep(one, *rows)
-
-    def _rows(self, one: Asked, image: Image.Image) -> Iterator[Mapping[str, Any]]:
-        """The answer, if it is not there yet, and its grades."""
-        row = one.answer
-        if row is None:
-            said = self.say(image, question(one.protocol, one.category), seed=self._seed(one))
-            text, kind = heard(said, cut=getattr(said, "cut", False))
-            more = {"why": _WHY_CUT} if kind == "broken" else {}
-            row = answer_row(one, text, kind, str(getattr(said, "raw", said)), self.name, **more)
-            yield row
-        if row["kind"] == "answer":
-            for concept in one.grade_as:
-                yield self._graded(one, capped(row["text"]), concept)
-
-    def _seed(self, one: Asked) -> int | None:
-        if self.samples == 1:
-            return None
-        told = f"{one.key} {one.protocol} {one.sample}".encode()
-        return int.from_bytes(hashlib.sha256(told).digest()[:4], "big")
-
-    def _graded(self, one: Asked, text: str, concept: str) -> dict[str, Any]:
-        score = self._grade(one.question, text, concept)
-        return grade_row(one, concept, score if score is None else self._whole(score), text, self.grader)
-
-    def _whole(self, score: Any) -> int:
-        if isinstance(score, str) or score not in (0, 1):
-            raise ValueError(f"grader= gave {score!r}; allowed are True, False and None")
-        return int(score)
-
-    def _same_words(self, question: str, answer: str, concept: str) -> bool:
-        more = self._aliases.get(concept.casefold()) or self._aliases.get(bare(concept).casefold()) or ()
-        return mentions(answer, (concept, *more))
 
 
 def _candidate(thing: Any) -> tuple[str, str, tuple[str, ...]]:

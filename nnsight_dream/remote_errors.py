@@ -96,6 +96,6 @@ def refused(status: int, detail: Any, host: str, model: str, key: bool) -> Excep
 def unreachable(host: str, error: BaseException) -> Exception:
     """The exception for a host that does not answer."""
     return Lost(
-        f"{host} does not answer ({type(error).__name__}: {_without_key(str(error))}); see that the address is right and "
-        "the server up ($NDIF_HOST, or nd.load(..., remote='http://...'))"
+        f"{host} does not answer ({type(error).__name__}: {_without_key(str(error))}); see that the address is right "
+        "and the server up ($NDIF_HOST, or nd.load(..., remote='http://...'))"
     )

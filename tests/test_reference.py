@@ -123,7 +123,7 @@ def test_two_references_in_one_climb_are_two_guards_here_and_in_a_session(demo_v
     far = [image.point(lambda v: v // 16) for image in far]
     there = nd.load("demo", remote="local")
     aims = [nd.feature("demo", 3, guard=0.2, reference=r) for r in (near, far)]
-    few: dict[str, Any] = dict(steps=2, batch=1, progress=False, canvas=nd.Pixels(32))
+    few: dict[str, Any] = dict(steps=2, batch=1, progress=False, canvas=nd.Pixels(32), centre=nd.Grey())
     here, away = nd.synthesize(demo_vlm, aims, **few), nd.synthesize(there, aims, **few)
     assert here[0].history[0] != here[1].history[0]
     for a, b in zip(here, away, strict=True):

@@ -405,7 +405,7 @@ def test_a_direction_of_any_length_is_climbed_to_the_same_picture(
     """Squares of 1e30 or 1e-30 leave float32; a power of two changes no bit of a cosine."""
     vlm = demo_vlm if remote is None else nd.load("demo", remote=remote)
     vector = torch.randn(vlm.width, generator=torch.Generator().manual_seed(0))
-    few: dict[str, Any] = dict(steps=2, batch=1, progress=False, canvas=nd.Pixels(32))
+    few: dict[str, Any] = dict(steps=2, batch=1, progress=False, canvas=nd.Pixels(32), centre=nd.Grey())
     away = nd.from_tensor(vlm, vector.flip(0), 2)
     plain = nd.synthesize(vlm, nd.from_tensor(vlm, vector, 3), terms=[nd.Away(away)], **few)
     for power in powers:

@@ -20,6 +20,7 @@ from . import reference as references
 from .arguments import listed
 from .cache import write_whole
 from .cards import RECORD, TOP, Card, Material, Shot
+from .digests import digest
 from .directions import versions
 from .features import Feature, feature
 from .pictures import as_tensors
@@ -30,9 +31,10 @@ from .sae_encoding import encoded, fingerprint, site_of
 from .sae_reading import features_of, strangeness
 from .sae_releases import load_sae
 from .sae_weights import TRANSCODERS, checked, facts_of
+from .settings import Choice, Settings, choose
 from .sites import Site
 from .store import Store, now
-from .synthesis import Settings, climb_pairs, digest
+from .synthesis import climb_pairs
 from .trace import read_pictures
 from .vlm import VLM
 
@@ -65,7 +67,7 @@ def make_cards(
     strengths: Sequence[float] = (0.25, 0.5),
     negative: bool = True,
     objective: str = "encoder",
-    settings: Settings | None = None,
+    settings: Choice = None,
     reference: Any = None,
     progress: bool = False,
 ) -> Made:
@@ -105,7 +107,7 @@ def make_cards(
     pictures = references.chosen(reference)
     numbers = list(dict.fromkeys(checked(i, int(sae.W_dec.shape[0])) for i in numbers))
     aims = dict(zip(numbers, feature(sae, numbers, objective=objective, reference=pictures), strict=True))
-    chosen = settings or chosen_settings(vlm, site)
+    chosen = choose(vlm, site.layer, settings)
     shots = (
         *(Shot(s) for s in seeds),
         *(Shot(seeds[0], x) for x in strengths if x != 1),
@@ -139,11 +141,6 @@ def make_cards(
     places = [store.folder / "features" / keys[i] for i in numbers]
     made.cards = [Card.load(place) for place in places if (place / RECORD).is_file()]
     return made
-
-
-def chosen_settings(vlm: VLM, site: Site) -> Settings:
-    """The settings that are taken where none are given."""
-    return Settings.demo() if vlm.is_demo else Settings.paper(site.layer)
 
 
 def _mine(store: Store, keys: Mapping[int, str], made: Made) -> Iterator[int]:

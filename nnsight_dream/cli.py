@@ -326,7 +326,7 @@ def _climb(args: argparse.Namespace, vlm: Any, flat: Sequence[Any]) -> int:
         _print_json({"folder": str(args.out), "prototypes": rows})
     else:
         _print_prototypes(Prototypes(made), verdicts, args.out)
-    return 130 if made[-1].interrupted else 0
+    return 130 if any(p.interrupted for p in made) else 0
 
 
 def _named(made: Any) -> list[Any]:

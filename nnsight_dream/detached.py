@@ -11,7 +11,8 @@ from .features import Feature
 from .objectives import Away
 from .prototype import Prototype, Prototypes
 from .remote_jobs import ask_after, prototypes_of, send_ascent, wait_for
-from .synthesis import Settings, is_one, prepare, settled
+from .settings import Choice
+from .synthesis import prepare, settled
 from .trace import Term
 from .vlm import VLM
 
@@ -49,9 +50,9 @@ def submit(
     vlm: VLM,
     directions: Direction | Feature | Sequence[Direction | Feature],
     *,
-    settings: Settings | None = None,
+    settings: Choice = None,
     seed: int | Sequence[int] = 0,
-    terms: Sequence[Term | Away] = (),
+    terms: Term | Away | Sequence[Term | Away] = (),
     **changes: Any,
 ) -> RemoteJob:
     """As `synthesize`, but leave the work to the server and return at once; `collect` fetches it.
@@ -61,10 +62,10 @@ def submit(
     """
     if vlm.remote is None or not vlm.remote.away:
         raise ValueError(f"{vlm.id} is on no server, so nothing can be left there; use nd.synthesize")
-    jobs, settings = settled(vlm, directions, settings, seed, terms, changes)
+    order = settled(vlm, directions, settings, seed, terms, changes)
     ids = []
-    for ascent in prepare(vlm, jobs, settings, terms):
-        ascent.note["single"] = is_one(directions, seed)
+    for ascent in prepare(vlm, order.jobs, order.settings, order.terms):
+        ascent.note["single"] = order.single
         ids.append(send_ascent(ascent))
     return RemoteJob(vlm, ",".join(ids))
 
@@ -81,7 +82,7 @@ def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
 
     if vlm.remote is None or not vlm.remote.away:
         raise ValueError(f"{vlm.id} is on no server; load it with the remote= at which the job was submitted")
-    made: list[Prototype] = []
+    made: list[tuple[int, Prototype]] = []  # by place among all that was asked for
     single = False
     for one in (job.id if isinstance(job, RemoteJob) else job).split(","):
         found = wait_for(vlm, one.strip())
@@ -90,6 +91,9 @@ def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
         note = pickle.loads(found["note"])
         if note["model"] != vlm.id:
             raise ValueError(f"job {one!r} is of {note['model']!r}, not of {vlm.id!r}: load that model")
-        made += prototypes_of(note, found)
+        there = prototypes_of(note, found)
+        places = note.get("places") or range(len(made), len(made) + len(there))
+        made += zip(places, there, strict=True)
         single = bool(note.get("single")) and len(made) == 1
-    return made[0] if single else Prototypes(made)
+    ordered = [prototype for _, prototype in sorted(made, key=lambda pair: pair[0])]
+    return ordered[0] if single else Prototypes(ordered)

@@ -35,10 +35,10 @@ class FeatureObjective:
         return shipped_scores.feature_term(self.site, self.feature, self.most, self.job)(step)
 
 
-def objective(vlm: VLM, feature: Feature, site: Site, job: int) -> FeatureObjective:
+def objective(vlm: VLM, feature: Feature, site: Site, job: int, at_once: int = 16) -> FeatureObjective:
     """The objective of a job, its tensors on the model's device and the guard in the site's own units."""
     guarded = feature.guard is not None and feature.objective == "encoder"
-    most = float(feature.guard or 0) * reference_norm(vlm, site, feature.reference) if guarded else None
+    most = float(feature.guard or 0) * reference_norm(vlm, site, feature.reference, at_once) if guarded else None
     return FeatureObjective(site, feature.to(vlm.device), most, job)
 
 

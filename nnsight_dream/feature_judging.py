@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from .asking import Examiner
-from .card_making import chosen_settings
 from .cards import Card, Material
+from .digests import digest
 from .features import Feature, feature
 from .intervals import wilson
 from .judging import examine
@@ -32,8 +32,9 @@ from .reference import Reference, described
 from .reference import chosen as chosen_reference
 from .responses import word_tokens
 from .sae_encoding import site_of
+from .settings import Choice, Settings, choose
 from .store import Job, Store
-from .synthesis import Settings, climb_pairs, digest
+from .synthesis import climb_pairs
 from .tally import results
 from .vlm import VLM
 
@@ -63,7 +64,7 @@ def judge_features(
     judge: Examiner,
     *,
     material: Material | None = None,
-    settings: Settings | None = None,
+    settings: Choice = None,
     reference: Any = None,
     seed: int = 0,
     protocols: Sequence[str] = ("hint", "strict"),
@@ -83,8 +84,9 @@ def judge_features(
     if not cards:
         raise ValueError("no card to judge: make some with make_cards")
     site, material = site_of(vlm, sae), material or Material.bundled()
-    chosen = settings or chosen_settings(vlm, site)
-    if chosen.record() | {"terms": []} != cards[0].prototype().settings:
+    chosen = choose(vlm, site.layer, settings)
+    memory = {"at_once": chosen.at_once}  # no result depends on it
+    if chosen.record() | {"terms": []} != dict(cards[0].prototype().settings) | memory:
         raise ValueError(
             "the cards were made with other settings: give judge_features the same settings= as make_cards"
         )

@@ -40,11 +40,12 @@ class Attention:
 
         s_i = cos(h_i - c, v)     g_i = exp(-|p_i - centre|^2 / 2 sigma^2)     w_i ~ g_i exp(s_i / tau), sum 1
 
-    `sigma` goes linearly from its first to its second value over the run, in units of a 16 x 16 grid.
+    `sigma` goes linearly from its first to its second value over the run, in units of a 16 x 16 grid. p_i is the
+    token's own place in the picture's grid, also at a site of some tokens or of tokens in another order (`at_tokens`).
     With `detach` no gradient flows through the weights; the paper does not say (the default lets it flow).
     """
 
-    _ships = ("__call__",)
+    _ships = ("__call__", "at_tokens")
 
     tau: float = 0.5
     sigma: tuple[float, float] = (2.0, 16.0)
@@ -55,20 +56,40 @@ class Attention:
             raise ValueError(f"tau and sigma must be positive; got tau={self.tau}, sigma={self.sigma}")
 
     def __call__(
-        self, patches: torch.Tensor, direction: torch.Tensor, grid: tuple[int, int], progress: float
+        self,
+        patches: torch.Tensor,
+        direction: torch.Tensor,
+        grid: tuple[int, int],
+        progress: float,
+        tokens: tuple[int, ...] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centred patches (B, n, d) and directions (B, d) to pooled (B, d) and weights (B, n)."""
+        """Centred patches (B, n, d) and directions (B, d) to pooled (B, d) and weights (B, n).
+
+        tokens   the patches' places in the grid, row by row from 0; None: all, in order. Patches that are neither have
+                 no place, and are weighed by likeness alone
+        """
         rows, cols = grid
         likeness = F.cosine_similarity(patches, direction[:, None], dim=-1)
-        if patches.shape[1] == rows * cols:
+        if tokens is not None or patches.shape[1] == rows * cols:
             sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * progress
             near = _gaussian(rows, cols, sigma, patches)
+            near = near if tokens is None else near[:, list(tokens)]
         else:
-            near = torch.zeros_like(likeness)  # chosen tokens have no middle
+            near = torch.zeros_like(likeness)
         weights = (likeness / self.tau + near).softmax(-1)
         if self.detach:
             weights = weights.detach()
         return torch.einsum("bn,bnd->bd", weights, patches), weights
+
+    def at_tokens(self, tokens: tuple[int, ...]) -> Pooling:
+        """The pooling for patches at these places of the grid; a pooling of your own may have it too."""
+
+        def placed(
+            patches: torch.Tensor, direction: torch.Tensor, grid: tuple[int, int], progress: float
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return self(patches, direction, grid, progress, tokens)
+
+        return placed
 
 
 def _gaussian(rows: int, cols: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
@@ -135,9 +156,9 @@ class Grey:
 
     _ships = ("pictures",)
 
-    def of(self, vlm: VLM, site: Site) -> torch.Tensor:
-        """(d,) the centre at a site."""
-        return mean_patches(vlm, self.pictures(*vlm.image_size), [site])[vlm.site(site)]
+    def of(self, vlm: VLM, site: Site, at_once: int = 16) -> torch.Tensor:
+        """(d,) the centre at a site, from at most `at_once` pictures a pass."""
+        return mean_patches(vlm, self.pictures(*vlm.image_size), [site], at_once)[vlm.site(site)]
 
     def pictures(self, height: int, width: int) -> list[torch.Tensor]:
         """The picture; it needs no size but the model's own, since grey stays grey when resized."""
@@ -153,9 +174,9 @@ class NaturalNoise:
     count: int = 64
     seed: int = 0
 
-    def of(self, vlm: VLM, site: Site) -> torch.Tensor:
-        """(d,) the centre at a site."""
-        return mean_patches(vlm, self.pictures(*vlm.image_size), [site])[vlm.site(site)]
+    def of(self, vlm: VLM, site: Site, at_once: int = 16) -> torch.Tensor:
+        """(d,) the centre at a site, from at most `at_once` pictures a pass."""
+        return mean_patches(vlm, self.pictures(*vlm.image_size), [site], at_once)[vlm.site(site)]
 
     def pictures(self, height: int, width: int) -> list[torch.Tensor]:
         """The pictures (count, 3, height, width); made where they are needed, which may be a server."""
@@ -206,9 +227,9 @@ class Pictures:
     def __hash__(self) -> int:
         return hash(self._content)
 
-    def of(self, vlm: VLM, site: Site) -> torch.Tensor:
-        """(d,) the centre at a site."""
-        return mean_patches(vlm, as_tensors(list(self.images), "images"), [site])[vlm.site(site)]
+    def of(self, vlm: VLM, site: Site, at_once: int = 16) -> torch.Tensor:
+        """(d,) the centre at a site, from at most `at_once` pictures a pass."""
+        return mean_patches(vlm, as_tensors(list(self.images), "images"), [site], at_once)[vlm.site(site)]
 
     @staticmethod
     def bundled() -> Pictures:
@@ -238,8 +259,8 @@ class Objective:
 
     def parts(self, patches: torch.Tensor, grid: tuple[int, int], progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (J, batch) and patch weights (J, batch, n) of patches (J, batch, n, d)."""
-        towards = (self.directions, self.centres, self.pooling, self.score)
-        return shipped_scores.pooled_scores(patches, *towards, grid, progress)
+        pooling = shipped_scores.placed(self.pooling, self.site)
+        return shipped_scores.pooled_scores(patches, self.directions, self.centres, pooling, self.score, grid, progress)
 
     def __call__(self, step: Step) -> torch.Tensor:
         """(J of the step,) the score of each job; 0 for jobs that are not these."""

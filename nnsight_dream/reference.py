@@ -111,7 +111,7 @@ def key(vlm: VLM, site: Site, reference: Reference | None) -> Hashable:
     return site, vlm.device, vlm.dtype, reference
 
 
-def reference_norm(vlm: VLM, site: Site, reference: Reference | None = None) -> float:
+def reference_norm(vlm: VLM, site: Site, reference: Reference | None = None, at_once: int = 16) -> float:
     """R: the mean norm of a patch of the reference pictures at a site; remembered by model, site and choice."""
     kept = vlm.kept("norms", site)
     place = key(vlm, site, reference)
@@ -120,7 +120,7 @@ def reference_norm(vlm: VLM, site: Site, reference: Reference | None = None) -> 
         def read(part: torch.Tensor) -> dict[Site, torch.Tensor]:
             return {site: read_pictures(vlm, part.to(vlm.device), [site])[site].float()}
 
-        kept[place] = shipped_scores.mean_norm(read, pictures_of(vlm, reference), site)
+        kept[place] = shipped_scores.mean_norm(read, pictures_of(vlm, reference), site, at_once)
     return float(kept[place])
 
 

@@ -323,6 +323,7 @@ def climb(
     """Climb the sum of `terms`, each (J,), by moving parts of the canvas, for some `steps` of a plan (a range).
 
     read   from views to patches by site, float32 on the parts' device; cut   what to say where no gradient comes back
+    plan   steps, batch, rate, clip, schedule, and `at_once`: the most views in a pass, None for all
     Returns the scores (J,) of each step that was done, and whether a KeyboardInterrupt ended it.
     """
     history = []
@@ -335,12 +336,7 @@ def climb(
                     views = pictures.repeat_interleave(plan.batch, 0)
                     for change in augment:
                         views = change(views, generators, plan.batch)
-                patches = read(views)
-                with _full_precision(parts[0]):
-                    now = Step(pictures, views, patches, plan.batch, grid, progress)
-                    score = torch.stack([term(now) for term in terms]).sum(0)
-                prove_score(score, step, cut)
-                gradients = torch.autograd.grad(-score.sum(), parts, allow_unused=True)  # the one minus sign
+                score, gradients = slopes(read, terms, plan, pictures, views, parts, grid, step, progress, cut)
             if any(g is None for g in gradients):
                 raise RuntimeError(cut.format(step=step))
             shortened, norm = clipped(gradients, plan.clip)
@@ -349,7 +345,7 @@ def climb(
                 part.grad = gradient
             if plan.schedule == "cosine":
                 for group in optimiser.param_groups:
-                    group["lr"] = plan.rate * 0.5 * (1 + math.cos(math.pi * progress))
+                    group["lr"] = plan.rate * 0.5 * (1 + math.cos(math.pi * step / plan.steps))  # never 0
             optimiser.step()
             history.append(score.detach())
             if tell is not None:
@@ -357,6 +353,70 @@ def climb(
         except KeyboardInterrupt:
             return history, True
     return history, False
+
+
+def slopes(
+    read: Any,
+    terms: Any,
+    plan: Any,
+    pictures: torch.Tensor,
+    views: torch.Tensor,
+    parts: list[torch.Tensor],
+    grid: tuple[int, int],
+    step: int,
+    progress: float,
+    cut: str,
+) -> tuple[torch.Tensor, Any]:
+    """The scores (J,) of a step, and the parts' gradient of minus their sum; at most `plan.at_once` views a pass."""
+    passes = 1 if plan.at_once is None else -(-len(views) // plan.at_once)
+    kept: Any = None
+    if passes == 1:
+        patches = read(views)
+    else:
+        patches, kept = read_in_turn(read, views, passes)
+    with _full_precision(parts[0]):
+        now = Step(pictures, views, patches, plan.batch, grid, progress)
+        score = torch.stack([term(now) for term in terms]).sum(0)
+    prove_score(score, step, cut)
+    falling = -score.sum()  # the one minus sign
+    if passes == 1:
+        return score, torch.autograd.grad(falling, parts, allow_unused=True)
+    pulls = torch.autograd.grad(falling, list(patches.values()), retain_graph=True, allow_unused=True)
+    pulled = {site: pull for site, pull in zip(patches, pulls, strict=True) if pull is not None}
+    through = carried_back(read, kept, pulled, cut.format(step=step))
+    return score, torch.autograd.grad([falling, views], parts, [None, through], allow_unused=True)
+
+
+def read_in_turn(read: Any, views: torch.Tensor, passes: int) -> tuple[dict[Any, torch.Tensor], Any]:
+    """Patches by site, all of them leaves of a graph, of views that are read in several passes; and what comes back.
+
+    Passes are as equal as can be. No pass but the last keeps its activations, so that memory is that of one: for the
+    gradient the others are run once more, when the score of all views is known (Gao et al. 2021, arXiv 2101.06983).
+    """
+    pieces = [piece.requires_grad_(True) for piece in views.detach().tensor_split(passes)]
+    with torch.no_grad():
+        seen = [read(piece) for piece in pieces[:-1]]
+    last = read(pieces[-1])
+    seen.append({site: patches.detach() for site, patches in last.items()})
+    leaves = {site: torch.cat([one[site] for one in seen]).requires_grad_(True) for site in last}
+    return leaves, (pieces, last)
+
+
+def carried_back(read: Any, kept: Any, pulled: dict[Any, torch.Tensor], cut: str) -> torch.Tensor:
+    """The gradient at the views (J * batch, 3, H, W), pass by pass, from that at their patches by site."""
+    pieces, patches = kept
+    ends = torch.tensor([len(piece) for piece in pieces], dtype=torch.long, device="cpu").cumsum(0).tolist()
+    found = []
+    for piece, end in reversed(list(zip(pieces, ends, strict=True))):
+        patches = read(piece) if patches is None else patches
+        reached = [site for site in pulled if patches[site].requires_grad]
+        if pulled and not reached:
+            raise RuntimeError(cut)
+        towards = [pulled[site][end - len(piece) : end] for site in reached]
+        (slope,) = torch.autograd.grad([patches[site] for site in reached], piece, towards) if reached else (None,)
+        found.append(torch.zeros_like(piece) if slope is None else slope)
+        patches = None  # one pass's activations at a time
+    return torch.cat(found[::-1])
 
 
 def prove_score(score: torch.Tensor, step: int, cut: str) -> None:

@@ -42,7 +42,7 @@ def means(model: Any, given: Any) -> list[torch.Tensor]:
     given.how.sandbox = sandboxed(model)
     read, _ = reader(model, given.how)
     sites = [point[0] for point in given.how.points]
-    found = mean_patches(read, given.pictures, sites)
+    found = mean_patches(read, given.pictures, sites, given.at_once)
     return [found[site].cpu() for site in sites]
 
 
@@ -71,10 +71,11 @@ def ascent(model: Any, given: Any) -> dict[str, Any]:
     read, device = reader(model, given.how)
     asked = [vectors(model, one) for one in given.asked]
     aims = [_vector(aim, asked) for aim in given.aims]
-    centres = _centres(read, given)
+    few = min(16, given.plan.at_once)
+    centres = _centres(read, given, few)
     norms = dict(given.norms)
     for place in given.norms_wanted:
-        norms[place] = mean_norm(read, given.references[place[1]], place[0])
+        norms[place] = mean_norm(read, given.references[place[1]], place[0], few)
     terms = _terms(given, aims, centres, norms, device)
     generators = [torch.Generator().manual_seed(seed) for seed in given.seeds]
     first, parts = 0, None
@@ -125,11 +126,11 @@ def _vector(aim: Any, asked: list[dict[str, Any]]) -> Any:
     return aim.vector if aim.vector is not None else asked[aim.asked[0]]["rows"][aim.asked[1]][aim.asked[2]]
 
 
-def _centres(read: Any, given: Any) -> dict[Any, torch.Tensor]:
+def _centres(read: Any, given: Any, at_once: int) -> dict[Any, torch.Tensor]:
     found = dict(given.centres)
     if given.centre_sites:
         groups = given.centre if isinstance(given.centre, list) else given.centre.pictures(*given.how.pixels.size)
-        found.update(mean_patches(read, groups, given.centre_sites))
+        found.update(mean_patches(read, groups, given.centre_sites, at_once))
     return found
 
 
@@ -168,5 +169,5 @@ def _measured(
                 found.append(measured_feature(aim.feature, aim.alone, seen[0], norms[aim.site, aim.reference]))
             else:
                 towards = (aims[j].to(device), centres[aim.site].to(device))
-                found.append((*measured_direction(seen, *towards, given.poolings, given.grid), None))
+                found.append((*measured_direction(aim.site, seen, *towards, given.poolings, given.grid), None))
     return found

@@ -30,10 +30,18 @@ def pooled_scores(
     return score(pooled, towards).reshape(jobs, batch), weights.reshape(jobs, batch, n)
 
 
+def placed(pooling: Any, site: Any) -> Any:
+    """A pooling as it is at a site: one that weighs places is told which those of chosen tokens are."""
+    if site.tokens == "image" or not hasattr(pooling, "at_tokens"):
+        return pooling
+    return pooling.at_tokens(site.tokens)
+
+
 def direction_term(
     site: Any, directions: torch.Tensor, centres: torch.Tensor, pooling: Any, score: Any, rows: Any = None
 ) -> Any:
     """The term of jobs that climb directions (J, d) at one site; `rows` of the step are theirs, all if None."""
+    pooling = placed(pooling, site)
 
     def term(step: Step) -> torch.Tensor:
         every = step.patches[site].unflatten(0, (-1, step.batch))
@@ -47,6 +55,7 @@ def direction_term(
 
 def away_term(site: Any, vector: torch.Tensor, centre: torch.Tensor, weight: float, pooling: Any) -> Any:
     """Minus `weight` times the likeness of all jobs' pictures to a direction (d,)."""
+    pooling = placed(pooling, site)
 
     def term(step: Step) -> torch.Tensor:
         patches = step.patches[site] - centre
@@ -70,17 +79,17 @@ def feature_term(site: Any, feature: Any, most: float | None, job: int) -> Any:
     return term
 
 
-def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any]) -> dict[Any, torch.Tensor]:
+def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any], at_once: int = 16) -> dict[Any, torch.Tensor]:
     """The mean (d,) at each site over all patches of all pictures, float32; without gradients.
 
-    groups   pictures (B, 3, H, W) in [0, 1], or 8-bit; those of one size are run together, 16 at once
+    groups   pictures (B, 3, H, W) in [0, 1], or 8-bit; those of one size are run together, at most `at_once` in a pass
     """
     total: dict[Any, Any] = dict.fromkeys(sites)
     count = dict.fromkeys(sites, 0)
     sizes: dict[Any, list[torch.Tensor]] = {}
     for group in groups:
         sizes.setdefault(tuple(group.shape[1:]), []).append(group)
-    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(16)):
+    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(at_once)):
         with torch.no_grad():
             found = read(unpacked(part))
         for site in sites:
@@ -91,16 +100,16 @@ def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any]) -> dic
     return {site: (total[site] / count[site]).float() for site in sites}
 
 
-def mean_norm(read: Any, groups: list[torch.Tensor], site: Any) -> float:
-    """The mean norm of a patch of some pictures (B, 3, H, W) at a site; those of one size are run together, 16 at once.
+def mean_norm(read: Any, groups: list[torch.Tensor], site: Any, at_once: int = 16) -> float:
+    """The mean norm of a patch of some pictures (B, 3, H, W) at a site; those of one size are run together.
 
-    Raises ValueError where it is no positive number.
+    At most `at_once` of them go in a pass. Raises ValueError where it is no positive number.
     """
     norms = []
     sizes: dict[Any, list[torch.Tensor]] = {}
     for group in groups:
         sizes.setdefault(tuple(group.shape[1:]), []).append(group)
-    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(16)):
+    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(at_once)):
         with torch.no_grad():
             norms.append(read(unpacked(part))[site].norm(dim=-1).cpu())
     mean = float(torch.cat(norms).mean())
@@ -113,11 +122,17 @@ def mean_norm(read: Any, groups: list[torch.Tensor], site: Any) -> float:
 
 
 def measured_direction(
-    patches: torch.Tensor, vector: torch.Tensor, centre: torch.Tensor, poolings: dict[str, Any], grid: tuple[int, int]
+    site: Any,
+    patches: torch.Tensor,
+    vector: torch.Tensor,
+    centre: torch.Tensor,
+    poolings: dict[str, Any],
+    grid: tuple[int, int],
 ) -> tuple[dict[str, float], torch.Tensor]:
     """Of a picture's patches (1, n, d) the cosine with a direction under each pooling, and the first one's weights."""
     likeness = torch.nn.functional.cosine_similarity
-    pooled = {name: pooling(patches - centre, vector[None], grid, 1.0) for name, pooling in poolings.items()}
+    here = {name: placed(pooling, site) for name, pooling in poolings.items()}
+    pooled = {name: pooling(patches - centre, vector[None], grid, 1.0) for name, pooling in here.items()}
     scores = {name: likeness(r, vector[None], dim=-1).item() for name, (r, _) in pooled.items()}
     return scores, next(iter(pooled.values()))[1][0].cpu()
 

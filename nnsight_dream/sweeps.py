@@ -14,15 +14,16 @@ import torch
 
 from . import arguments
 from .concepts import concept
+from .digests import digest
 from .directions import from_tensor
 from .objectives import Attention, Max, Mean
 from .prototype import Prototype
+from .settings import Choice, Settings, checked, choose
 from .store import Job, Store
-from .synthesis import Settings, climb_pairs, digest
+from .synthesis import climb_pairs
 from .vectors import Direction
 from .vlm import VLM, load
 
-Choice = Settings | Callable[[int], Settings] | None
 Tell = Callable[[str, "Chunk", int], None]
 POOLINGS = {"mean": Mean, "max": Max}
 
@@ -162,11 +163,7 @@ def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple
     """Sort jobs into chunks; see `sweep` for the arguments and what they raise."""
     index, count = _shard(shard)
     jobs, _ = arguments.several(jobs, Job, "jobs", "a Job, or a list of them as nd.jobs_of gives, is")
-    if not (settings is None or isinstance(settings, Settings) or (callable(settings) and settings is not Settings)):
-        raise TypeError(
-            f"settings={arguments.shown(settings)}: Settings, or a function from a layer to Settings, is needed, such "
-            "as nd.Settings.demo() or nd.Settings.paper"
-        )
+    settings = checked(settings)
     groups: dict[tuple[Any, str], list[tuple[str, Job, Settings]]] = {}
     impossible: list[tuple[str, Job, Exception]] = []
     tags: dict[Any, str] = {}
@@ -204,12 +201,7 @@ def _shard(shard: Any) -> tuple[int, int]:
 
 
 def _settings(vlm: VLM, job: Job, layer: int, choice: Choice) -> Settings:
-    if choice is None:
-        chosen = Settings.demo() if vlm.is_demo else Settings.paper(layer)
-    else:
-        chosen = choice if isinstance(choice, Settings) else choice(layer)
-    if not isinstance(chosen, Settings):
-        raise TypeError(f"settings={choice!r}: Settings, or a function from a layer to Settings, is needed")
+    chosen = choose(vlm, layer, choice)
     if job.pooling == "attention" and not isinstance(chosen.pooling, Attention):
         return chosen.but(pooling=Attention())
     return chosen.but(pooling=POOLINGS[job.pooling]()) if job.pooling in POOLINGS else chosen
@@ -229,7 +221,8 @@ def sweep(
     """Make the picture of every job, and keep it in a store.
 
     vlm        a model, or what `nd.load` takes
-    settings   for all jobs, or a function from the layer (from 1) to settings; the demo's or the paper's if not given
+    settings   for all jobs, or a function from the layer (from 1) to settings, or a preset's name, "demo" or "paper";
+               the demo's or the paper's if not given
     shard      (i, n): only the i-th part of n, counted from 0; parts share a folder or have one each
     progress   True a display, False nothing, None a display in a terminal or notebook and plain lines elsewhere
     ray        an `nnsight_dream.ray_workers.Cluster`: spread over its workers

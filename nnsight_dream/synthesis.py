@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
-from . import feature_climb, shipped, shipped_scores
-from .augment import Noise, Shift
-from .canvas import MultiResolution, Native, Pixels
+from . import arguments, feature_climb, shipped, shipped_scores
+from .canvas import Native
+from .digests import digest as digest
 from .directions import Direction, versions
 from .features import Feature
-from .objectives import Attention, Away, Grey, Pictures, Pooling, Score, cosine, group, reported
-from .pictures import as_tensors, content
+from .objectives import Away, Grey, NaturalNoise, Pictures, group, reported
+from .pictures import as_tensors
 from .prototype import Prototype, Prototypes, heat_map
 from .sae_models import resolve
+from .settings import Choice, Settings, as_plain, choose
 from .sites import Site
-from .trace import Augmentation, Canvas, Climb, Term, ascend, read_pictures
+from .trace import Canvas, Climb, Term, ascend, read_pictures
 from .vectors import climbable
 from .vlm import VLM
 
@@ -37,157 +36,13 @@ Aim = Direction | Feature
 _OTHERS = ("settings", "seed", "terms", "progress")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Every choice of an ascent: five numbers, the rest are values with numbers of their own.
-
-    steps      how many steps of the optimiser
-    batch      augmented views of each picture at a step
-    rate       learning rate, on the canvas's own parts
-    clip       most norm of a picture's gradient, over all its parts
-    at_once    most views in one forward pass; more are run in turn (memory, not results)
-    optimiser  "sgd" (momentum 0.9) or "adam"; schedule "constant" or "cosine" (the rate falls to zero)
-    canvas, augment, pooling, score, centre   see the modules of these names; `Native(...)` is a canvas of the size that
-               the model sees, so that nothing is resized
-
-    Raises ValueError for a number out of range or an unknown name.
-    """
-
-    steps: int = 600
-    batch: int = 8
-    rate: float = 0.04
-    clip: float = 1.0
-    at_once: int = 64
-    optimiser: str = "sgd"
-    schedule: str = "constant"
-    canvas: Canvas | Native = MultiResolution(448)
-    augment: tuple[Augmentation, ...] = (Shift(), Noise(0.2))
-    pooling: Pooling = Attention()
-    score: Score = cosine
-    centre: Any = Grey()
-
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("batch", 1), ("at_once", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
-        for name in ("rate", "clip"):
-            if not 0 < float(getattr(self, name)) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)!r}: a positive number is needed")
-        for name, allowed in (("optimiser", ("sgd", "adam")), ("schedule", ("constant", "cosine"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}")
-        for name, method in (("pooling", "__call__"), ("score", "__call__"), ("canvas", "render")):
-            value = getattr(self, name)
-            if isinstance(value, type) or not (hasattr(value, method) or isinstance(value, Native)):
-                raise ValueError(f"{name}={value!r}: a value such as {getattr(type(self), name)!r} is needed")
-        if not isinstance(self.augment, tuple):
-            raise ValueError(f"augment={self.augment!r}: a tuple of augmentations is needed: (Shift(), Noise(0.2))")
-        if not hasattr(self.centre, "of") and not isinstance(self.centre, torch.Tensor):
-            raise ValueError(f"centre={self.centre!r}: give Grey(), NaturalNoise(), Pictures(...) or a tensor (d,)")
-
-    @classmethod
-    def paper(cls, layer: int, *, tau_middle: float = 0.5) -> Settings:
-        """The choices of arXiv 2601.08017 (2.2, 2.3, appendix E) for a layer of Gemma 3 4B, counted from 1.
-
-        The learning rate is 0.15 for layers 10 to 25 and 0.04 for the others. The temperature is 0.005 for one of
-        these groups and 0.5 for the other, and the text at hand lost which: `tau_middle` is that of the middle layers
-        (0.5 or 0.005), the other group has the other. The shift, 56 of 224 pixels, and the noise, 0.2, are those of
-        Direct Ascent Synthesis (arXiv 2502.07753), which the paper says it follows.
-        """
-        if tau_middle not in (0.5, 0.005):
-            raise ValueError(f"tau_middle={tau_middle!r}: the paper has 0.5 and 0.005")
-        middle = 10 <= layer <= 25
-        tau = tau_middle if middle else {0.5: 0.005, 0.005: 0.5}[tau_middle]
-        return cls(rate=0.15 if middle else 0.04, pooling=Attention(tau=tau))
-
-    @classmethod
-    def demo(cls) -> Settings:
-        """The choices for the bundled model, once for all concepts and layers, after a short search (README).
-
-        The clip is so small that every step has the same length: momentum then moves most what all steps agree on, and
-        what no gradient asks for stays grey.
-        """
-        return cls(
-            steps=60,
-            batch=2,
-            rate=250.0,
-            clip=0.001,
-            schedule="cosine",
-            canvas=Pixels(32),
-            augment=(Shift(pixels=3), Noise(0.06)),
-            pooling=Attention(tau=0.5),
-            centre=Pictures.bundled(),
-        )
-
-    @property
-    def together(self) -> int:
-        """How many pictures are climbed in one batch."""
-        return max(1, self.at_once // self.batch)
-
-    def but(self, **changes: Any) -> Settings:
-        """A copy with some choices changed; raises TypeError that names the nearest for an unknown one."""
-        names = [f.name for f in dataclasses.fields(self)]
-        for name in changes:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, 1, 0.0)[0]
-                raise TypeError(f"no setting {name!r}; did you mean {near!r}? There are {', '.join(names)}")
-        return dataclasses.replace(self, **changes)
-
-    def record(self) -> dict[str, Any]:
-        """The choices as plain data, for a record on disk."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-
-
-def _plain(value: Any) -> Any:
-    """Plain data for a record; what is large is named, not told."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value] if len(value) <= 64 else f"{len(value)} of {type(value[0]).__name__}"
-    if isinstance(value, torch.Tensor):
-        return f"tensor {tuple(value.shape)}"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"is": type(value).__name__, **fields}
-    return getattr(value, "__name__", None) or repr(value)
-
-
-def digest(value: Any) -> str:
-    """A hash of a choice with all that it holds: tensors and pictures by their content, functions by their code."""
-    told = hashlib.sha256()
-
-    def add(part: Any) -> None:
-        if isinstance(part, torch.Tensor):
-            raw = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            told.update(f"{part.dtype} {tuple(part.shape)}".encode() + raw)
-        elif isinstance(part, Image.Image):
-            told.update(content(part))
-        elif isinstance(part, (tuple, list)):
-            told.update(f"{len(part)}[".encode())
-            for one in part:
-                add(one)
-        elif dataclasses.is_dataclass(part) and not isinstance(part, type):
-            told.update(type(part).__qualname__.encode())
-            for f in dataclasses.fields(part):
-                told.update(f.name.encode())
-                add(getattr(part, f.name))
-        elif code := getattr(part, "__code__", None):
-            told.update(f"{part.__module__}.{part.__qualname__} {code.co_code!r} {code.co_consts!r}".encode())
-        else:
-            told.update(f"{type(part).__qualname__} {part!r};".encode())
-
-    add(value)
-    return told.hexdigest()[:24]
-
-
 def synthesize(
     vlm: VLM,
     directions: Aim | Sequence[Aim],
     *,
-    settings: Settings | None = None,
+    settings: Choice = None,
     seed: int | Sequence[int] = 0,
-    terms: Sequence[Term | Away] = (),
+    terms: Term | Away | Sequence[Term | Away] = (),
     progress: bool | Watch | None = None,
     **changes: Any,
 ) -> Prototype | Prototypes:
@@ -195,10 +50,11 @@ def synthesize(
 
     directions   a Direction, a Feature, or several of either kind. A feature has its own objective (see `features`):
                pooling, score and centre of the settings are for directions
-    settings   `Settings.demo()` for the bundled model and `Settings.paper(layer)` for others, if not given;
+    settings   for all, or a function from a layer to settings, or a preset's name, "demo" or "paper"; if not given,
+               `Settings.demo()` for the bundled model, and for others `Settings.paper` of each direction's own layer.
                `**changes` alter single choices, as in `synthesize(vlm, d, steps=50)`
     seed       one, or several: each gives a picture of its own, the same alone and in company
-    terms      added to the score: `TotalVariation`, `Away`, or a callable from `Step` to (J,)
+    terms      added to the score, one or several: `TotalVariation`, `Away`, or a callable from `Step` to (J,)
     progress   True a bar, False nothing, None a bar where there is a terminal or notebook, or a callable that is
                given the step and the scores (J,)
 
@@ -206,62 +62,124 @@ def synthesize(
     and gives the pictures so far; of a model on a server it asks whether to leave the work there (see `submit`), and
     raises. Method: arXiv 2601.08017.
 
-    Raises ValueError for a direction or feature of another model, width or layer; FloatingPointError for a score that
-    is not finite; RuntimeError where no gradient reaches the picture.
+    Raises ValueError for a direction or feature of another model, width or layer; TypeError for what is no direction,
+    settings or term; FloatingPointError for a score that is not finite; RuntimeError where no gradient reaches the
+    picture.
 
     >>> import nnsight_dream as nd
     >>> vlm = nd.load("demo")
     >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=4), steps=2, batch=1).image.size
     (32, 32)
     """
-    jobs, settings = settled(vlm, directions, settings, seed, terms, changes)
-    with _watching(progress, -(-len(jobs) // settings.together) * settings.steps) as watch:
-        made = _all(vlm, jobs, settings, terms, watch)
-    return made[0] if is_one(directions, seed) else Prototypes(made)
+    order = settled(vlm, directions, settings, seed, terms, changes)
+    total = sum(chosen.steps for _, chosen in batches(order.settings))
+    with _watching(progress, total) as watch:
+        made = _all(vlm, order.jobs, order.settings, order.terms, watch)
+    return made[0] if order.single else Prototypes(made)
 
 
-def is_one(directions: Any, seed: Any) -> bool:
-    """Whether a single picture is asked for."""
-    return isinstance(directions, (Direction, Feature)) and isinstance(seed, int)
+class Order(NamedTuple):
+    """What `synthesize` is asked for: (direction or feature, seed) jobs, the settings of each, the added terms.
+
+    single   whether it is one picture, given by itself and not in a list
+    """
+
+    jobs: list[tuple[Aim, int]]
+    settings: list[Settings]
+    terms: list[Any]
+    single: bool
 
 
-def settled(
-    vlm: VLM, directions: Any, settings: Settings | None, seed: Any, terms: Sequence[Any], changes: dict[str, Any]
-) -> tuple[list[tuple[Aim, int]], Settings]:
-    """The (direction or feature, seed) pairs and the settings that `synthesize` is given; raises as it does."""
-    wanted = [directions] if isinstance(directions, (Direction, Feature)) else list(directions)
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    sites = _check(vlm, wanted, seeds)
-    _check(vlm, [_towards(t) for t in terms if isinstance(t, Away)], seeds, least=0)
-    if settings is None:
-        settings = Settings.demo() if vlm.is_demo else Settings.paper(sites[0].layer)
+def settled(vlm: VLM, directions: Any, settings: Choice, seed: Any, terms: Any, changes: dict[str, Any]) -> Order:
+    """What is asked for by the arguments of `synthesize`; raises as it does."""
+    alone = isinstance(directions, (Direction, Feature))
+    if isinstance(directions, str):
+        raise TypeError(
+            f"a Direction or Feature is needed, not {directions!r}: see nd.concept, nd.from_tensor, nd.feature; if "
+            f"that is a word: nd.concept(vlm, {directions!r}, layer=...)"
+        )
+    form = "a Direction, a Feature, or a list of them, is"
+    wanted = [directions] if alone else arguments.listed(directions, "directions", form)
+    seeds, one_seed = arguments.seeds(seed)
+    added = _terms(terms)
+    sites = _check(vlm, wanted)
+    _check(vlm, [_towards(t) for t in added if isinstance(t, Away)], least=0)
+    names = {f.name for f in dataclasses.fields(Settings)}
     for name in changes:  # one of these, misspelt, is no setting misspelt
-        if name not in settings.record() and (near := difflib.get_close_matches(name, _OTHERS, 1, 0.75)):
+        if name not in names and (near := difflib.get_close_matches(name, _OTHERS, 1, 0.75)):
             raise TypeError(f"no setting {name!r}; did you mean {near[0]!r}? Beside settings there are {_OTHERS}")
-    return [(d, s) for d in wanted for s in seeds], settings.but(**changes)
+    of_layer = {layer: choose(vlm, layer, settings).but(**changes) for layer in dict.fromkeys(s.layer for s in sites)}
+    jobs = [(d, s) for d in wanted for s in seeds]
+    return Order(jobs, [of_layer[site.layer] for site in sites for _ in seeds], added, alone and one_seed)
+
+
+def _terms(terms: Any) -> list[Any]:
+    """Added terms, in a list; one may stand by itself."""
+    form = "a term (TotalVariation, Away, or a function from a Step to (J,)), or a list of them, is"
+    if isinstance(terms, Away) or (callable(terms) and not isinstance(terms, type)):
+        return [terms]
+    if isinstance(terms, type):
+        raise TypeError(
+            f"terms={arguments.shown(terms)}: {form} needed; this is the class, so make one: {terms.__name__}(...)"
+        )
+    items = arguments.listed(terms, "terms", form)
+    for i, term in enumerate(items):
+        if isinstance(term, type) or not (isinstance(term, Away) or callable(term)):
+            raise TypeError(f"terms[{i}]={arguments.shown(term)}: {form} needed")
+    return items
+
+
+def batches(settings: Sequence[Settings]) -> list[tuple[list[int], Settings]]:
+    """Which jobs are climbed together, by their places: those of equal settings, as many as these allow at once."""
+    groups: list[tuple[list[int], Settings]] = []
+    for place, chosen in enumerate(settings):
+        for places, same in groups:
+            if _alike(chosen, same):
+                places.append(place)
+                break
+        else:
+            groups.append(([place], chosen))
+    return [
+        (places[start : start + same.together], same)
+        for places, same in groups
+        for start in range(0, len(places), same.together)
+    ]
+
+
+def _alike(one: Settings, other: Settings) -> bool:
+    """Whether settings are equal; tensors and what else cannot be compared are only equal to themselves."""
+    try:
+        return one is other or bool(one == other)
+    except Exception:
+        return False
 
 
 def climb_pairs(
     vlm: VLM, pairs: Sequence[tuple[Aim, int]], settings: Settings, watch: Watch | None = None
 ) -> list[Prototype]:
     """A prototype for each (direction, seed); otherwise as `synthesize`."""
-    _check(vlm, [d for d, _ in pairs], [s for _, s in pairs])
-    return _all(vlm, list(pairs), settings, (), watch)
+    _check(vlm, [d for d, _ in pairs])
+    jobs = [(d, arguments.whole(s, "seed", 0, arguments.SEED_MOST)) for d, s in pairs]
+    return _all(vlm, jobs, [settings] * len(jobs), (), watch)
 
 
 def _all(
-    vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
+    vlm: VLM, jobs: list[tuple[Aim, int]], settings: Sequence[Settings], terms: Sequence[Any], watch: Watch | None
 ) -> list[Prototype]:
+    """The prototypes in the order of the jobs; where it is interrupted, those that there are."""
+    together = batches(settings)
     if vlm.remote is not None:
         from . import remote_ascents
 
-        return remote_ascents.climb_all(prepare(vlm, jobs, settings, terms), watch)
-    made: list[Prototype] = []
-    for start in range(0, len(jobs), settings.together):
-        made += _climb(vlm, jobs[start : start + settings.together], settings, terms, watch)
-        if made[-1].interrupted:
-            break
-    return made
+        made = remote_ascents.climb_all(prepare(vlm, jobs, settings, terms), watch)
+    else:
+        made = []
+        for places, chosen in together:
+            made += _climb(vlm, [jobs[place] for place in places], chosen, terms, watch)
+            if made[-1].interrupted:
+                break
+    climbed = [place for places, _ in together for place in places]
+    return [prototype for _, prototype in sorted(zip(climbed, made, strict=False), key=lambda pair: pair[0])]
 
 
 def _towards(term: Away) -> Direction:
@@ -270,9 +188,9 @@ def _towards(term: Away) -> Direction:
     return term.direction
 
 
-def _check(vlm: VLM, wanted: Sequence[Aim], seeds: list[int], least: int = 1) -> list[Site]:
+def _check(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
     """The sites of what is wanted; raises for what cannot be climbed."""
-    if len(wanted) < least or not seeds:
+    if len(wanted) < least:
         raise ValueError("nothing to do: give at least one direction and one seed")
     found = []
     for d in wanted:
@@ -301,17 +219,19 @@ def _check(vlm: VLM, wanted: Sequence[Aim], seeds: list[int], least: int = 1) ->
             )
         if not d.vector.any():
             raise ValueError(f"direction {d.label!r} is all zeros: it points nowhere")
-    if any(isinstance(s, bool) or not isinstance(s, int) or not 0 <= s < 2**63 for s in seeds):
-        raise ValueError(f"seed={seeds!r}: whole numbers from 0 to 2**63 - 1 are needed")
     return found
 
 
-def centre(vlm: VLM, site: Site, choice: Any) -> torch.Tensor:
-    """The centre (d,) at a site that a choice means; computed once for each model, site and choice."""
+def centre(vlm: VLM, site: Site, choice: Any, at_once: int = 16) -> torch.Tensor:
+    """The centre (d,) at a site that a choice means; computed once for each model, site and choice.
+
+    at_once   the most pictures in a pass; one of your own that has `of(vlm, site)` reads them its own way
+    """
     if isinstance(choice, torch.Tensor):
         if choice.shape != (vlm.width_at(site),):
             raise ValueError(f"centre is {tuple(choice.shape)}; {vlm.describe(site)} needs ({vlm.width_at(site)},)")
         return choice.to(vlm.device, torch.float32)
+    more = (at_once,) if isinstance(choice, (Grey, NaturalNoise, Pictures)) else ()
     try:
         hash(choice)
     except TypeError:  # one of the user's own that cannot be remembered
@@ -319,7 +239,7 @@ def centre(vlm: VLM, site: Site, choice: Any) -> torch.Tensor:
     kept = vlm.kept("centres", site)
     key = (site, choice, vlm.device, vlm.dtype)
     if key not in kept:
-        kept[key] = choice.of(vlm, site)
+        kept[key] = choice.of(vlm, site, *more)
     return kept[key]
 
 
@@ -344,17 +264,19 @@ def _climb(
     vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
 ) -> list[Prototype]:
     aims, sites = [d for d, _ in jobs], [_site(vlm, d) for d, _ in jobs]
+    few = min(16, settings.at_once)
     towards = [
-        (site, climbable(d.vector).to(vlm.device), centre(vlm, site, settings.centre))
+        (site, climbable(d.vector).to(vlm.device), centre(vlm, site, settings.centre, few))
         if isinstance(d, Direction)
         else None
         for d, site in zip(aims, sites, strict=True)
     ]
     objectives: list[Term] = list(group(towards, settings.pooling, settings.score))
-    objectives += [feature_climb.objective(vlm, f, sites[j], j) for j, f in enumerate(aims) if isinstance(f, Feature)]
-    added = [t.bound(centre(vlm, vlm.site(t.site), settings.centre)) if isinstance(t, Away) else t for t in terms]
+    features = [(j, f) for j, f in enumerate(aims) if isinstance(f, Feature)]
+    objectives += [feature_climb.objective(vlm, f, sites[j], j, few) for j, f in features]
+    added = [t.bound(centre(vlm, vlm.site(t.site), settings.centre, few)) if isinstance(t, Away) else t for t in terms]
     needed = dict.fromkeys([*sites, *(vlm.site(t.site) for t in added if hasattr(t, "site"))])
-    climb = Climb(settings.steps, settings.batch, settings.rate, settings.clip, settings.optimiser, settings.schedule)
+    climb = Climb(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(Climb)})
     generators = [torch.Generator().manual_seed(s) for _, s in jobs]
     canvas = canvas_for(vlm, settings.canvas)
     parts, history, interrupted = ascend(
@@ -362,7 +284,7 @@ def _climb(
     )
     images = [Image.fromarray(p) for p in shipped.eight_bit(canvas, parts).cpu().numpy()]
     measured = [_measure(vlm, *one, settings) for one in zip(images, sites, aims, towards, strict=True)]
-    story = {"settings": settings.record() | {"terms": [_plain(t) for t in terms]}, "versions": versions()}
+    story = {"settings": settings.record() | {"terms": [as_plain(t) for t in terms]}, "versions": versions()}
     return [
         Prototype(
             image=images[j],
@@ -387,16 +309,22 @@ def _climb(
 
 
 def prepare(
-    vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any] = ()
+    vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings | Sequence[Settings], terms: Sequence[Any] = ()
 ) -> Iterator[remote_ascents.Ascent]:
-    """The ascents of a remote model that all jobs come to, each made when the one before has brought what it knows."""
+    """The ascents of a remote model that all jobs come to, each made when the one before has brought what it knows.
+
+    settings   of all jobs, or of each. An ascent's note says the `places` of its jobs among all
+    """
     from .remote_ascents import prepared
 
-    record = settings.record() | {"terms": [_plain(t) for t in terms]}
-    canvas = canvas_for(vlm, settings.canvas)
-    for start in range(0, len(jobs), settings.together):
-        part = jobs[start : start + settings.together]
-        yield prepared(vlm, part, [_site(vlm, d) for d, _ in part], settings, terms, canvas, record)
+    each = [settings] * len(jobs) if isinstance(settings, Settings) else settings
+    for places, chosen in batches(each):
+        part = [jobs[place] for place in places]
+        record = chosen.record() | {"terms": [as_plain(t) for t in terms]}
+        canvas = canvas_for(vlm, chosen.canvas)
+        ascent = prepared(vlm, part, [_site(vlm, d) for d, _ in part], chosen, terms, canvas, record)
+        ascent.note["places"] = places
+        yield ascent
 
 
 def _measure(
@@ -421,7 +349,7 @@ def _measure(
             assert towards is not None
             _, vector, middle = towards
             poolings = reported(settings.pooling)
-            scores, found = shipped_scores.measured_direction(patches, vector, middle, poolings, vlm.grid)
+            scores, found = shipped_scores.measured_direction(site, patches, vector, middle, poolings, vlm.grid)
             weights = found.numpy()
     return scores, heat_map(weights, site, vlm.grid), readings
 
@@ -429,9 +357,12 @@ def _measure(
 @contextmanager
 def _watching(progress: bool | Watch | None, total: int) -> Iterator[Watch | None]:
     """What is told of each step: the caller's function, a bar, or nothing."""
-    if callable(progress):
+    if callable(progress) and not isinstance(progress, type):
         yield progress
         return
+    if progress is not None and not isinstance(progress, (bool, np.bool_)):
+        form = "True, False, None, or a function of the step and the scores, is"
+        raise TypeError(f"progress={arguments.shown(progress)}: {form} needed")
     if progress is None:
         progress = sys.stderr.isatty() or "ipykernel" in sys.modules
     if not progress:

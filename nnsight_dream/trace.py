@@ -270,22 +270,25 @@ def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int |
 
 
 def mean_patches(
-    vlm: VLM, groups: Sequence[torch.Tensor], sites: Sequence[Site | int | str]
+    vlm: VLM, groups: Sequence[torch.Tensor], sites: Sequence[Site | int | str], at_once: int = 16
 ) -> dict[Site, torch.Tensor]:
     """The mean (d,) at each site over all patches of all pictures, float32; without gradients.
 
-    groups   pictures (B, 3, H, W) in [0, 1], each group of one size; those of one size are run together
+    groups   pictures (B, 3, H, W) in [0, 1], each group of one size; those of one size are run together, at most
+             `at_once` in a pass
     """
     where = [vlm.site(s) for s in sites]
     if vlm.remote is not None:
         how = reading(vlm, where)
-        return _by_site(how, remote.run(vlm, shipped_jobs.means, shipped.Plain(how=how, pictures=list(groups))))
+        return _by_site(
+            how, remote.run(vlm, shipped_jobs.means, shipped.Plain(how=how, pictures=list(groups), at_once=at_once))
+        )
 
     def read(part: torch.Tensor) -> dict[Site, torch.Tensor]:
         found = read_pictures(vlm, part.to(vlm.device), where)
         return {site: patches.to(vlm.device) for site, patches in found.items()}
 
-    return shipped_scores.mean_patches(read, list(groups), where)
+    return shipped_scores.mean_patches(read, list(groups), where, at_once)
 
 
 def _places(vlm: VLM, site: Site) -> torch.Tensor:
@@ -320,7 +323,10 @@ Term = Callable[[Step], torch.Tensor]
 
 @dataclass(frozen=True)
 class Climb:
-    """How an ascent goes: `steps` of an optimiser on the canvas's parts, gradients clipped job by job."""
+    """How an ascent goes: `steps` of an optimiser on the canvas's parts, gradients clipped job by job.
+
+    at_once   the most views in one pass: more of a step go in turn. None: all in one
+    """
 
     steps: int
     batch: int
@@ -328,6 +334,7 @@ class Climb:
     clip: float
     optimiser: str = "sgd"
     schedule: str = "constant"
+    at_once: int | None = None
 
 
 def ascend(
@@ -385,11 +392,13 @@ def _ascend(
     parts = canvas.start(jobs, generators, vlm.device) if parts is None else parts
     parts = [p.detach().clone().requires_grad_(True) for p in parts]
     with vlm.quiet():
-        constants = _picture_inputs(vlm, jobs * climb.batch)
+        constants = {jobs * climb.batch: _picture_inputs(vlm, jobs * climb.batch)}  # by number of views
         run = _runner(vlm, where)
 
         def read(views: torch.Tensor) -> dict[Site, torch.Tensor]:
-            found = run({**constants, **_pixel_inputs(vlm, views)})
+            if len(views) not in constants:  # of a pass that holds a part of a step's
+                constants[len(views)] = _picture_inputs(vlm, len(views))
+            found = run({**constants[len(views)], **_pixel_inputs(vlm, views)})
             return {site: _at(vlm, site, found[site]).float().to(vlm.device) for site in where}
 
         optimiser, steps = shipped.optimiser_of(climb, parts), range(climb.steps)

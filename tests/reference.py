@@ -291,7 +291,7 @@ def climb(
             score = score + pooled @ direction / (pooled.norm() * direction.norm()) / batch
         gradients = torch.autograd.grad(score, parts)
         norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
-        now = rate * (0.5 + 0.5 * math.cos(math.pi * progress)) if schedule == "cosine" else rate
+        now = rate * (0.5 + 0.5 * math.cos(math.pi * step / steps)) if schedule == "cosine" else rate
         with torch.no_grad():
             for part, gradient, m, v in zip(parts, gradients, first, second, strict=True):
                 gradient = gradient * min(1.0, clip / norm)

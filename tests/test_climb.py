@@ -161,6 +161,141 @@ def test_together_equals_alone(vlm, directions):
     np.testing.assert_allclose([p.history for p in split], [p.history for p in together], atol=1e-5)
 
 
+def counted(vlm):
+    """How many pictures there are in each pass of the model."""
+    sizes = []
+    tower = vlm.hf.get_submodule(vlm.family.tower)
+    handle = tower.register_forward_pre_hook(
+        lambda m, a, k: sizes.append(len(k.get("pixel_values", a[0] if a else ()))), with_kwargs=True
+    )
+    return sizes, handle
+
+
+def unlike_a_mean(step):
+    """A term that no sum over views gives: it sees how they differ, and views and pictures by themselves."""
+    (patches,) = [p.mean((1, 2)).unflatten(0, (-1, step.batch)) for s, p in step.patches.items() if s.layer == 1]
+    views = step.views.unflatten(0, (-1, step.batch)).var((1, 2, 3, 4))
+    return patches.std(1) - 3 * views - 0.1 * step.pictures.square().mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 5])
+def test_views_of_a_step_in_several_passes(vlm, directions, at_once):
+    six = FEW.but(batch=6, centre=nd.NaturalNoise(count=7))
+    whole = nd.synthesize(vlm, directions[0], settings=six, terms=unlike_a_mean, progress=False)
+    sizes, handle = counted(vlm)
+    vlm._cache.pop("centres", None)
+    try:
+        split = nd.synthesize(vlm, directions[0], settings=six, at_once=at_once, terms=unlike_a_mean, progress=False)
+    finally:
+        handle.remove()
+    assert max(sizes) <= at_once
+    assert len(sizes) > 4 * 6 / at_once
+    np.testing.assert_allclose(split.history, whole.history, atol=1e-5)
+    np.testing.assert_allclose(list(split.scores.values()), list(whole.scores.values()), atol=1e-5)
+    assert np.abs(np.asarray(split.image).astype(int) - np.asarray(whole.image)).max() <= 1
+
+
+def test_several_jobs_in_several_passes(vlm, directions):
+    """Below `synthesize`, which climbs jobs in turn, an ascent of several jobs is split by views all the same."""
+    from nnsight_dream import objectives, trace
+
+    site = vlm.site(2)
+    rows = torch.randn(3, vlm.width, generator=torch.Generator().manual_seed(0))
+    terms = objectives.group([(site, row, torch.zeros(vlm.width)) for row in rows], nd.Attention(), objectives.cosine)
+    found = []
+    for at_once in (None, 6, 4):
+        plan = trace.Climb(3, 2, 0.5, 1.0, at_once=at_once)
+        generators = [torch.Generator().manual_seed(i) for i in range(3)]
+        found.append(trace.ascend(vlm, FEW.canvas, FEW.augment, terms, [site], plan, generators))
+    parts, histories = [f[0] for f in found], [f[1] for f in found]
+    assert torch.equal(histories[0], histories[1])
+    assert all(torch.equal(a, b) for a, b in zip(parts[0], parts[1], strict=True))
+    torch.testing.assert_close(histories[2], histories[0], atol=1e-5, rtol=0)
+
+
+def test_passes_and_places_are_the_same_bits_by_way_of_a_server(vlm):
+    """Split passes, chosen tokens and settings by layer, as jobs that are sent and received."""
+    far = nd.load(vlm.hf, processor=vlm.processor, remote="local", check=False)
+    few = FEW.but(batch=3, at_once=2, schedule="cosine")
+    made = []
+    for where in (vlm, far):
+        rows = [torch.linspace(-1, 1, vlm.width), torch.linspace(1, 0, vlm.width)]
+        sites = [nd.Site(2, tokens=(5, 0, 3)), nd.Site(3), nd.Site(2, tokens=(1, 2))]
+        aims = [nd.from_tensor(where, rows[i % 2], site, label=str(i)) for i, site in enumerate(sites)]
+        chosen = lambda layer: few.but(rate=0.05 * layer)  # noqa: E731
+        made.append(nd.synthesize(where, aims, settings=chosen, terms=nd.TotalVariation(0.1), progress=False))
+    for here, there in zip(*made, strict=True):
+        assert (here.label, here.history, here.settings) == (there.label, there.history, there.settings)
+        assert here.image.tobytes() == there.image.tobytes()
+        np.testing.assert_allclose(here.heat, there.heat, atol=1e-6)
+    assert [p.label for p in made[1]] == ["0", "1", "2"]
+
+
+def test_a_graph_that_is_cut_is_told_in_several_passes_too(vlm, directions):
+    def cut(patches, direction, grid, progress):
+        return patches.detach().mean(1), patches[..., 0]
+
+    with pytest.raises(RuntimeError, match="gradient"):
+        nd.synthesize(vlm, directions[0], settings=FEW, pooling=cut, at_once=1, progress=False)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        nd.synthesize(vlm, directions[0], settings=FEW, score=lambda r, v: nd_nan(r), at_once=1, progress=False)
+
+
+def test_every_step_of_a_schedule_moves(vlm, directions):
+    """The rate at step t of n is rate * (1 + cos(pi t / n)) / 2: at none of them zero."""
+    for optimiser in ("sgd", "adam"):
+        cosine = FEW.but(schedule="cosine", optimiser=optimiser, rate=0.5)
+        pictures = [nd.synthesize(vlm, directions[0], settings=cosine, steps=n, progress=False) for n in (0, 1, 2, 3)]
+        assert len({p.image.tobytes() for p in pictures}) == 4
+    plain = nd.synthesize(vlm, directions[0], settings=FEW, steps=1, rate=0.5, progress=False)
+    cosine = FEW.but(schedule="cosine", rate=0.5)
+    assert (
+        nd.synthesize(vlm, directions[0], settings=cosine, steps=1, progress=False).image.tobytes()
+        == plain.image.tobytes()
+    )
+
+
+def test_rates_of_the_cosine_schedule(vlm, directions, monkeypatch):
+    rates = []
+
+    class Told(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.extend(group["lr"] for group in self.param_groups)
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "SGD", Told)
+    nd.synthesize(vlm, directions[0], settings=FEW.but(schedule="cosine", rate=2.0), progress=False)
+    np.testing.assert_allclose(rates, [2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5])
+
+
+def test_a_prior_follows_its_tokens(vlm):
+    """Patches in another order get the weights of their own places; of some patches each that of its own."""
+    rows, cols = vlm.grid
+    towards = torch.linspace(-1, 1, vlm.width)
+    order = torch.randperm(rows * cols, generator=torch.Generator().manual_seed(0)).tolist()
+    made = {
+        tokens: nd.synthesize(
+            vlm, nd.from_tensor(vlm, towards, nd.Site(2, tokens=tokens)), settings=FEW, progress=False
+        )
+        for tokens in ("image", tuple(order), tuple(order[:5]))
+    }
+    whole, mixed, some = made.values()
+    np.testing.assert_allclose(mixed.history, whole.history, atol=1e-5)
+    np.testing.assert_allclose(mixed.heat, whole.heat, atol=1e-5)
+    np.testing.assert_allclose(list(mixed.scores.values()), list(whole.scores.values()), atol=1e-5)
+
+    pooling = nd.Attention(tau=0.5, sigma=(2.0, 2.0))
+    patches = torch.randn(1, rows * cols, 8, generator=torch.Generator().manual_seed(1))
+    at = [((p // cols - (rows - 1) / 2) * 16 / rows, (p % cols - (cols - 1) / 2) * 16 / cols) for p in order[:5]]
+    likeness = torch.cosine_similarity(patches[0, order[:5]], torch.ones(1, 8), dim=-1)
+    by_hand = torch.tensor(
+        [np.exp(-(y * y + x * x) / 8) * np.exp(s / 0.5) for (y, x), s in zip(at, likeness.tolist(), strict=True)]
+    )
+    _, weights = pooling.at_tokens(tuple(order[:5]))(patches[:, order[:5]], torch.ones(1, 8), vlm.grid, 0.3)
+    torch.testing.assert_close(weights[0].double(), by_hand.double() / by_hand.sum(), atol=1e-6, rtol=1e-5)
+    assert set(np.flatnonzero(some.heat).tolist()) <= set(order[:5])
+
+
 def test_same_seed_same_bits(vlm, directions):
     one, two = (nd.synthesize(vlm, directions[0], settings=FEW, seed=3, progress=False) for _ in range(2))
     assert one.history == two.history
@@ -266,4 +401,4 @@ def test_prototype_round_trip_and_manners(vlm, directions, tmp_path):
 def test_paper_preset(layer, rate):
     s = nd.Settings.paper(layer)
     assert (s.steps, s.batch, s.rate, s.clip, s.optimiser, s.canvas.size) == (600, 8, rate, 1.0, "sgd", 448)
-    assert {s.pooling.tau, nd.Settings.paper(layer, tau_middle=0.005).pooling.tau} == {0.5, 0.005}
+    assert {s.pooling.tau, nd.Settings.paper(layer, tau_middle=0.5).pooling.tau} == {0.5, 0.005}

@@ -14,7 +14,8 @@ from PIL import Image
 
 import nnsight_dream as nd
 from nnsight_dream import objectives, trace
-from nnsight_dream.synthesis import centre, digest
+from nnsight_dream.digests import digest
+from nnsight_dream.synthesis import centre
 
 FEW = nd.Settings(steps=2, batch=2, rate=0.5, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),))
 

@@ -537,6 +537,12 @@ def test_a_detached_job_is_collected_by_another_process(
     assert job.state() == "completed"
     single = nd.submit(there, aims(there)[0], settings=few).collect()
     assert isinstance(single, nd.Prototype)
+    line = torch.linspace(-1, 1, there.width)
+    mixed = [nd.from_tensor(there, line, layer, label=str(i)) for i, layer in enumerate([1, 2, 1])]
+    ordered = nd.submit(there, mixed, settings=lambda layer: few.but(rate=10.0 * layer, at_once=64))
+    assert len(ordered.id.split(",")) == 2  # the two of one layer are one job
+    found = [(p.label, p.site.layer, p.settings["rate"]) for p in ordered.collect()]
+    assert found == [("0", 1, 10.0), ("1", 2, 20.0), ("2", 1, 10.0)]
 
 
 def test_jobs_that_cannot_be_collected(

@@ -97,7 +97,7 @@ def test_any_name_is_a_safe_folder(name: str) -> None:
 
 
 def test_digest_sees_into_tensors_pictures_and_functions() -> None:
-    from nnsight_dream.synthesis import digest
+    from nnsight_dream.digests import digest
 
     base = FEW.but(centre=torch.zeros(32))
     ones = FEW.but(centre=torch.zeros(32).index_fill(0, torch.tensor([3]), 1.0))

@@ -45,8 +45,8 @@ def directions(tiny_vlm: nd.VLM) -> list[nd.Direction]:
         ({"rate": -0.1}, "rate=-0.1: a positive number"),
         ({"rate": float("nan")}, "rate=nan: a positive number"),
         ({"clip": float("inf")}, "clip=inf: a positive number"),
-        ({"optimiser": "Adam"}, "optimiser='Adam': allowed are 'sgd', 'adam'"),
-        ({"schedule": "linear"}, "schedule='linear': allowed are 'constant', 'cosine'"),
+        ({"optimiser": "Adam"}, "optimiser='Adam': allowed are 'sgd' and 'adam'"),
+        ({"schedule": "linear"}, "schedule='linear': allowed are 'constant' and 'cosine'"),
         ({"augment": nd.Noise(0.1)}, "a tuple of augmentations is needed"),
         ({"augment": [nd.Noise(0.1)]}, "a tuple of augmentations is needed"),
         ({"centre": "grey"}, r"centre='grey': give Grey\(\), NaturalNoise\(\), Pictures\(...\) or a tensor"),
@@ -258,7 +258,7 @@ def test_settings_by_name_and_by_layer(tiny_vlm: nd.VLM, directions: list[nd.Dir
     assert made("paper") == nd.Settings.paper(1).but(steps=0).record() | {"terms": []}
     assert made(nd.Settings.paper, rate=1) == made("paper", rate=1.0)
     assert made(lambda layer: FEW.but(rate=layer))["rate"] == 1.0
-    with pytest.raises(ValueError, match=r"settings='Paper': allowed are 'demo', 'paper'; did you mean 'paper'\?"):
+    with pytest.raises(ValueError, match=r"settings='Paper': allowed are 'demo' and 'paper'; did you mean 'paper'\?"):
         made("Paper")
     for wrong in ({"steps": 1}, nd.Settings, 3, lambda layer: None):
         with pytest.raises(

@@ -201,8 +201,8 @@ def _range(above: Any = None, least: Any = None, below: Any = None, most: Any = 
     return f" {told}" if told else ""
 
 
-def choice(value: Any, name: str, allowed: Sequence[str]) -> str:
-    """One of some names. Raises ValueError with all of them, and the nearest where one is near.
+def choice(value: Any, name: str, allowed: Sequence[str], *, quoted: bool = True) -> str:
+    """One of some names. Raises ValueError with all of them, in quotes or bare, and the nearest where one is near.
 
     >>> choice("atention", "pooling", ("attention", "mean", "max"))
     Traceback (most recent call last):
@@ -212,6 +212,8 @@ def choice(value: Any, name: str, allowed: Sequence[str]) -> str:
         return str(value)
     near = difflib.get_close_matches(value.strip(), allowed, 1) if isinstance(value, str) else []
     names = " and ".join(filter(None, (", ".join(map(repr, allowed[:-1])), repr(allowed[-1]))))
+    if not quoted:
+        names = ", ".join(allowed)
     raise ValueError(f"{name}={shown(value)}: allowed are {names}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
@@ -275,6 +277,18 @@ def file(value: Any, name: str = "path") -> Path:
     if not there:
         raise FileNotFoundError(f"{name}={str(place)!r}: there is no such file")
     return place
+
+
+def rows_of(value: Any, name: str = "rows") -> list[Mapping[str, Any]]:
+    """The rows of a table: mappings in a list; they may be none.
+
+    Raises TypeError for a store, a path, a single row and rows that are no mappings.
+    """
+    if isinstance(value, Mapping):
+        raise TypeError(f"{name}= is a list of rows; got one row alone: give [row]")
+    if isinstance(value, (str, os.PathLike)) or type(value).__name__ == "Store":
+        raise TypeError(f"{name}= is a list of rows; got {shown(value)}; the rows of a store are nd.results(store)")
+    return several(value, Mapping, name, "rows of a table, such as nd.results(store) gives, are")[0]
 
 
 def listed(value: Any, name: str, form: str) -> list[Any]:
@@ -428,8 +442,6 @@ def _layer(value: Any, place: str, name: str = "") -> int | str | Site:
         if len(numbers) > 1 and not re.search(r"[^\W\d]", number) and not re.fullmatch(r"\s*\d+\.\d+\s*", number):
             meant = f"{name or place}=[{', '.join(str(int(n)) for n in numbers)}]"
             raise ValueError(f"{place}={shown(value)}: one text is one layer; of several give a list: {meant}")
-        if not number.strip():
-            raise ValueError(f"{place}={shown(value)}: a layer from 1, a site's name or a Site is needed")
         return str(number)
     mend = _whole_in(number)
     raise TypeError(

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import questions
+from .arguments import shown
 from .plain import encodable, plain, unencodable
 from .questions import KINDS, NO_ANSWER
 
@@ -85,6 +86,18 @@ class Examiner(Protocol):
         Questions that fail stay open for the next time. Raises JudgeStopped where going on is of no use.
         """
         ...
+
+
+def check_examiner(judge: Any) -> None:
+    """Raise TypeError, with how to make one, unless a judge can examine a store."""
+    if isinstance(judge, type):
+        raise TypeError(f"judge={judge.__name__} is a class; make a judge of it: {judge.__name__}(...)")
+    lacking = [name for name in ("name", "samples", "protocols", "examine") if not hasattr(judge, name)]
+    if lacking:
+        form = "an examiner is needed, such as nd.DemoExaminer(), nd.ZeroShotJudge(...) or nd.OpenAIJudge(...)"
+        if hasattr(judge, "judge"):
+            form += "; a judge that names pictures becomes one with nd.DemoExaminer(judge)"
+        raise TypeError(f"judge={shown(judge)} has no {', '.join(lacking)}: {form}")
 
 
 def answer_row(asked: Asked, text: str, kind: str, raw: Any, model: str, **more: Any) -> dict[str, Any]:

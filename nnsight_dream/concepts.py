@@ -14,6 +14,7 @@ import torch
 from . import cache as store
 from . import spans
 from .arguments import choice, strict, texts
+from .arguments import text as checked
 from .sites import Site
 from .trace import read_text
 from .vectors import Direction, Many, Where, made, sites_of
@@ -225,6 +226,7 @@ def contrast(
     'red'
     """
     choice(tokens, "tokens", ("last", "all"))
+    label = None if label is None else checked(label, "label", "red", blank=False)
     sites, one = sites_of(vlm, layer)
     sides = [_texts(positive, "positive"), _texts(negative, "negative")]
     states = _means(vlm, _wrapped(vlm, [*sides[0], *sides[1]]), sites, last=tokens == "last")

@@ -7,7 +7,7 @@ from typing import Any, overload
 
 import torch
 
-from .arguments import is_whole, shown, strict
+from .arguments import is_whole, shown, strict, text
 from .concepts import concept, contrast
 from .pictures import as_tensors
 from .trace import mean_patches
@@ -99,6 +99,7 @@ def probe(vlm: VLM, weight: Any, layer: Where, *, index: Any = None, label: str 
     >>> nd.probe(vlm, torch.eye(vlm.width)[:3], layer=4, index=2).label
     'probe 2'
     """
+    label = None if label is None else text(label, "label", "red", blank=False)
     rows = numbers(getattr(weight, "coef_", getattr(weight, "weight", weight)), "weight")
     names = [str(name) for name in getattr(weight, "classes_", [])]
     if rows.ndim == 1:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .arguments import rows_of, whole
 from .cache import write_whole
 from .tables import rates
 
@@ -26,6 +27,7 @@ def recognition(rows: Sequence[Row], stem: str | os.PathLike[str], *, columns: i
 
     Returns the files: `stem` with .png and .svg. Raises ValueError for no rows, ImportError without matplotlib.
     """
+    rows, columns = rows_of(rows), whole(columns, "columns", 1)
     if not rows:
         raise ValueError("no rows: examine a store first, then pass nd.results(store)")
     categories = sorted({r["category"] for r in rows if r["category"]})
@@ -56,6 +58,7 @@ def pooling(rows: Sequence[Row], stem: str | os.PathLike[str], *, protocol: str 
 
     rows   of `nd.results`, of one judge; a pooling of "" is the settings' own
     """
+    rows = rows_of(rows)
     names = sorted({r["pooling"] for r in rows})
     parts = {n or "attention (the settings' own)": [r for r in rows if r["pooling"] == n] for n in names}
     return _compared(parts, stem, protocol, _picture, "no concept was made with every pooling")
@@ -95,6 +98,7 @@ def curves(rows: Sequence[Row], stem: str | os.PathLike[str], *, most: int = 2) 
 
     One panel for each word, or one for all of more than `most` words (means over words).
     """
+    rows, most = rows_of(rows), whole(most, "most", 0)
     if not rows:
         raise ValueError("no rows: pass alignment.curves(similarities)")
     words = list(dict.fromkeys(r["word"] for r in rows))

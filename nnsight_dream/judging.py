@@ -14,9 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import questions
-from .asking import Asked, BudgetReached, Desk, Examiner, JudgeStopped, Keep, Summary, answer_row, grade_row, standing
+from .arguments import is_whole, several, whole
+from .asking import (
+    Asked,
+    BudgetReached,
+    Desk,
+    Examiner,
+    JudgeStopped,
+    Keep,
+    Summary,
+    answer_row,
+    check_examiner,
+    grade_row,
+    standing,
+)
 from .questions import NO_ANSWER, PROTOCOLS
-from .tally import Agreement, agreement, grader_agreement, results
+from .tally import Agreement, agreement, grader_agreement, opened, results
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,9 +91,8 @@ def examine(
     is reached, the key is refused or no question at all was answered; RuntimeError where another process lets the same
     judge examine the same store; OSError where nothing can be written.
     """
-    from .store import Store
 
-    place = store if isinstance(store, Store) else Store(store, must_exist=True)
+    place = opened(store)
     told = _allowed(judge, protocols)
     with place.claim(f"judge {place.enroll(judge.name)}") as mine:
         if not mine:
@@ -114,15 +126,15 @@ def plan_calls(
 
     Raises ValueError as `examine` does.
     """
-    from .store import Store
 
     told = _allowed(judge, protocols)
     compared = [p for p in told if p != "written"]  # letters are compared here
-    if isinstance(store, int):
-        asking = store * judge.samples * len(told)
-        grading = store * judge.samples * len(compared) * (2 if shuffled else 1)
+    if is_whole(store):
+        count = whole(store, "store", 0)
+        asking = count * judge.samples * len(told)
+        grading = count * judge.samples * len(compared) * (2 if shuffled else 1)
     else:
-        place = store if isinstance(store, Store) else Store(store, must_exist=True)
+        place = opened(store)  # type: ignore[arg-type]
         asked = _missing(place, judge, told, shuffled, keys, Summary())
         asking = sum(a.answer is None for a in asked)
         grading = sum(len(a.grade_as) for a in asked if a.protocol in compared)
@@ -131,7 +143,8 @@ def plan_calls(
 
 
 def _allowed(judge: Examiner, protocols: Sequence[str]) -> list[str]:
-    told = list(dict.fromkeys([protocols] if isinstance(protocols, str) else protocols))
+    check_examiner(judge)
+    told = list(dict.fromkeys(several(protocols, str, "protocols", "a protocol's name, or a list of them, is")[0]))
     wrong = [p for p in told if p not in judge.protocols]
     if wrong or not told:
         given = f"{wrong[0]!r}" if told else "nothing"
@@ -175,7 +188,7 @@ def _chosen(entries: list[Entry], keys: Iterable[str] | None) -> list[Entry]:
     if keys is None:
         return entries
     of = {e.key: e for e in entries}
-    wanted = list(dict.fromkeys([keys] if isinstance(keys, str) else keys))
+    wanted = list(dict.fromkeys(several(keys, str, "keys", "a key of a job, or a list of them, is")[0]))
     if unknown := [k for k in wanted if k not in of]:
         raise ValueError(
             f"keys= holds {unknown[0]!r}, which is no finished job; store.keys() has the {len(of)} that are"

@@ -18,11 +18,13 @@ from typing import Any
 
 from PIL import Image
 
+from . import arguments
+from .arguments import rows_of, several
 from .asking import standing
 from .cache import write_whole
 from .questions import WORDS, mentions, question
 from .store import Entry, Store, now, slug
-from .tally import results
+from .tally import opened, results
 
 Row = Mapping[str, Any]
 PICTURE, HEAT = 256, 256  # most pixels a side of what the page holds
@@ -40,7 +42,8 @@ def page(
     rows   of `nd.results`; read from the store if not given
     Raises ValueError for a store without pictures, OSError where the file cannot be written.
     """
-    rows = results(store) if rows is None else rows
+    store = opened(store)
+    rows = results(store) if rows is None else rows_of(rows)
     entries = sorted(store.entries(), key=lambda e: (e.job.category, e.job.concept, e.job.seed, e.job.pooling))
     if not entries:
         raise ValueError(f"{store.folder} has no finished picture: run nd.sweep first")
@@ -73,7 +76,9 @@ def _embedded(data: Any) -> str:
 
 
 def _written(path: str | os.PathLike[str], text: str) -> Path:
-    path = Path(path)
+    path = arguments.path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a file in it, such as {path / 'index.html'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
     return path
@@ -175,10 +180,14 @@ def raters_page(
 
     Raises ValueError for fewer than two names in all, unknown keys, or choices below 2.
     """
-    if choices < 2:
-        raise ValueError(f"choices={choices!r}: at least 2 names are needed")
+    store = opened(store)
+    if not arguments.is_whole(choices) or choices < 2:
+        raise ValueError(f"choices={arguments.shown(choices)}: at least 2 names are needed")
     entries = {e.key: e for e in store.entries()}
-    wanted = [k for k, e in entries.items() if not e.job.control] if keys is None else list(dict.fromkeys(keys))
+    if keys is None:
+        wanted = [k for k, e in entries.items() if not e.job.control]
+    else:
+        wanted = list(dict.fromkeys(several(keys, str, "keys", "a key of a job, or a list of them, is")[0]))
     if missing := [k for k in wanted if k not in entries]:
         raise ValueError(f"no finished picture has the key {missing[0]!r}; store.keys() has them all")
     names = {(e.job.concept, e.job.category) for e in entries.values() if not e.job.control}
@@ -219,6 +228,7 @@ def read_ratings(store: Store, path: str | os.PathLike[str], rater: str | None =
     Raises ValueError that names line and column of what is wrong, or says what this rater said before and says no more;
     then nothing is stored.
     """
+    store, path = opened(store), arguments.file(path)
     entries = {_opaque(e.key): e for e in store.entries()}
     name, said = _ratings(Path(path), {e.job.concept for e in entries.values()}, set(entries))
     judge = _judge(rater or name or Path(path).stem)

@@ -10,6 +10,8 @@ import difflib
 import re
 from dataclasses import dataclass
 
+from .arguments import is_whole, plain, shown
+
 KINDS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 _TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.hook_(\w+)")
 _HUGGING_FACE = re.compile(r"((?:[\w.]+\.)?layers)\.(\d+)(?:\.(.+?))??(?:\.(output|input))?")
@@ -30,6 +32,18 @@ class Site:
     layer: int
     kind: str = "resid_post"
     tokens: str | tuple[int, ...] = "image"
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.layer) or not isinstance(self.kind, str) or not self.kind:
+            raise TypeError(
+                f"Site(layer={shown(self.layer)}, kind={shown(self.kind)}): a layer is a whole number, a kind the name "
+                f"of a place such as 'resid_post'; vlm.site understands other names of sites"
+            )
+        object.__setattr__(self, "layer", int(plain(self.layer)))
+        tokens = self.tokens.tolist() if hasattr(self.tokens, "tolist") else self.tokens
+        if tokens is not self.tokens or isinstance(tokens, tuple):  # an array, or a tuple of NumPy's integers
+            many = isinstance(tokens, (list, tuple))
+            object.__setattr__(self, "tokens", tuple(map(plain, tokens)) if many else tokens)
 
     def __eq__(self, other: object) -> bool:
         if type(other).__name__ != "Site":
@@ -81,6 +95,6 @@ def parse(name: str, kinds: dict[str, tuple[str, str]], stack: str) -> Site:
         if module:
             return Site(layer, f"{module}.{side}")
     raise ValueError(
-        f"site {name!r} is not understood; give a layer number from 1, a TransformerLens name such as "
+        f"site {shown(name)} is not understood; give a layer number from 1, a TransformerLens name such as "
         "'blocks.9.hook_resid_post', or a Hugging Face name such as 'model.language_model.layers.9.output'"
     )

@@ -90,7 +90,7 @@ def _one_layer(value: Any) -> int | str:
         layers, single = arguments.layers(value)
     except TypeError:
         layers, single = [], False
-    if not single or not isinstance(layers[0], (int, str)):
+    if not single or not isinstance(layers[0], (int, str)) or not str(layers[0]).strip():
         raise ValueError(
             f"layer={arguments.shown(value)}: a layer from 1, or the name of a site such as "
             "'blocks.3.hook_resid_post', is needed; jobs_of takes several layers"

@@ -9,6 +9,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import arguments
+from .arguments import choice, rows_of, several
 from .cache import write_whole
 from .intervals import bootstrap, wilson
 from .questions import PROTOCOLS
@@ -31,8 +33,9 @@ def rates(
 
     Raises ValueError for unknown columns, protocols and judges, and for several judges where none is chosen.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r}: allowed are {', '.join(PROTOCOLS)}")
+    choice(protocol, "protocol", PROTOCOLS, quoted=False)
+    rows = rows_of(rows)
+    by, _ = several(by, str, "by", "a column's name, or a list of them, is")
     if unknown := [name for name in by if rows and name not in rows[0]]:
         raise ValueError(f"by={unknown}: the columns are {', '.join(rows[0])}")
     judges = sorted({str(r["judge"]) for r in rows})
@@ -89,8 +92,9 @@ def seed_agreement(rows: Sequence[Row], *, protocol: str = "hint") -> dict[str, 
 
     n pairs of seeds, the `share` that agrees, Cohen's `kappa` (1960): 1 always, 0 as by chance; None where undefined.
     """
+    choice(protocol, "protocol", PROTOCOLS, quoted=False)
     groups: dict[tuple[Any, ...], list[bool]] = {}
-    for r in sorted(rows, key=lambda r: int(r["seed"])):
+    for r in sorted(rows_of(rows), key=lambda r: int(r["seed"])):
         if r["protocol"] == protocol and r["score"] is not None and not r["control"]:
             key = (r["judge"], r["concept"], r["category"], r["layer"], r["pooling"])
             groups.setdefault(key, []).append(r["score"] >= 0.5)
@@ -105,12 +109,12 @@ def seed_agreement(rows: Sequence[Row], *, protocol: str = "hint") -> dict[str, 
 
 def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> Path:
     """Write rows as CSV, whole or not at all; empty where a value is None. Raises OSError."""
+    path, rows = arguments.path(path), rows_of(rows)
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
-    path = Path(path)
     write_whole(path, text.getvalue().encode())
     return path
 
@@ -123,6 +127,7 @@ def to_markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> st
     |---|---|---|---|
     | 1 | 50 % | 0.001 | yes |
     """
+    rows = rows_of(rows)
     if not rows:
         return "(no rows)"
     names = list(columns or rows[0])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .arguments import choice, several, shown
 from .asking import standing
 from .questions import PROTOCOLS
 
@@ -46,8 +47,8 @@ def results(store: Place, judges: str | Sequence[str] | None = None, *, grader: 
     judges    all that answered by default
     grader    whose grades count, where several graded; those of the first to grade an answer, by default
     """
-    place = _opened(store)
-    names = place.judges() if judges is None else [judges] if isinstance(judges, str) else list(judges)
+    place = opened(store)
+    names = place.judges() if judges is None else several(judges, str, "judges", "a judge's name, or a list, is")[0]
     found = []
     for entry in place.entries():
         for judge in names:
@@ -71,13 +72,12 @@ def agreement(
 
     Raises ValueError for an unknown protocol and for a judge that answered nothing.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r}: allowed are {', '.join(PROTOCOLS)}")
+    choice(protocol, "protocol", PROTOCOLS, quoted=False)
     said = []
     for judge, grader in zip((a, b), graders, strict=True):
         rows = results(store, judge, grader=grader)
         if not rows:
-            there = ", ".join(_opened(store).judges()) or "none"
+            there = ", ".join(opened(store).judges()) or "none"
             raise ValueError(f"{judge!r} has answered nothing in this store; judges that have: {there}")
         scores = {r["key"]: r["score"] for r in rows if r["protocol"] == protocol}
         said.append({key: score >= 0.5 for key, score in scores.items() if score is not None})
@@ -87,7 +87,7 @@ def agreement(
 
 def grader_agreement(store: Place, judge: str, a: str, b: str) -> Agreement:
     """How far two graders agree on a judge's answers, comparison by comparison, shuffled ones included."""
-    place, pairs = _opened(store), []
+    place, pairs = opened(store), []
     for key in [e.key for e in place.entries()]:
         scores: dict[str, dict[tuple[Any, ...], bool]] = {a: {}, b: {}}
         for row in standing(place.answers(key, judge)):
@@ -108,10 +108,20 @@ def _agreement(pairs: Sequence[tuple[bool, bool]]) -> Agreement:
     return Agreement(n, share, (share - chance) / (1 - chance) if chance < 1 else None)
 
 
-def _opened(store: Place) -> Store:
+def opened(store: Place) -> Store:
+    """A store, or the one in a folder.
+
+    Raises TypeError for another kind, FileNotFoundError for a folder that holds none.
+    """
     from .store import Store
 
-    return store if isinstance(store, Store) else Store(store, must_exist=True)
+    if isinstance(store, Store):
+        return store
+    if not isinstance(store, (str, os.PathLike)):
+        held = getattr(store, "store", None)
+        mend = "; a sweep's is .store" if isinstance(held, Store) else ""
+        raise TypeError(f"store= is a Store or its folder; got {shown(store)}{mend}")
+    return Store(store, must_exist=True)
 
 
 def _told(job: Job) -> Row:

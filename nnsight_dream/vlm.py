@@ -9,14 +9,13 @@ import importlib.util
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.utils.checkpoint
 
-from . import changes, templates
+from . import arguments, changes, templates
 from .calm import calm, calmly
 from .checkpoints import default_dtype, headless, needed_files, refuse_half
 from .families import Family, family_of
@@ -180,10 +179,14 @@ class VLM:
         >>> vlm.site("blocks.3.hook_resid_post") == vlm.site("model.language_model.layers.3.output") == vlm.site(4)
         True
         """
-        if isinstance(where, Integral) and not isinstance(where, bool):
-            where = int(where)  # NumPy's integers too
-        if isinstance(where, bool) or not isinstance(where, (int, str, Site)):
-            raise TypeError(f"a site is a layer number from 1, a name or a Site; got {type(where).__name__} {where!r}")
+        if kind is not None and not isinstance(kind, str):
+            raise TypeError(
+                f"kind={arguments.shown(kind)}: the name of a kind is needed: {', '.join(self.family.kinds)}"
+            )
+        wanted, single = arguments.layers(where)
+        if not single:
+            raise TypeError(f"a site is a layer number from 1, a name or a Site; got several: {arguments.shown(where)}")
+        where = wanted[0]
         if isinstance(where, str) and where.isdecimal():
             where = int(where)
         kinds = dict(self.family.kinds)
@@ -229,8 +232,8 @@ class VLM:
             allowed = [*kinds, *(f"{n}.output" for n in names if n), *(f"{n}.input" for n in names if n)]
             near = difflib.get_close_matches(site.kind, allowed, 3, 0.0)
             raise ValueError(
-                f"kind={site.kind!r} names nothing below {block}; allowed are {', '.join(kinds)} or a module of the "
-                f"block with '.output' or '.input'; the nearest are {', '.join(near)}"
+                f"kind={arguments.shown(site.kind)} names nothing below {block}; allowed are {', '.join(kinds)} or a "
+                f"module of the block with '.output' or '.input'; the nearest are {', '.join(near)}"
             )
         return (f"{block}.{module}" if module else block), side
 

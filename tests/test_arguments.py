@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import arguments
+from nnsight_dream import arguments, figures, judging, report, tables
 from nnsight_dream.sweeps import plan
 
 WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int16)]
@@ -148,7 +148,7 @@ def test_numbers_in_one_text_are_no_layer_and_the_advice_works(value):
     assert arguments.layers([1, 4]) == ([1, 4], False)
 
 
-@pytest.mark.parametrize("value", [None, 4.0, True, b"4", {4}, {4: 1}, [], "", [4.0], [None], [[4]]], ids=repr)
+@pytest.mark.parametrize("value", [None, 4.0, True, b"4", {4}, {4: 1}, [], [4.0], [None], [[4]]], ids=repr)
 def test_what_is_no_layer_is_refused(value):
     with pytest.raises((ValueError, TypeError), match=r"^layer"):
         arguments.layers(value)
@@ -208,7 +208,7 @@ def test_a_job_of_a_wrong_type_is_refused_where_it_is_made_and_where_it_is_read(
     ((field, value),) = wrong.items()
     with pytest.raises(ValueError, match=rf"^{field}="):
         nd.Job(**{"concept": "fox", **wrong})
-    if value is None or isinstance(value, (bool, list)):
+    if field == "seed" and isinstance(value, bool):
         record = tmp_path / "jobs" / "fox" / "job.json"
         record.parent.mkdir(parents=True)
         record.write_text(json.dumps({"concept": "fox", **wrong}))
@@ -292,3 +292,66 @@ def test_what_is_no_model_is_refused_where_a_model_is_needed(wrong):
         nd.concept(wrong, "fox", 4)
     with pytest.raises(TypeError, match=r"vlm= is a model that nd.load gave"):
         nd.from_tensor(wrong, torch.ones(3), 4)
+
+
+def test_sites_are_typed_and_take_numbers_in_any_guise():
+    assert nd.Site(np.int64(4), tokens=np.array([0, 3])) == nd.Site(4, tokens=(0, 3))
+    assert hash(nd.Site(torch.tensor(4), tokens=torch.tensor([0, 3]))) == hash(nd.Site(4, tokens=(0, 3)))
+    for wrong in (
+        dict(layer="a"),
+        dict(layer=None),
+        dict(layer=True),
+        dict(layer=4, kind=3),
+    ):
+        with pytest.raises(TypeError, match=r"^Site\(layer="):
+            nd.Site(**wrong)
+    vlm = nd.load("demo")
+    for where in (np.int64(4), torch.tensor(4), "4"):
+        assert vlm.site(where) == nd.Site(4)
+    for kind in (3, ["mlp_out"], np.ones(2)):
+        with pytest.raises(TypeError, match=r"^kind=.*the name of a kind is needed: resid_pre"):
+            vlm.site(4, kind)
+    with pytest.raises(TypeError, match=r"a name or a Site; got several"):
+        vlm.site([1, 4])
+
+
+@pytest.mark.parametrize("wrong", [nd.DemoJudge, nd.DemoExaminer, "demo", None, object()], ids=str)
+def test_what_is_no_examiner_is_refused_before_anything_is_asked(wrong, tmp_path):
+    (tmp_path / "jobs").mkdir()
+    for call in (nd.examine, judging.plan_calls):
+        with pytest.raises(TypeError, match=r"^judge=.*(an examiner is needed|is a class; make a judge of it)"):
+            call(tmp_path, wrong)
+
+
+def test_a_naming_judge_becomes_an_examiner_as_the_message_advises(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    judge = nd.DemoJudge()
+    with pytest.raises(TypeError, match=r"becomes one with nd.DemoExaminer\(judge\)"):
+        nd.examine(tmp_path, judge)
+    assert nd.examine(tmp_path, nd.DemoExaminer(judge), progress=False).asked == 0
+
+
+def test_stores_and_rows_are_not_taken_for_each_other(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    store = nd.Store(tmp_path)
+    assert nd.results(str(tmp_path)) == nd.results(store) == []
+    with pytest.raises(TypeError, match=r"^store= is a Store or its folder; got .*a sweep's is .store"):
+        nd.results(nd.Swept(store))
+    for call in (
+        lambda: nd.results([]),
+        lambda: report.page(3, tmp_path / "x.html"),
+        lambda: report.read_ratings(None, tmp_path),
+    ):
+        with pytest.raises(TypeError, match=r"^store= is a Store or its folder"):
+            call()
+    for call in (
+        nd.rates,
+        tables.seed_agreement,
+        tables.to_markdown,
+        lambda r: tables.write_csv(r, tmp_path / "x.csv"),
+        lambda r: figures.recognition(r, tmp_path / "x"),
+    ):
+        for wrong in (store, str(tmp_path), {"layer": 1}, 3, None, [3]):
+            with pytest.raises(TypeError, match=r"^rows(=|\[0\]=)"):
+                call(wrong)
+    assert not (tmp_path / "x.csv").exists()

@@ -64,7 +64,7 @@ def test_layer_0_tells_where_the_embeddings_are(tiny_vlm: nd.VLM) -> None:
     torch.testing.assert_close(found, tiny_vlm.hf.get_input_embeddings()(ids))
 
 
-@pytest.mark.parametrize("given", [True, 2.0, None, (1,), torch.tensor(2)])
+@pytest.mark.parametrize("given", [True, 2.0, None, (1,), torch.tensor(2.0), torch.tensor([1, 2])])
 def test_what_is_no_site_at_all(tiny_vlm: nd.VLM, given: object) -> None:
     with pytest.raises(TypeError, match="layer number from 1, a name or a Site"):
         tiny_vlm.site(given)  # type: ignore[arg-type]

@@ -117,6 +117,11 @@ def sources(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Setting
 HEAD = "| {} | layer | strict | hint | hint, top 5 | cosine | cpu seconds a picture |\n|---|---|---|---|---|---|---|"
 
 
+def shifted(base: nd.Settings, fraction: float) -> tuple[Any, ...]:
+    """The augmentations of some settings with another shift, a fraction of the side."""
+    return (nd.Shift(fraction=fraction), *(a for a in base.augment if not isinstance(a, nd.Shift)))
+
+
 def settings(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
     """One choice changed at a time."""
     changes: dict[str, dict[str, Any]] = {
@@ -135,6 +140,8 @@ def settings(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settin
         "unclipped SGD 0.04": {"clip": 1.0, "rate": 0.04, "schedule": "constant"},
         "no noise": {"augment": tuple(a for a in base.augment if not isinstance(a, nd.Noise))},
         "no shift": {"augment": tuple(a for a in base.augment if not isinstance(a, nd.Shift))},
+        "shift 112 of 448": {"augment": shifted(base, 112 / 448)},
+        "shift 56 of 448": {"augment": shifted(base, 56 / 448)},
         "total variation 0.5": {"terms": (nd.TotalVariation(0.5),)},
     }
     print(HEAD.format("setting"))

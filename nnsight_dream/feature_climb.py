@@ -43,7 +43,7 @@ def objective(vlm: VLM, feature: Feature, site: Site, job: int, at_once: int = 1
 
 
 def measure(
-    vlm: VLM, feature: Feature, site: Site, patches: torch.Tensor
+    vlm: VLM, feature: Feature, site: Site, patches: torch.Tensor, at_once: int = 16
 ) -> tuple[dict[str, float], np.ndarray, dict[str, Any]]:
     """Scores, heat and readings of a picture's patches (n, d), all without guard.
 
@@ -60,7 +60,7 @@ def measure(
         norm                mean norm of the patches over that of the feature's reference pictures
         parts               for sums: index, weight and these of each latent alone
     """
-    norm = reference_norm(vlm, site, feature.reference)
+    norm = reference_norm(vlm, site, feature.reference, at_once)
     found, heat, readings = shipped_scores.measured_feature(feature, alone(feature), patches, norm)
     return found, heat.numpy(), readings
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .canvas import _full_precision
 from .shipped import climb, eight_bit, optimiser_of, reader, run, sandboxed, states, text_means
 from .shipped_scores import (
     away_term,
@@ -165,9 +166,10 @@ def _measured(
     with torch.no_grad():
         for j, aim in enumerate(given.aims):
             seen = read(pictures[j : j + 1])[aim.site]
-            if aim.feature is not None:
-                found.append(measured_feature(aim.feature, aim.alone, seen[0], norms[aim.site, aim.reference]))
-            else:
-                towards = (aims[j].to(device), centres[aim.site].to(device))
-                found.append((*measured_direction(aim.site, seen, *towards, given.poolings, given.grid), None))
+            with _full_precision(seen):  # whatever the server runs the model in
+                if aim.feature is not None:
+                    found.append(measured_feature(aim.feature, aim.alone, seen[0], norms[aim.site, aim.reference]))
+                else:
+                    towards = (aims[j].to(device), centres[aim.site].to(device))
+                    found.append((*measured_direction(aim.site, seen, *towards, given.poolings, given.grid), None))
     return found

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from . import arguments, feature_climb, shipped, shipped_scores
+from .calm import calm
 from .canvas import Native
 from .digests import digest as digest
 from .directions import Direction, versions
@@ -168,16 +169,17 @@ def _all(
 ) -> list[Prototype]:
     """The prototypes in the order of the jobs; where it is interrupted, those that there are."""
     together = batches(settings)
-    if vlm.remote is not None:
-        from . import remote_ascents
+    made: list[Prototype] = []
+    with calm():
+        if vlm.remote is not None:
+            from . import remote_ascents
 
-        made = remote_ascents.climb_all(prepare(vlm, jobs, settings, terms), watch)
-    else:
-        made = []
-        for places, chosen in together:
-            made += _climb(vlm, [jobs[place] for place in places], chosen, terms, watch)
-            if made[-1].interrupted:
-                break
+            made = remote_ascents.climb_all(prepare(vlm, jobs, settings, terms), watch)
+        else:
+            for places, chosen in together:
+                made += _climb(vlm, [jobs[place] for place in places], chosen, terms, watch)
+                if made[-1].interrupted:
+                    break
     climbed = [place for places, _ in together for place in places]
     return [prototype for _, prototype in sorted(zip(climbed, made, strict=False), key=lambda pair: pair[0])]
 
@@ -344,7 +346,7 @@ def _measure(
         (picture,) = as_tensors(image, "image")
         patches = read_pictures(vlm, picture.to(vlm.device), [site])[site].float()
         if isinstance(aim, Feature):
-            scores, weights, readings = feature_climb.measure(vlm, aim, site, patches[0])
+            scores, weights, readings = feature_climb.measure(vlm, aim, site, patches[0], min(16, settings.at_once))
         else:
             assert towards is not None
             _, vector, middle = towards

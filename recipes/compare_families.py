@@ -71,10 +71,13 @@ def recognised(vlm: nd.VLM, args: argparse.Namespace, layers: Sequence[int], fol
     """By layer, how often the judge names a prototype, from a store that goes on where it stopped."""
     kinds = {c.name: c.category for c in demo.concepts()}
     told = [(w, kinds.get(w, "thing"), w) for w in args.words]
-    base = nd.Settings.demo() if vlm.is_demo else nd.Settings.paper(1)
     height, width = vlm.image_size
     canvas = nd.Native() if height == width else nd.MultiResolution(max(height, width))
-    settings = base.but(steps=args.steps or base.steps, **({} if vlm.is_demo else {"canvas": canvas}))
+
+    def settings(layer: int) -> nd.Settings:
+        base = nd.Settings.demo() if vlm.is_demo else nd.Settings.paper(layer)
+        return base.but(steps=args.steps or base.steps, **({} if vlm.is_demo else {"canvas": canvas}))
+
     done = nd.sweep(vlm, nd.jobs_of(told, list(layers), controls=max(2, len(told) // 4)), folder, settings=settings)
     if done.interrupted:
         raise KeyboardInterrupt

@@ -231,6 +231,36 @@ def test_passes_and_places_are_the_same_bits_by_way_of_a_server(vlm):
     assert [p.label for p in made[1]] == ["0", "1", "2"]
 
 
+def test_autocast_around_a_climb_changes_nothing(vlm, directions):
+    feature = nd.feature_from_tensors(0, 3, W_enc=torch.randn(vlm.width, 2, generator=torch.Generator().manual_seed(0)))
+    feature = feature.but(guard=None)
+    plain = nd.synthesize(vlm, [directions[0], feature], settings=FEW, progress=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        around = nd.synthesize(vlm, [directions[0], feature], settings=FEW, progress=False)
+    for a, b in zip(plain, around, strict=True):
+        assert (a.history, a.scores, a.readings) == (b.history, b.scores, b.readings)
+
+
+def test_a_server_under_autocast_measures_in_full_precision(vlm, directions):
+    from nnsight_dream import shipped_jobs
+    from nnsight_dream.shipped import Plain
+
+    patches = torch.randn(1, 16, vlm.width, generator=torch.Generator().manual_seed(0))
+    site = nd.Site(3)
+    feature = nd.feature_from_tensors(0, 3, W_enc=torch.randn(vlm.width, 2, generator=torch.Generator().manual_seed(1)))
+    towards = Plain(site=site, feature=None)
+    climbed = Plain(site=site, feature=feature, alone=[], reference="r")
+    given = Plain(canvas=nd.Pixels(8), aims=[towards, climbed], poolings={"attention": nd.Attention()}, grid=(4, 4))
+    vectors, centres = [torch.linspace(-1, 1, vlm.width), None], {site: torch.zeros(vlm.width)}
+    more = (given, [torch.zeros(2, 3, 8, 8)], vectors, centres, {(site, "r"): 1.0}, torch.device("cpu"))
+    plain = shipped_jobs._measured(lambda pictures: {site: patches}, *more)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        around = shipped_jobs._measured(lambda pictures: {site: patches}, *more)
+    for a, b in zip(plain, around, strict=True):
+        assert (a[0], a[2]) == (b[0], b[2])
+        assert torch.equal(a[1], b[1])
+
+
 def test_a_graph_that_is_cut_is_told_in_several_passes_too(vlm, directions):
     def cut(patches, direction, grid, progress):
         return patches.detach().mean(1), patches[..., 0]

@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from . import shipped_scores
+from . import arguments, shipped_scores
 from .pictures import as_tensors, content
 from .shipped import Step
 from .sites import Site
 from .trace import mean_patches
-from .vectors import climbable
+from .vectors import Direction, climbable
 from .vlm import VLM
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from .directions import Direction
 
 Pooling = Callable[[torch.Tensor, torch.Tensor, tuple[int, int], float], tuple[torch.Tensor, torch.Tensor]]
 Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -52,8 +50,11 @@ class Attention:
     detach: bool = False
 
     def __post_init__(self) -> None:
-        if not self.tau > 0 or not min(self.sigma) > 0:
-            raise ValueError(f"tau and sigma must be positive; got tau={self.tau}, sigma={self.sigma}")
+        sigma = self.sigma if isinstance(self.sigma, (tuple, list)) else (self.sigma, self.sigma)
+        if len(sigma) != 2:
+            raise ValueError(f"sigma={arguments.shown(self.sigma)}: two numbers are needed, at the first and last step")
+        object.__setattr__(self, "tau", arguments.real(self.tau, "tau", above=0))
+        object.__setattr__(self, "sigma", tuple(arguments.real(value, "sigma", above=0) for value in sigma))
 
     def __call__(
         self,
@@ -174,6 +175,10 @@ class NaturalNoise:
     count: int = 64
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", arguments.whole(self.count, "count", 1))
+        object.__setattr__(self, "seed", arguments.whole(self.seed, "seed", 0, arguments.SEED_MOST))
+
     def of(self, vlm: VLM, site: Site, at_once: int = 16) -> torch.Tensor:
         """(d,) the centre at a site, from at most `at_once` pictures a pass."""
         return mean_patches(vlm, self.pictures(*vlm.image_size), [site], at_once)[vlm.site(site)]
@@ -208,7 +213,8 @@ class Pictures:
     images: Sequence[Image.Image]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "images", tuple(self.images))
+        single = hasattr(self.images, "convert")
+        object.__setattr__(self, "images", (self.images,) if single else tuple(self.images))
         if not self.images:
             raise ValueError("Pictures() holds no picture: give a non-empty list of PIL images")
 
@@ -276,6 +282,9 @@ class TotalVariation:
 
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", arguments.real(self.weight, "weight"))
+
     def __call__(self, step: Step) -> torch.Tensor:
         """(J,) the term for each picture."""
         x = step.pictures
@@ -294,6 +303,16 @@ class Away:
     direction: Direction
     weight: float = 0.5
     pooling: Any = Mean()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.direction, Direction):
+            mend = "see nd.concept, nd.from_tensor"
+            if hasattr(self.direction, "parts"):
+                mend = "of two features at one site make the difference: a - 0.5 * b"
+            raise TypeError(f"Away takes a Direction, not {arguments.shown(self.direction)}; {mend}")
+        if isinstance(self.pooling, type) or not callable(self.pooling):
+            raise ValueError(f"pooling={arguments.shown(self.pooling)}: a value such as Mean() is needed")
+        object.__setattr__(self, "weight", arguments.real(self.weight, "weight"))
 
     @property
     def site(self) -> Site:

@@ -27,7 +27,7 @@ def heat_map(weights: np.ndarray, site: Site, grid: tuple[int, int]) -> np.ndarr
     """Weights (n,) of a site's tokens as a map (rows, cols), zero at others."""
     if site.tokens != "image":
         full = np.zeros(grid[0] * grid[1], dtype=weights.dtype)
-        full[np.asarray(site.tokens, dtype=int)] = weights
+        np.add.at(full, np.asarray(site.tokens, dtype=int), weights)  # a token may stand twice
         weights = full
     return weights.reshape(grid)
 

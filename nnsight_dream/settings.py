@@ -66,15 +66,18 @@ class Settings:
         for name, method in (("pooling", "__call__"), ("score", "__call__"), ("canvas", "render")):
             value = getattr(self, name)
             if isinstance(value, type) or not (hasattr(value, method) or isinstance(value, Native)):
-                raise ValueError(f"{name}={value!r}: a value such as {getattr(type(self), name)!r} is needed")
+                form = f"a value such as {getattr(type(self), name)!r}"
+                raise ValueError(f"{name}={arguments.shown(value)}: {form} is needed")
         if not isinstance(self.augment, tuple):
-            raise ValueError(f"augment={self.augment!r}: a tuple of augmentations is needed: (Shift(), Noise(0.2))")
+            form = "a tuple of augmentations is needed: (Shift(), Noise(0.2))"
+            raise ValueError(f"augment={arguments.shown(self.augment)}: {form}")
         for value in self.augment:
             if isinstance(value, type) or not callable(value):
-                raise ValueError(f"augment holds {value!r}: a value such as Shift() or Noise(0.2) is needed")
+                raise ValueError(f"augment holds {arguments.shown(value)}: a value such as Shift() is needed")
         centred = hasattr(self.centre, "of") and not isinstance(self.centre, type)
         if not centred and not isinstance(self.centre, torch.Tensor):
-            raise ValueError(f"centre={self.centre!r}: give Grey(), NaturalNoise(), Pictures(...) or a tensor (d,)")
+            form = "give Grey(), NaturalNoise(), Pictures(...) or a tensor (d,)"
+            raise ValueError(f"centre={arguments.shown(self.centre)}: {form}")
 
     @classmethod
     def paper(cls, layer: int, *, tau_middle: float = 0.005, shift: int = 112, detach: bool = False) -> Settings:
@@ -98,12 +101,14 @@ class Settings:
             raise ValueError(f"tau_middle={tau_middle!r}: the paper has 0.5 and 0.005")
         if arguments.whole(shift, "shift") not in (112, 56):
             raise ValueError(f"shift={shift!r}: the paper's text can mean 112 or 56 pixels of 448")
+        if not isinstance(detach, bool):
+            raise ValueError(f"detach={arguments.shown(detach)}: True or False is needed")
         middle = 10 <= layer <= 25
         tau = tau_middle if middle else {0.5: 0.005, 0.005: 0.5}[tau_middle]
         return cls(
             rate=0.15 if middle else 0.04,
             augment=(Shift(fraction=int(shift) / 448), Noise(0.2)),
-            pooling=Attention(tau=tau, detach=bool(detach)),
+            pooling=Attention(tau=tau, detach=detach),
         )
 
     @classmethod

@@ -376,7 +376,7 @@ def slopes(
         patches, kept = read_in_turn(read, views, passes)
     with _full_precision(parts[0]):
         now = Step(pictures, views, patches, plan.batch, grid, progress)
-        score = torch.stack([term(now) for term in terms]).sum(0)
+        score = added([term(now) for term in terms], len(pictures))
     prove_score(score, step, cut)
     falling = -score.sum()  # the one minus sign
     if passes == 1:
@@ -385,6 +385,20 @@ def slopes(
     pulled = {site: pull for site, pull in zip(patches, pulls, strict=True) if pull is not None}
     through = carried_back(read, kept, pulled, cut.format(step=step))
     return score, torch.autograd.grad([falling, views], parts, [None, through], allow_unused=True)
+
+
+def added(scores: list[Any], jobs: int) -> torch.Tensor:
+    """The sum of terms, each (J,)."""
+    try:
+        return torch.stack(scores).sum(0)
+    except (RuntimeError, TypeError):
+        given = [tuple(s.shape) if isinstance(s, torch.Tensor) else type(s).__name__ for s in scores]
+        if all(shape == (jobs,) for shape in given):
+            raise
+        raise ValueError(
+            f"the objectives and terms of a step give {given}; each must give a tensor of {(jobs,)}, a number for each "
+            "of the pictures that are climbed together"
+        ) from None
 
 
 def read_in_turn(read: Any, views: torch.Tensor, passes: int) -> tuple[dict[Any, torch.Tensor], Any]:

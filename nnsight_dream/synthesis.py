@@ -104,7 +104,7 @@ def settled(vlm: VLM, directions: Any, settings: Choice, seed: Any, terms: Any, 
     seeds, one_seed = arguments.seeds(seed)
     added = _terms(terms)
     sites = _check(vlm, wanted)
-    _check(vlm, [_towards(t) for t in added if isinstance(t, Away)], least=0)
+    _check(vlm, [t.direction for t in added if isinstance(t, Away)], least=0)
     names = {f.name for f in dataclasses.fields(Settings)}
     for name in changes:  # one of these, misspelt, is no setting misspelt
         if name not in names and (near := difflib.get_close_matches(name, _OTHERS, 1, 0.75)):
@@ -182,12 +182,6 @@ def _all(
                     break
     climbed = [place for places, _ in together for place in places]
     return [prototype for _, prototype in sorted(zip(climbed, made, strict=False), key=lambda pair: pair[0])]
-
-
-def _towards(term: Away) -> Direction:
-    if isinstance(term.direction, Feature):
-        raise TypeError("Away takes a Direction; of two features at one site make the difference: a - 0.5 * b")
-    return term.direction
 
 
 def _check(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:

@@ -261,6 +261,18 @@ def test_a_server_under_autocast_measures_in_full_precision(vlm, directions):
         assert torch.equal(a[1], b[1])
 
 
+@pytest.mark.parametrize(("wrong", "words"), [(lambda step: torch.zeros(5), r"\(5,\)"), (lambda step: 0.5, "float")])
+def test_a_term_of_another_shape(vlm, directions, wrong, words):
+    with pytest.raises(ValueError, match=rf"{words}.*; each must give a tensor of \(1,\)"):
+        nd.synthesize(vlm, directions[0], settings=FEW, terms=wrong, progress=False)
+
+
+def test_a_token_that_stands_twice_is_seen_once_with_both_weights(vlm):
+    twice = nd.from_tensor(vlm, torch.linspace(-1, 1, vlm.width), nd.Site(2, tokens=(0, 0, 1)))
+    heat = nd.synthesize(vlm, twice, settings=FEW, steps=1, progress=False).heat
+    assert abs(heat.sum() - 1) < 1e-5
+
+
 def test_a_graph_that_is_cut_is_told_in_several_passes_too(vlm, directions):
     def cut(patches, direction, grid, progress):
         return patches.detach().mean(1), patches[..., 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_chosen_tokens_have_no_middle() -> None:
 
 @pytest.mark.parametrize("wrong", [{"tau": 0}, {"tau": -1.0}, {"sigma": (0, 16)}, {"sigma": (2.0, -1)}])
 def test_attention_of_impossible_numbers(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be positive; got tau="):
+    with pytest.raises(ValueError, match="a positive number is needed"):
         nd.Attention(**wrong)
 
 
@@ -425,3 +426,27 @@ def test_a_users_pooling_is_what_is_climbed(tiny_vlm: nd.VLM, direction: nd.Dire
     np.testing.assert_allclose(by_pooling.history, by_site.history, atol=1e-6)
     assert by_site.heat[0, 0] == pytest.approx(1)
     assert np.count_nonzero(by_site.heat) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: nd.Attention(tau="0.5"), "tau='0.5': a positive number is needed"),
+        (lambda: nd.Attention(tau=float("nan")), "tau=nan: a positive number is needed"),
+        (lambda: nd.Attention(sigma=(1, 2, 3)), r"sigma=\(1, 2, 3\): two numbers are needed"),
+        (lambda: nd.NaturalNoise(count=0), "count=0: a whole number of at least 1 is needed"),
+        (lambda: nd.NaturalNoise(seed=-1), "seed=-1: a whole number from 0"),
+        (lambda: nd.TotalVariation(float("nan")), "weight=nan: a finite number is needed"),
+        (lambda: nd.TotalVariation("much"), "weight='much': a finite number is needed"),
+        (lambda: nd.Away("fish"), "Away takes a Direction, not 'fish'; see nd.concept"),
+    ],
+)
+def test_numbers_that_do_not_fit(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=words):
+        make()
+
+
+def test_numbers_in_any_guise() -> None:
+    assert nd.Attention(tau=np.float32(0.5), sigma=[np.int64(2), torch.tensor(16)]) == nd.Attention()  # type: ignore[arg-type]
+    assert nd.Attention(sigma=3.0).sigma == (3.0, 3.0)  # type: ignore[arg-type]
+    assert nd.NaturalNoise(count=np.int64(4), seed=torch.tensor(1)) == nd.NaturalNoise(4, 1)  # type: ignore[arg-type]

@@ -285,7 +285,7 @@ class _Reader:
         if self.again(value):
             return None
         self.put("class", value.__qualname__.rpartition(".")[2])
-        self.items("bases", value.__bases__)
+        self.items("bases", [kind for kind in (*value.__bases__, type(value)) if kind is not type])
         if issubclass(value, enum.Enum):
             self.pairs("members", {member.name: member.value for member in value}, "member")
         self.pairs("has", definitions.members(value), f"class {value.__name__}, its")
@@ -341,6 +341,10 @@ class _Reader:
                 state = None
         except Exception:
             raise self.refuse(value, "does not say what it holds") from None
+        if isinstance(value, torch.nn.Module) and (state is None or isinstance(state, dict)):
+            attributes, state = attributes if state is None else state, None
+            hooks = {name: held for name, held in attributes.items() if "_hooks" in name and isinstance(held, dict)}
+            attributes = attributes | {name: list(held.values()) for name, held in hooks.items()}  # torch numbers them
         if state is None:
             return self.pairs("attributes", attributes, f"{kind.__name__}, its")
         self.put("state")

@@ -345,7 +345,22 @@ def test_two_scores_have_two_keys_in_a_sweep(tiny_vlm: nd.VLM) -> None:
         plan(tiny_vlm, [nd.Job("dog")], settings=nd.Settings(score=closed(torch.Generator())))
 
 
-def test_at_once_is_no_part_of_a_key() -> None:
+def test_hooks_count_by_what_they_do_not_by_their_number() -> None:
+    def hooked(k: float) -> torch.nn.Module:
+        net = torch.nn.Flatten()
+        net.register_forward_hook(lambda module, given, out: out * k)
+        return net
+
+    assert digest(hooked(1)) == digest(hooked(1)) != digest(hooked(2))
+
+
+def test_at_once_is_no_part_of_a_key(tiny_vlm: nd.VLM) -> None:
+    from nnsight_dream.sweeps import plan
+
+    base = nd.Settings(batch=2)
+    plans = [plan(tiny_vlm, [nd.Job("dog"), nd.Job("cat")], settings=base.but(at_once=n)) for n in (1, 4)]
+    assert [len(p.chunks) for p in plans] == [2, 1]
+    assert len({tuple(key for chunk in p.chunks for key in chunk.keys) for p in plans}) == 1
     assert digest(nd.Settings(at_once=1)) == digest(nd.Settings(at_once=64)) != digest(nd.Settings(batch=1))
 
 

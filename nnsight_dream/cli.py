@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=functools.partial(_once_ready, run))
         sub.add_argument("--json", action="store_true", help="print one JSON document instead of text")
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return sub
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--word", nargs="+", metavar="WORD", help="words or phrases, such as octopus")
     sub.add_argument("--picture", nargs="+", type=Path, metavar="FILE", help="picture files")
     sub.add_argument("--model", default="demo", help="'demo' (default), a hub id or a folder")
+    _device(sub)
     sub.add_argument("--top", type=int, default=10, help="how many to show (default 10)")
 
     sub = command("inspect", _inspect, "Show a model's family, layers, sites and grid, and prove the family's record.")
@@ -71,10 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the weights (default: as load chooses it)")
     sub.add_argument("--checkpoint-tower", action="store_true", help="compute the tower's activations anew")
     sub.add_argument("--config-only", action="store_true", help="say what a step takes, and load no weights at all")
+    _device(sub)
 
     sub = command("judge", _judge, "Let the bundled judge name pictures.")
     sub.add_argument("path", nargs="+", type=Path, metavar="PATH", help="picture files, or folders of saved prototypes")
     sub.add_argument("--category", help="ask within one category, such as animal")
+    _device(sub, "cpu")
     sub.add_argument("--top", type=int, default=3, help="how many names to show (default 3)")
 
     sub = command("remote", _remote, "List the vision-language models that a server has.")
@@ -88,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 def _climbing(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--model", default="demo", help="'demo' (default), a hub id or a folder")
     _placing(sub)
+    _device(sub)
     sub.add_argument("--steps", type=int, help="steps of the climb (default: the preset's)")
     sub.add_argument("--seed", type=int, nargs="+", default=[0], help="one picture for each (default 0)")
     sub.add_argument("--out", type=Path, default=Path("dreams"), metavar="DIR", help="where to save (default dreams)")
@@ -105,6 +110,21 @@ def _placing(sub: argparse.ArgumentParser) -> None:
         help="the model's weights stay on a server: $NDIF_HOST or NDIF's own, the one at URL, or 'local'",
     )
     sub.add_argument("--steps-per-job", type=int, metavar="N", help="cut ascents on a server into jobs of N steps")
+
+
+def _device(sub: argparse.ArgumentParser, default: str | None = None) -> None:
+    """On which device a model's weights are; recipes have this too."""
+    best = "the best there is: cuda, then mps, else cpu; the bundled model stays on the cpu"
+    sub.add_argument("--device", default=default, help=f"cuda, cuda:1, mps or cpu (default: {default or best})")
+
+
+def _once_ready(run: Any, args: argparse.Namespace) -> int:
+    """Run a command once its model is known to be there: that takes no time, and importing torch takes seconds."""
+    if getattr(args, "model", None) is not None:
+        from .hub import ready
+
+        ready(args.model)
+    return int(run(args) or 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -221,11 +241,16 @@ def _distinct(values: Sequence[Any], name: str) -> list[Any]:
     return kept
 
 
-def _load(name: str, remote: bool | str = False, steps_per_job: int | None = None) -> Any:
-    """The model that a name means; a hub id is only looked for when the user wrote one."""
+def _load(args: argparse.Namespace, **options: Any) -> Any:
+    """The model that the options mean; a hub id is only looked for when the user wrote one."""
+    from . import devices
     from .vlm import load
 
-    return load(_place(name), remote=remote, steps_per_job=steps_per_job)
+    place = {k: getattr(args, k) for k in ("remote", "steps_per_job") if hasattr(args, k)}
+    device = args.device
+    if device is None and place.get("remote") in (None, False, "local"):  # with no GPU at all there is nothing to say
+        device = "cpu" if devices.best().type == "cpu" and not devices.has_unseen_gpu() else None
+    return load(_place(args.model), device=device, **place, **options)
 
 
 def _place(name: str) -> str | Path:
@@ -248,7 +273,7 @@ def _synthesize(args: argparse.Namespace) -> int:
     _check_numbers(args)
     words = _distinct(arguments.texts(list(args.concept), "CONCEPT")[0], "the concept")
     layers = _distinct(_layers(args.layer), "layer")
-    vlm = _load(args.model, args.remote, args.steps_per_job)
+    vlm = _load(args)
     found = directions.concept(vlm, words, layers)
     return _climb(args, vlm, [direction for of_word in found for direction in of_word])
 
@@ -271,7 +296,7 @@ def _feature(args: argparse.Namespace) -> int:
     named = (args.sae, numbers) if sae_id is None else (args.sae, sae_id, numbers)
     given = args.reference[0] if args.reference and len(args.reference) == 1 else args.reference
     found = feature(*named, objective=args.objective, reference=given)
-    vlm = _load(args.model, args.remote, args.steps_per_job)
+    vlm = _load(args)
     if given is None and (sentence := reference.notice(vlm)) is not None:
         print(sentence.replace("reference='a folder of photographs'", "--reference FOLDER"), file=sys.stderr)
     return _climb(args, vlm, found)
@@ -291,7 +316,7 @@ def _features(args: argparse.Namespace) -> int:
             raise FileNotFoundError(f"no picture {file}: give picture files")
     sae = load_sae(args.sae, args.id)
     images = None if args.picture is None else [Image.open(file) for file in args.picture]
-    found = candidates(_load(args.model), sae, words=args.word, images=images, top=args.top)
+    found = candidates(_load(args), sae, words=args.word, images=images, top=args.top)
     if args.json:
         rows = [{"index": c.index, "word": c.word, "picture": c.picture, "score": c.score} for c in found]
         _print_json(rows)
@@ -394,7 +419,10 @@ def _step(args: argparse.Namespace, layer: int | str) -> dict[str, Any]:
 
 
 def _facts(args: argparse.Namespace, layer: int | str) -> dict[str, Any]:
-    vlm = _load(args.model)
+    import torch
+
+    dtype = {} if args.dtype is None else {"dtype": getattr(torch, args.dtype)}
+    vlm = _load(args, checkpoint_tower=args.checkpoint_tower, **dtype)
     first = vlm.site(layer)
     sites = [vlm.describe(vlm.site(first, kind)) for kind in vlm.family.kinds]
     proved = [what for what in ("paths", "image tokens", "pixels", "gradient") if what not in vlm.unproved]
@@ -450,7 +478,7 @@ def _judge(args: argparse.Namespace) -> int:
         if not file.is_file():
             raise FileNotFoundError(f"no picture {file}: give picture files or folders that Prototype.save wrote")
     images = [Image.open(f).convert("RGB") for f in files]
-    verdicts = DemoJudge().judge(images, category=args.category)
+    verdicts = DemoJudge(device=args.device).judge(images, category=args.category)
     if args.json:
         rows = [
             {"path": str(f), "names": dict(zip(v.names[: args.top], v.probabilities[: args.top], strict=True))}

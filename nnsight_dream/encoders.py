@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -17,7 +18,8 @@ from typing import Any
 
 import torch
 
-from . import changes, remote
+from . import changes, hub, remote
+from .checkpoints import at_best_device, placeless, positions, refuse_missing, refuse_too_long
 from .family import first
 from .nnsight_import import import_nnsight
 from .pictures import as_tensors
@@ -161,7 +163,13 @@ def _packed(vlm: VLM, items: Sequence[Any]) -> torch.Tensor:
 
 
 def vision_model(
-    model: Any, processor: Any = None, *, tokens: str | None = None, blocks: str | None = None, name: str | None = None
+    model: Any,
+    processor: Any = None,
+    *,
+    tokens: str | None = None,
+    blocks: str | None = None,
+    name: str | None = None,
+    device: Any = None,
 ) -> Encoder:
     """A vision model, such as DINOv2, SigLIP, CLIP or ViT, by itself.
 
@@ -170,15 +178,21 @@ def vision_model(
     tokens     "class" (as the paper has it) or "mean" over patches, without class and register tokens; the class
                token where there is one, if not given
     blocks     the path of its list of blocks, where it cannot be told
+    device     of a hub id or folder: "cuda", "cpu" ...; the best there is if not given
 
-    Raises ValueError for a model without a class token where that is asked for, or whose blocks cannot be told.
+    Raises ValueError for a model without a class token where that is asked for, or whose blocks cannot be told, and for
+    a checkpoint that lacks weights of its blocks or of what comes before them.
     """
+    report = None
     if isinstance(model, (str, Path)):
         from transformers import AutoImageProcessor, AutoModel
 
         name = name or str(model)
-        processor = processor or AutoImageProcessor.from_pretrained(model)
-        model = AutoModel.from_pretrained(model).eval()
+        with hub.door(model) as there:
+            processor = processor or AutoImageProcessor.from_pretrained(there, trust_remote_code=False)
+            model, report = at_best_device(AutoModel, model, there, {"device": device})
+    elif device is not None:
+        raise ValueError(f"device={device!r}: a model in hand stays where it is; move it yourself, or give its name")
     hf = getattr(model, "vision_model", None) or model
     called = name or getattr(model.config, "_name_or_path", "") or type(hf).__name__
     if processor is None:
@@ -196,16 +210,42 @@ def vision_model(
         return {"pixel_values": processor(images=[as_image(i) for i in items], return_tensors="pt")["pixel_values"]}
 
     told = json.dumps(processor.to_dict(), default=str, sort_keys=True) if hasattr(processor, "to_dict") else ""
-    return _vision(hf, inputs, called, told, tokens, blocks)
+    return _vision(hf, inputs, called, told, tokens, blocks, lambda stack: _all_there(called, model, hf, stack, report))
 
 
-def _vision(hf: Any, inputs: Callable, name: str, told: str, tokens: str | None, blocks: str | None) -> Encoder:
+def _all_there(name: str, model: Any, hf: Any, stack: str, report: Any) -> None:
+    """Raise ValueError where a checkpoint lacks weights of the blocks, or of what is made before them."""
+    if report is None:
+        return
+    prefix = next((f"{path}." for path, module in model.named_modules() if module is hf and path), "")
+    names = [n for n, _ in (*hf.named_parameters(),)]
+    last = max((i for i, n in enumerate(names) if n.startswith(f"{stack}.")), default=len(names))
+    spare = {prefix + n for n in names[last + 1 :]}  # final norms, poolers and heads, which are never read
+    refuse_missing(name, report, needed=lambda n: n.startswith(prefix) and n not in spare)
+    if left := placeless(report, model):
+        warnings.warn(
+            f"{name} holds weights of blocks that its config says nothing of ({', '.join(left[:3])}; {len(left)} in "
+            "all); they are left out",
+            stacklevel=4,
+        )
+
+
+def _vision(
+    hf: Any,
+    inputs: Callable,
+    name: str,
+    told: str,
+    tokens: str | None,
+    blocks: str | None,
+    prove: Callable[[str], None] = lambda stack: None,
+) -> Encoder:
     has_class = any(n.rpartition(".")[2] in ("cls_token", "class_embedding") for n, _ in hf.named_parameters())
     tokens = _checked(tokens or ("class" if has_class else "mean"), PICTURES, name)
     if tokens == "class" and not has_class:
         raise ValueError(f"tokens='class': {name} ({type(hf).__name__}) has no class token; allowed is 'mean'")
     before = int(has_class) + int(getattr(hf.config, "num_register_tokens", 0) or 0)
     stack, run = _runner(hf, blocks, name)
+    prove(stack)
 
     def read(items: Sequence[Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
         found = run(inputs(items), layers)
@@ -216,7 +256,13 @@ def _vision(hf: Any, inputs: Callable, name: str, told: str, tokens: str | None,
 
 
 def language_model(
-    model: Any, tokenizer: Any = None, *, tokens: str = "mean", blocks: str | None = None, name: str | None = None
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    tokens: str = "mean",
+    blocks: str | None = None,
+    name: str | None = None,
+    device: Any = None,
 ) -> Encoder:
     """A language model, such as BLOOM or OpenLLaMA, by itself, reading plain texts.
 
@@ -224,19 +270,29 @@ def language_model(
     tokenizer  its tokenizer; the checkpoint's own if not given
     tokens     "mean" over the text's own tokens, without special ones, or the "last" of them
     blocks     the path of its list of blocks, where it cannot be told
+    device     of a hub id or folder: "cuda", "cpu" ...; the best there is if not given
+
+    Raises ValueError for a checkpoint that lacks weights of its blocks or of what comes before them; its encoder raises
+    it for texts of more tokens than the model has positions.
     """
     _checked(tokens, WORDS, name or type(model).__name__)
+    report = None
     if isinstance(model, (str, Path)):
         from transformers import AutoModel, AutoTokenizer
 
         name = name or str(model)
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-        model = AutoModel.from_pretrained(model).eval()
+        with hub.door(model) as there:
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(there, trust_remote_code=False)
+            model, report = at_best_device(AutoModel, model, there, {"device": device})
+    elif device is not None:
+        raise ValueError(f"device={device!r}: a model in hand stays where it is; move it yourself, or give its name")
     called = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
     if tokenizer is None:
         raise ValueError(f"{called}: a model in hand needs tokenizer=")
     hf = getattr(model, "base_model", model)
     stack, run = _runner(hf, blocks, called)
+    _all_there(called, model, hf, stack, report)
+    most = positions(hf)
 
     def read(items: Sequence[Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
         texts = _texts(items)
@@ -246,6 +302,7 @@ def language_model(
             if not places:
                 raise ValueError(f"{called}: the tokenizer writes no token for {text!r}; leave the item out")
         ids, mask = _padded([c["input_ids"] for c in coded], 0)
+        refuse_too_long(ids.shape[1], most, called)
         found = run({"input_ids": ids, "attention_mask": mask, "use_cache": False}, layers)
         return {n: _pooled_text(h, own, tokens) for n, h in found.items()}
 

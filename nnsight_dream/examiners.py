@@ -116,7 +116,7 @@ class ZeroShotJudge(NamingJudge, _ByName):
                 aliases, such as `demo.concepts()` or the jobs of a store
     template    what a name is put into, at {name}
     name        what its answers are kept under; the last part of the model's name by default
-    options     go to `from_pretrained`
+    options     go to `from_pretrained`; `device=`, the best there is if not given
 
     Raises ValueError for no names and for a template without {name}; TypeError for a model that is no dual encoder.
     """

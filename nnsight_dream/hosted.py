@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import hub
 from .families import FAMILIES, Family, family_of, known_families
 from .nnsight_import import import_nnsight
 from .remote import Remote
@@ -36,21 +37,21 @@ def without_weights(x: Any, processor: Any, family: Family | None, place: Remote
             f"{', '.join(wrong)}= {'is' if len(wrong) == 1 else 'are'} the server's choice, which has loaded the model "
             "already; leave out"
         )
-    source = {k: options[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in options}
-    config = AutoConfig.from_pretrained(x, **source)
-    family = family or family_of(config)
-    if family is None:
-        raise ValueError(
-            f"model_type {config.model_type!r} is of no known family, and probing one needs weights. Known are "
-            f"{known_families()}; for others pass family=, a record of your own"
-        )
-    handler = processor or _processor_at(x, family, **source)
-    told = {"task": TASK, "revision": options.get("revision"), "config": config}
-    model = TransformersModel(x, **told, **_preprocessors(handler))
-    model.kwargs.pop("config", None)  # it would travel with every job, as classes of our transformers
-    hf = model._module
+    with hub.door(x, options):
+        config = AutoConfig.from_pretrained(x, **hub.access(options))
+        family = family or family_of(config)
+        if family is None:
+            raise ValueError(
+                f"model_type {config.model_type!r} is of no known family, and probing one needs weights. Known are "
+                f"{known_families()}; for others pass family=, a record of your own"
+            )
+        handler = processor or _processor_at(x, family, **options)
+        named = {"task": TASK, "revision": options.get("revision"), "config": config}
+        model = TransformersModel(x, **named, **_preprocessors(handler))
+        model.kwargs.pop("config", None)  # it would travel with every job, as classes of our transformers
+        hf = model._module
     vlm = _wrap(model, hf, handler, family, x)
-    vlm.revision = options.get("revision") or getattr(config, "_commit_hash", None)
+    vlm.revision = options.get("revision") or hub.commit(x, options)
     vlm.remote = place
     return vlm
 

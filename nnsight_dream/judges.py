@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from . import demo
+from . import demo, devices, hub
+from .checkpoints import at_best_device, refuse_missing
 from .pictures import as_tensors
 
 
@@ -113,7 +114,7 @@ class DemoJudge(NamingJudge):
         self.categories = tuple(config["categories"])
         self.scores: dict[str, float] = config["scores"]
         self._side, self._temperature = int(config["side"]), float(config["temperature"])
-        self._device = torch.device(device)
+        self._device = devices.known(device)
         self._mean, self._std = (torch.tensor(config[k]).view(3, 1, 1).to(self._device) for k in ("mean", "std"))
         self._net = EfficientNetLite0(len(self.names))
         state = {k: v.float() for k, v in load_file(place / "model.safetensors").items()}
@@ -155,13 +156,17 @@ def opened(images: Any) -> list[torch.Tensor]:
 
 
 def loaded(model: Any, processor: Any, kind: str, options: Mapping[str, Any]) -> tuple[Any, Any, str]:
-    """A model, its processor and a short name. Raises ValueError for a missing processor, OSError if none is found."""
+    """A model, its processor and a short name; one that is loaded goes to `device=` or the best device there is.
+
+    Raises ValueError for a missing processor, missing weights or a device that is not there, OSError if none is found.
+    """
     import transformers
 
     if isinstance(model, (str, os.PathLike)):
-        found = getattr(transformers, kind).from_pretrained(model, **options).eval()
-        revision = {"revision": options["revision"]} if "revision" in options else {}
-        processor = processor or transformers.AutoProcessor.from_pretrained(model, **revision)
+        with hub.door(model, options) as there:
+            found, report = at_best_device(getattr(transformers, kind), model, there, options)
+            refuse_missing(str(model), report)
+            processor = processor or transformers.AutoProcessor.from_pretrained(there, **hub.access(options))
         return found, processor, Path(model).name
     if options:
         near = difflib.get_close_matches(next(iter(options)), ["processor", "names", "name"], 1, 0.0)[0]

@@ -88,7 +88,8 @@ def clip_scores(
 ) -> np.ndarray:
     """How well a dual encoder, such as CLIP or SigLIP, finds each pair to match: cosines (n,), for `rank_agreement`.
 
-    model      a hub id, a folder, or a loaded model with its `processor`;  `options` go to `from_pretrained`
+    model      a hub id, a folder, or a loaded model with its `processor`;  `options` go to `from_pretrained`;
+               `device=`, the best there is if not given
     batch      how many pairs at a time
 
     Raises ValueError for no pairs and missing captions, TypeError for a model that is no dual encoder.

@@ -23,6 +23,8 @@ class Cluster:
     resources  of one worker, as Ray takes them: {"num_cpus": 1, "num_gpus": 1}
     attempts   how often a chunk is tried when workers are lost over it
     options    further arguments of `nd.load`
+    device     of each worker's model, "cuda" or "cpu"; None: the best that Ray lets a worker see, so a GPU for those
+               with num_gpus
 
     Results come back to the caller, who alone writes the store: workers need no shared disk.
     """
@@ -33,6 +35,7 @@ class Cluster:
     resources: dict[str, float] = field(default_factory=lambda: {"num_cpus": 1})
     attempts: int = 3
     options: dict[str, Any] = field(default_factory=dict)
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str):
@@ -40,6 +43,10 @@ class Cluster:
         for name in ("workers", "attempts"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}: a whole number of at least 1 is needed")
+        if self.device is not None:
+            if self.options.get("device", self.device) != self.device:
+                raise ValueError(f"device={self.device!r} and options={self.options!r} say two devices: give one")
+            object.__setattr__(self, "options", {**self.options, "device": self.device})
 
     def work(self, vlm: VLM, store: Store) -> Callable[[list[Chunk], Swept, Tell], None]:
         """What a sweep calls with the chunks that are left. Raises ValueError for a model of another name."""

@@ -7,16 +7,13 @@ import difflib
 import functools
 import importlib.util
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import arguments
+from . import arguments, hub
 from .sae_files import GEMMA, SAE_LENS, Opened, as_sae_lens, load_whole, open_folder, open_gemma, open_sae_lens
 from .sae_weights import Held, facts_of
-
-PATIENCE = 5.0  # seconds that the hub is given to answer at all
 
 # -- the registry ------------------------------------------------------------------------------------------------
 
@@ -72,102 +69,28 @@ def _listed(release: str, sae_id: str | None) -> tuple[str, str, str, dict[str, 
 # -- files of the hub --------------------------------------------------------------------------------------------
 
 
-def _file(repo: str, name: str) -> Path:
-    """A file of a repository, from the cache if it is there (no network is asked then).
-
-    Raises FileNotFoundError where the repository has no such file, ConnectionError where the hub cannot be reached.
-    """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    cached = try_to_load_from_cache(repo, name)
-    if isinstance(cached, str):
-        return Path(cached)
-    if cached is not None:
-        raise FileNotFoundError(f"{repo} has no file {name}")
-    if why := out_of_reach():
-        raise ConnectionError(_unreachable(f"{name} of {repo}", why))
-    try:
-        return Path(hf_hub_download(repo, name))
-    except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError that means a broken connection
-        raise ConnectionError(_unreachable(f"{name} of {repo}", _refused(error))) from error
-    except GatedRepoError as error:
-        raise PermissionError(
-            f"{repo} is gated: accept its terms on huggingface.co and log in (hf auth login)"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise FileNotFoundError(f"there is no repository {repo} on the hub, or it is private") from error
-    except EntryNotFoundError as error:
-        raise FileNotFoundError(f"{repo} has no file {name}") from error
-
-
-def out_of_reach() -> str | None:
-    """Why the hub is of no use now, found within `PATIENCE` seconds; None where it answers.
-
-    At once under HF_HUB_OFFLINE. An answer that is an error of the server's, or "too many requests", is none: the hub's
-    own client would ask again for half a minute.
-    """
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    answered: list[int] = []
-
-    def ask() -> None:
-        with contextlib.suppress(Exception):
-            answered.append(get_session().head(constants.ENDPOINT, timeout=PATIENCE).status_code)
-
-    thread = threading.Thread(target=ask, daemon=True)  # looking up a host name heeds no timeout
-    thread.start()
-    thread.join(PATIENCE + 1)
-    if not answered:
-        return f"{constants.ENDPOINT} cannot be reached"
-    if answered[0] == 429 or answered[0] >= 500:
-        return f"{constants.ENDPOINT} only answers with status {answered[0]}"
-    return None
-
-
-def _refused(error: BaseException) -> str:
-    """What the hub's client, which says no more than that it failed, was told itself."""
-    from huggingface_hub import constants
-
-    told = " ".join(str(error.__cause__ or error).split())
-    return f"{constants.ENDPOINT} did not give it ({told})"
-
-
-def _unreachable(what: str, why: str) -> str:
-    from huggingface_hub import constants
-
-    return (
-        f"{what} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}) and {why}: go online once, copy the cache "
-        "from a machine that has it, or give a local folder"
-    )
-
-
 @contextlib.contextmanager
 def _patient(what: str) -> Iterator[None]:
     """For loaders that retry for half a minute: without a network they are told so, and their errors become one."""
-    from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if (why := out_of_reach()) is None:
+    why = hub.out_of_reach()
+    with hub.offline(why is not None), hub.never_asking():
         try:
             yield
         except LocalEntryNotFoundError as error:
-            raise ConnectionError(_unreachable(what, _refused(error))) from error
-        return
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    except OSError as error:  # what is not cached, and what requests and huggingface_hub say without a network
-        raise ConnectionError(_unreachable(what, why)) from error
-    finally:
-        constants.HF_HUB_OFFLINE = before
+            raise ConnectionError(hub.unreachable(what, why or hub.refused(error))) from error
+        except OSError as error:  # what is not cached, and what requests and huggingface_hub say without a network
+            if why is None:
+                raise
+            raise ConnectionError(hub.unreachable(what, why)) from error
+        except ValueError as error:
+            if not hub.foreign(error):
+                raise
+            raise hub.ForeignCode(
+                f"{what} asks to run Python code that comes with it, and code of strangers is never run: load it "
+                "yourself with sae-lens, once you have read that code, and pass the object"
+            ) from None
 
 
 # -- opening -----------------------------------------------------------------------------------------------------
@@ -183,12 +106,12 @@ def open_release(release: str, sae_id: str | None) -> Opened:
     source = f"{release}, {sae_id}"
     if kind == "sae_lens":
         more = {**(known.get("config_overrides") or {}), "neuronpedia_id": known.get("neuronpedia")}
-        config, weights = (_file(repo, f"{path}/{name}") for name in SAE_LENS)
+        config, weights = (hub.file(repo, f"{path}/{name}") for name in SAE_LENS)
         return open_sae_lens(config, weights, source, more, known.get("norm_scaling_factor"))
     if kind == "gemma_3" and "clt" not in path:
-        weights = _file(repo, f"{path}/{GEMMA[1]}")
+        weights = hub.file(repo, f"{path}/{GEMMA[1]}")
         try:
-            config_or_none: Path | None = _file(repo, f"{path}/{GEMMA[0]}")
+            config_or_none: Path | None = hub.file(repo, f"{path}/{GEMMA[0]}")
         except (FileNotFoundError, ConnectionError):  # its name tells the same, as sae-lens has it
             config_or_none = None
         more = {"neuronpedia_id": known.get("neuronpedia"), "model_name": known.get("model")}

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from . import changes, compiled, remote, shipped, shipped_jobs, shipped_scores
+from .checkpoints import positions, refuse_too_long
 from .pixels import PixelFormat
 from .shipped import Step
 from .sites import Site
@@ -183,6 +184,8 @@ def read_text(
     """Activations (B, T, d) of text at each site, without gradients.
 
     ids, mask   (B, T) token ids and 1 where a token is real; pad on the right
+
+    Raises ValueError for a text of more tokens than the model has positions.
     """
     where = [vlm.site(s) for s in sites]
     inputs = _text_inputs(vlm, ids, mask)
@@ -195,6 +198,9 @@ def read_text(
 
 
 def _text_inputs(vlm: VLM, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+    if "positions" not in vlm._cache:
+        vlm._cache["positions"] = positions(vlm.hf)
+    refuse_too_long(ids.shape[-1], vlm._cache["positions"], vlm.id)
     ids = ids.to(vlm.device)
     return {"input_ids": ids, "attention_mask": mask.to(vlm.device), **vlm.family.text(ids)}
 

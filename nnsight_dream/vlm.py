@@ -15,9 +15,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.utils.checkpoint
 
-from . import arguments, changes, templates
+from . import arguments, changes, devices, hub, templates
 from .calm import calm, calmly
-from .checkpoints import default_dtype, headless, needed_files, refuse_half
+from .checkpoints import (
+    default_dtype,
+    from_checkpoint,
+    headless,
+    needed_files,
+    placeless,
+    positions,
+    refuse_half,
+    refuse_missing,
+    refuse_too_long,
+)
 from .families import Family, family_of
 from .nnsight_import import import_nnsight
 from .pixels import PixelFormat
@@ -546,6 +556,7 @@ def _image_prompt(vlm: VLM) -> ImagePrompt:
     return ImagePrompt(ids, places, family.extra(ids[None], image_id), text)
 
 
+@hub.through_door
 @calmly
 def load(
     x: Any,
@@ -576,9 +587,13 @@ def load(
                  and folders only)
     check        prove the family's record against the model (see `check`); costs one forward and backward. What cannot
                  be compared is told by `unproved`
-    device, dtype, options   go to `from_pretrained` (ids and folders only); a model in hand stays as it is. Without
-                 dtype, weights are as stored on the CPU and bfloat16 elsewhere. `device_map="auto"` spreads them over
-                 several GPUs (accelerate)
+    device       "cuda", "cuda:1", "mps" or "cpu" (ids and folders only; a model in hand stays where it is). Not given:
+                 the best there is, cuda, then mps, else cpu, which is said in one line; the bundled model, whose
+                 numbers were measured there, stays on the cpu. What does not fit there is said before it is loaded,
+                 with what would
+    dtype, options   go to `from_pretrained` (ids and folders only). Without dtype, weights are as stored on the CPU and
+                 bfloat16 elsewhere. `device_map="auto"` spreads them over several GPUs (accelerate). Code that comes
+                 with a checkpoint is refused, unless trust_remote_code=True says that you have read it
     family       a record of your own; one for an unknown family is probed from the model, with a warning
     image_size   the side, or (height, width), in pixels at which the model sees pictures, for families that take any:
                  a multiple of an image token's side; what the processor makes of 448 x 448 pixels if not given.
@@ -603,8 +618,8 @@ def load(
     A model in hand keeps its device, types, training mode and `requires_grad`; no hook is registered on it. nnsight
     itself puts one inert attribute on each module that it wraps.
 
-    Raises ValueError or TypeError that says what was given, what is allowed and how to mend it; OSError where
-    Hugging Face finds no such checkpoint.
+    Raises ValueError or TypeError that says what was given, what is allowed and how to mend it, also for weights that
+    the checkpoint lacks; OSError where there is no such checkpoint, or the hub does not answer within seconds.
 
     >>> import nnsight_dream as nd
     >>> nd.load("demo").grid
@@ -644,16 +659,7 @@ def load(
             x, processor, family, place, {**options, **{k: v for k, v in kept.items() if v is not None}}
         )
     elif isinstance(x, (str, Path)):
-        if device is not None and options.get("device_map") is not None:
-            raise ValueError(f"device={device!r} and device_map= are two ways to say the same: give one of them")
-        dtype = default_dtype(dtype, device, options.get("device_map"))
-        placed = dict(options) if dtype is None else dict(options, dtype=dtype)
-        straight = device is not None and importlib.util.find_spec("accelerate") is not None
-        vlm = _from_checkpoint(
-            x, processor, up_to_layer, family, placed | ({"device_map": device} if straight else {}), head
-        )
-        if device is not None and not straight:  # without accelerate weights go by way of the cpu
-            vlm.hf.to(device)
+        vlm = _from_checkpoint(x, processor, up_to_layer, family, device, {**options, "dtype": dtype}, head)
     else:
         given = {"up_to_layer": up_to_layer, "device": device, "dtype": dtype, **options}
         if told := [k for k, v in given.items() if v is not None] + ["head"] * (not head):
@@ -695,6 +701,8 @@ def load(
         size = _size_for(vlm, image_size)
         vlm.own_size = vlm.image_size if size != vlm.image_size else None
         vlm.pixels = replace(vlm.pixels, size=size)
+    rows, cols = vlm.grid
+    refuse_too_long(rows * cols, positions(vlm.hf), vlm.id, f"a picture of {rows} x {cols} image tokens")
     if check:
         from .trace import check as prove
 
@@ -781,93 +789,109 @@ def _nearest(pixels: PixelFormat, side: int) -> int:
     return min(fit, key=lambda n: abs(n - side))
 
 
-def _place(x: str | Path) -> str | Path:
-    """Where a name's files are: the demo's folder, an existing folder, a hub id."""
-    if str(x) == "demo":
-        from . import demo
-
-        return demo.folder() / "vlm"
-    if isinstance(x, Path) and not x.is_dir():
-        raise FileNotFoundError(
-            f"no folder {x}; give an existing folder, a hub id such as 'google/gemma-3-4b-it', or 'demo'"
-        )
-    return x
-
-
 def _from_checkpoint(
     x: str | Path,
     processor: Any,
     up_to_layer: int | None,
     family: Family | None,
-    placed: dict[str, Any],
+    device: Any,
+    options: dict[str, Any],
     head: bool = True,
 ) -> VLM:
+    """The VLM of a hub id or folder, on the device asked for or the best there is."""
     from transformers import AutoConfig
 
-    name, is_demo = str(x), str(x) == "demo"
-    x = _place(x)
-    everywhere = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")  # none on by default
-    source = {name: placed[name] for name in everywhere if name in placed}
-    config = AutoConfig.from_pretrained(x, **source)
-    family = family or family_of(config)
-    refuse_half(family, placed.get("dtype"), name)
-    text = config.get_text_config()
-    whole = text.num_hidden_layers
-    if up_to_layer is not None:
-        if isinstance(up_to_layer, bool) or not isinstance(up_to_layer, int) or not 1 <= up_to_layer <= whole:
-            raise ValueError(f"up_to_layer={up_to_layer!r}: {name} has layers 1 to {whole}")
-        if up_to_layer < whole and getattr(text, "hidden_size_per_layer_input", 0):
-            raise ValueError(
-                f"up_to_layer={up_to_layer}: {name} keeps embeddings of all its layers in one matrix and cannot be "
-                "loaded in part; leave up_to_layer= out"
-            )
-        if shared := getattr(text, "num_kv_shared_layers", 0):  # the last ones read keys of those before
-            text.num_kv_shared_layers = max(0, shared - (whole - up_to_layer))
-        text.num_hidden_layers = up_to_layer
-        if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[:up_to_layer]
-    hf, folder = _weights(x, config, up_to_layer, head, family, placed)
-    processor = processor or _processor_at(x, family, **source)
+    name = str(x)
+    if device is not None and options.get("device_map") is not None:
+        raise ValueError(f"device={device!r} and device_map= are two ways to say the same: give one of them")
+    with hub.door(x, options) as there:
+        target = None
+        if options.get("device_map") is not None:
+            devices.known_map(options["device_map"])
+        else:
+            target = devices.chosen(device, name, demo=name == "demo")
+        placed = {**options, "dtype": default_dtype(options["dtype"], target, options.get("device_map"))}
+        placed = {k: v for k, v in placed.items() if v is not None} | hub.access(options)
+        source = hub.access(options)
+        config = AutoConfig.from_pretrained(there, **source)
+        family = family or family_of(config)
+        refuse_half(family, placed.get("dtype"), name)
+        whole = config.get_text_config().num_hidden_layers
+        _cut(config, up_to_layer, name)
+        hf, folder = _weights(name, there, config, up_to_layer, head, family, placed, target, device is not None)
+        processor = processor or _processor_at(there, family, **source)
     vlm = _wrap(None, hf, processor, family, name)
-    vlm.is_demo = is_demo
-    vlm.revision = getattr(config, "_commit_hash", None)
+    vlm.is_demo = name == "demo"
+    vlm.revision = hub.commit(there, options)
     vlm._cache["layers in the checkpoint"] = whole
     vlm._cache["files"] = folder  # weights that are off on the disk are read again and again
     return vlm
 
 
+def _cut(config: Any, up_to_layer: int | None, name: str) -> None:
+    """Let a config say so many layers only. Raises ValueError where it has not so many, or cannot be cut."""
+    if up_to_layer is None:
+        return
+    text = config.get_text_config()
+    whole = text.num_hidden_layers
+    if isinstance(up_to_layer, bool) or not isinstance(up_to_layer, int) or not 1 <= up_to_layer <= whole:
+        raise ValueError(f"up_to_layer={up_to_layer!r}: {name} has layers 1 to {whole}")
+    if up_to_layer < whole and getattr(text, "hidden_size_per_layer_input", 0):
+        raise ValueError(
+            f"up_to_layer={up_to_layer}: {name} keeps embeddings of all its layers in one matrix and cannot be "
+            "loaded in part; leave up_to_layer= out"
+        )
+    if shared := getattr(text, "num_kv_shared_layers", 0):  # the last ones read keys of those before
+        text.num_kv_shared_layers = max(0, shared - (whole - up_to_layer))
+    text.num_hidden_layers = up_to_layer
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:up_to_layer]
+
+
 def _weights(
-    x: str | Path, config: Any, up_to_layer: int | None, head: bool, family: Family | None, placed: dict[str, Any]
+    name: str,
+    there: str,
+    config: Any,
+    up_to_layer: int | None,
+    head: bool,
+    family: Family | None,
+    placed: dict[str, Any],
+    target: torch.device | None,
+    asked: bool,
 ) -> tuple[Any, Any]:
     """The model with the weights that are asked for, and the folder of their files, if it is one made for that."""
     from transformers import AutoModelForImageTextToText as Auto
-    from transformers.utils import logging
+
+    from .estimate import refuse_too_large
 
     cls: Any = Auto
     if not head:
         known = getattr(Auto, "_model_mapping").get(type(config), None)  # noqa: B009
         if known is None or family is None:
-            raise ValueError(f"head=False: {x} is of no known family; load it whole")
+            raise ValueError(f"head=False: {name} is of no known family; load it whole")
         cls = headless(known, family.layers)
+    if target is not None and name != "demo":
+        cut = family is not None and not getattr(config.get_text_config(), "hidden_size_per_layer_input", 0)
+        stored = devices.stored_bytes(hub.folder(there, placed))
+        kind = placed.get("dtype")
+        refuse_too_large(name, config, target, kind, family=family, cls=cls, stored=stored, cut=cut)
     partly = up_to_layer is not None or not head
-    folder = needed_files(x, up_to_layer, head, placed)
-    level = logging.get_verbosity()
-    if partly:
-        logging.set_verbosity_error()  # the weights left out on purpose would be listed as unexpected
-    try:
-        hf, told = cls.from_pretrained(
-            x if folder is None else folder.name, config=config, output_loading_info=True, **placed
+    folder = needed_files(there, up_to_layer, head, placed)
+    straight = target is not None and (asked or target.type != "cpu")
+    if straight and importlib.util.find_spec("accelerate") is not None:
+        placed, straight = {**placed, "device_map": str(target)}, False
+    hf, report = from_checkpoint(cls, there if folder is None else folder.name, {**placed, "config": config})
+    refuse_missing(name, report, None if family is None else family.layers)
+    if not partly and (left := placeless(report, hf)):
+        warnings.warn(
+            f"{name} holds weights of blocks that its config says nothing of ({', '.join(left[:3])}; {len(left)} in "
+            "all); they are left out",
+            stacklevel=5,
         )
-    finally:
-        logging.set_verbosity(level)
-    if partly and told["missing_keys"]:  # a whole model's are told by transformers
-        raise ValueError(
-            f"{x} holds no weights for {', '.join(sorted(told['missing_keys'])[:5])} ({len(told['missing_keys'])} "
-            "missing in all): is it a checkpoint of this model? Load it without up_to_layer= and head= to see what "
-            "transformers makes of it"
-        )
+    if straight:  # without accelerate weights go by way of the cpu
+        hf.to(target)
     if folder is not None:
-        hf.name_or_path = config._name_or_path = str(x)
+        hf.name_or_path = config._name_or_path = there
     return hf, folder
 
 
@@ -890,10 +914,11 @@ def _processor_at(x: str | Path, family: Family | None, **options: Any) -> Any:
     """A checkpoint's processor; of one that cannot be made without torchvision, for its videos, the parts."""
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
 
+    options = hub.access(options)
     try:
         return AutoProcessor.from_pretrained(x, **options)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        if importlib.util.find_spec("torchvision") is not None:
+        if importlib.util.find_spec("torchvision") is not None or hub.foreign(error):
             raise
         try:
             if family is not None and family.stand_in:
@@ -904,13 +929,14 @@ def _processor_at(x: str | Path, family: Family | None, **options: Any) -> Any:
                 images = AutoImageProcessor.from_pretrained(x, **options)
             told = ProcessorMixin.get_processor_dict(x, **options)[0]
             return Parts(AutoTokenizer.from_pretrained(x, **options), images, told.get("chat_template"))
-        except (ImportError, ValueError, OSError):
-            raise error from None
+        except (ImportError, ValueError, OSError) as other:
+            raise (other if hub.foreign(other) else error) from None
 
 
 def _processor_of(name: str, family: Family | None) -> Any:
     try:
-        return _processor_at(name, family, local_files_only=True)
+        with hub.never_asking():
+            return _processor_at(name, family, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"this model came without its processor and none is stored under its name {name!r}; pass "

@@ -51,7 +51,7 @@ class VLMJudge:
     grader       (question, answer, concept) -> True if the answer names the concept, False, or None if that is
                  unclear; words are compared by default
     name         what its answers are kept under; the last part of the model's name by default
-    options      go to `from_pretrained`
+    options      go to `from_pretrained`; `device=`, the best there is if not given
 
     Raises ValueError for samples, temperature or tokens out of range.
     """

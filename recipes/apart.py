@@ -72,25 +72,31 @@ def trained(args: argparse.Namespace) -> None:
         train(args.work / name)
 
 
-def language_of(model: torch.nn.Module | Path, tokenizer: Path, name: str) -> encoders.Encoder:
-    from transformers import AutoModel, AutoTokenizer
+def language_of(model: torch.nn.Module | Path, tokenizer: Path, name: str, device: str | None) -> encoders.Encoder:
+    from transformers import AutoTokenizer
 
-    hf = AutoModel.from_pretrained(model).eval() if isinstance(model, Path) else model
-    return encoders.language_model(hf, AutoTokenizer.from_pretrained(tokenizer), name=name)
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    if isinstance(model, Path):
+        return encoders.language_model(model, words, name=name, device=device)
+    return encoders.language_model(model.to(device or "cpu"), words, name=name)
 
 
-def sides(work: Path, seed: int) -> tuple[dict[str, encoders.Encoder], dict[str, encoders.Encoder]]:
+def sides(
+    work: Path, seed: int, device: str | None = None
+) -> tuple[dict[str, encoders.Encoder], dict[str, encoders.Encoder]]:
     """Towers and language models by name; those without training have the same shapes."""
     words = work / "language"
     size = json.loads((words / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     towers = {
-        "trained": encoders.vision_model(str(work / "vision"), name="the tower that only saw"),
-        "untrained": encoders.vision_model(apart.new_tower(seed + 1), apart.processor(), name="an untrained tower"),
-        "bundled, taught names": encoders.tower(nd.load("demo", check=False)),
+        "trained": encoders.vision_model(work / "vision", name="the tower that only saw", device=device),
+        "untrained": encoders.vision_model(
+            apart.new_tower(seed + 1).to(device or "cpu"), apart.processor(), name="an untrained tower"
+        ),
+        "bundled, taught names": encoders.tower(nd.load("demo", check=False, device=device)),
     }
     languages = {
-        "trained": language_of(words, words, "the language model that only read"),
-        "untrained": language_of(apart.new_reader(size, seed + 1), words, "an untrained language model"),
+        "trained": language_of(words, words, "the language model that only read", device),
+        "untrained": language_of(apart.new_reader(size, seed + 1), words, "an untrained language model", device),
     }
     return towers, languages
 
@@ -147,7 +153,7 @@ def measured(
 
 def compared(args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
     """(every pair of a tower and a language model with each kind of caption, what training changed)."""
-    towers, languages = sides(args.work, args.seed)
+    towers, languages = sides(args.work, args.seed, args.device)
     checked(towers, args.art, args.work)
     everything = one_each(bundled())
     first, second = halves(everything[::6] if args.quick else everything, args.seed)
@@ -196,6 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=500, help="of training each")
     parser.add_argument("--draws", type=int, default=200, help="of nulls and intervals")
     parser.add_argument("--threads", type=int, default=0, help="of torch; its own choice by default")
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is; demo: cpu)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few steps, few things and draws, in --folder alone")
     args = parser.parse_args(arguments)

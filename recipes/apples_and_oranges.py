@@ -54,6 +54,7 @@ def bundled(words: list[str]) -> dict[str, list[Image.Image]]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Cosines of words with pictures, by layer.")
     parser.add_argument("--model", default="demo", help="'demo', a hub id or a folder")
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is; demo: cpu)")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="one folder of pictures for each word")
     parser.add_argument("--words", nargs=2, default=["apple", "orange"], help="the two to compare")
     parser.add_argument("--layers", type=int, nargs="+", help="from 1; all by default")
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="few pictures, two layers")
     args = parser.parse_args(arguments)
     args.folder.mkdir(parents=True, exist_ok=True)
-    vlm = nd.load(args.model)
+    vlm = nd.load(args.model, device=args.device)
     layers = args.layers or ([1, vlm.layers] if args.quick else None)
     noise = alignment.white_noise(8 if args.quick else args.noise, vlm.image_size[0], args.seed)
 

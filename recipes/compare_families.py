@@ -46,7 +46,8 @@ def load(name: str, **options: Any) -> nd.VLM:
     if family not in tiny_families.BUILDERS:
         raise SystemExit(f"{name}: there are {', '.join(f'tiny:{n}' for n in tiny_families.BUILDERS)}")
     parts = tiny_families.build(family)
-    return nd.load(parts.model, processor=parts.processor, **{**parts.load, **parts.climb, **options})
+    model = parts.model.to(options.pop("device", None) or "cpu")
+    return nd.load(model, processor=parts.processor, **{**parts.load, **parts.climb, **options})
 
 
 # %% [markdown]
@@ -83,7 +84,11 @@ def recognised(vlm: nd.VLM, args: argparse.Namespace, layers: Sequence[int], fol
         raise KeyboardInterrupt
     if done.failed:
         raise SystemExit(f"{vlm.id}: {len(done.failed)} prototypes failed: {next(iter(done.failed.values()))}")
-    judge: Any = nd.DemoExaminer() if args.judge == "demo" else nd.ZeroShotJudge(args.judge, names=args.words)
+    judge: Any = (
+        nd.DemoExaminer()
+        if args.judge == "demo"
+        else nd.ZeroShotJudge(args.judge, names=args.words, device=args.device)
+    )
     nd.examine(done.store, judge, protocols=["hint"])
     rates = tables.rates(nd.results(done.store), by=("layer",), protocol="hint", judge=judge.name)
     return {t["layer"]: t for t in rates}
@@ -141,6 +146,7 @@ def figure(rows: Sequence[Mapping[str, Any]], stem: Path, two: Sequence[str], re
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The same concepts and layers over several checkpoints.")
     parser.add_argument("models", nargs="*", help="'demo', hub ids, folders, tiny:FAMILY")
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is; demo and tiny: cpu)")
     parser.add_argument("--words", nargs="+", help="of the pictures at hand (default: every fourth of them)")
     parser.add_argument("--two", nargs=2, default=["apple", "orange"], help="the two words that are compared alone")
     parser.add_argument("--layers", type=int, nargs="+", help="from 1 (default: all); a model skips what it has not")
@@ -168,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     rows: list[dict[str, Any]] = []
     for name in args.models:
-        vlm = load(name)
+        vlm = load(name, device=args.device)
         layers = [n for n in args.layers or range(1, vlm.layers + 1) if 1 <= n <= vlm.layers]
         if gone := [n for n in args.layers or [] if n not in layers]:
             print(f"{name} has {vlm.layers} layers: {', '.join(map(str, gone))} left out", file=sys.stderr)

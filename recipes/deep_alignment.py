@@ -276,7 +276,7 @@ def choices(vision, language, other: list[pairs.Pair], setting: experiments.Sett
 def beside_scores(vision, language, other: list[pairs.Pair], setting: experiments.Setting, args) -> None:
     """Whether pairs that align well are those that CLIP, or the bundled judge, finds to match."""
     if args.clip is not None:
-        scores, whose = clip_scores(args.clip, other), Path(args.clip).name
+        scores, whose = clip_scores(args.clip, other, device=args.device), Path(args.clip).name
     elif args.data is None:
         seen = nd.DemoJudge().judge([p.image for p in other])
         scores, whose = (
@@ -293,6 +293,7 @@ def beside_scores(vision, language, other: list[pairs.Pair], setting: experiment
 def asked(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Alignment of pictures and words, layer by layer.")
     parser.add_argument("--model", default="demo", help="a vision-language model, whose tower and words are compared")
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is; demo: cpu)")
     parser.add_argument("--vision", help="a vision model instead of the tower: a hub id or folder")
     parser.add_argument("--language", help="a language model instead of the model's own: a hub id or folder")
     parser.add_argument("--data", type=Path, help="a folder, a table, COCO's captions or, with --split, a hub data set")
@@ -322,9 +323,9 @@ def main(arguments: list[str] | None = None) -> int:
     args.folder.mkdir(parents=True, exist_ok=True)
     began = time.time()
     both = args.vision and args.language
-    vlm = nd.load(args.model, check=False) if not both else None
-    vision = encoders.vision_model(args.vision) if args.vision else encoders.tower(vlm)
-    language = encoders.language_model(args.language) if args.language else encoders.text_side(vlm)
+    vlm = nd.load(args.model, check=False, device=args.device) if not both else None
+    vision = encoders.vision_model(args.vision, device=args.device) if args.vision else encoders.tower(vlm)
+    language = encoders.language_model(args.language, device=args.device) if args.language else encoders.text_side(vlm)
     everything = chosen_pairs(args)
     if args.quick:
         kept = set(list(dict.fromkeys(p.group for p in everything))[::6])

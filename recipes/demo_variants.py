@@ -64,9 +64,9 @@ def train(args: argparse.Namespace, causal: bool, folder: Path) -> None:
 
 
 # %%
-def load(folder: Path, causal: bool) -> nd.VLM:
+def load(folder: Path, causal: bool, device: str | None = None) -> nd.VLM:
     """A variant, seen as it was trained. The check is left out: its processor says what a plain Gemma 3 does."""
-    return nd.load(folder, family=CAUSAL if causal else None, check=not causal)
+    return nd.load(folder, family=CAUSAL if causal else None, check=not causal, device=device)
 
 
 # %%
@@ -78,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=4, help="measure with every n-th concept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is)")
     parser.add_argument("--quick", action="store_true", help="two steps of each stage: nothing worth keeping")
     args = parser.parse_args(arguments)
     if not (args.work / "art.npz").is_file():
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = args.folder / f"{name}-{steps}-seed{args.seed}"
         print(f"== {name}", flush=True)
         train(args, causal, folder)
-        vlm = load(folder, causal)
+        vlm = load(folder, causal, args.device)
         for row in measured(vlm, pictures, range(1, vlm.layers + 1), ["apple", "orange"]):
             keep = ("layer", "gap", "auc", "p", "two_auc", "noise_auc", "common", "works")
             rows.append({"model": name, "of": vlm.layers, **{k: row[k] for k in keep}})

@@ -87,7 +87,7 @@ def judges(args: argparse.Namespace) -> list[Any]:
         elif name == "openai":
             found.append(nd.OpenAIJudge(base_url=args.base_url, max_cost=args.max_cost))
         else:
-            found.append(nd.ZeroShotJudge(name, names=[c[0] for c in concepts(args)]))
+            found.append(nd.ZeroShotJudge(name, names=[c[0] for c in concepts(args)], device=args.device))
     return found
 
 
@@ -157,6 +157,7 @@ def results(vlm: nd.VLM, store: nd.Store, args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The experiment of arXiv 2601.08017, whole.")
     parser.add_argument("--model", default="demo", help="'demo', a hub id or a folder")
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is; demo: cpu)")
     parser.add_argument(
         "--folder", type=Path, default=Path("early-alignment"), help="the store; goes on where it stopped"
     )
@@ -176,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="only this part of the jobs, from 0")
     parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="over a Ray cluster")
     parser.add_argument("--workers", type=int, default=2, help="of the cluster")
-    parser.add_argument("--gpus", type=float, default=0, help="of each worker")
+    parser.add_argument("--gpus", type=float, help="of each worker (default: 1 where the model is on one, else 0)")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--quick", action="store_true", help="six concepts, two layers")
     args = parser.parse_args(arguments)
@@ -186,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, AssertionError):
         parser.error(f"--shard {args.shard}: I/N with I from 0 to N - 1 is needed, such as 0/4")
 
-    vlm = nd.load(args.model)
+    vlm = nd.load(args.model, device=args.device)
     wanted = jobs(vlm, args)
 
     def settings(layer: int) -> nd.Settings:
@@ -208,8 +209,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     ray = None
     if args.ray:
-        need = {"num_cpus": 1.0, **({"num_gpus": args.gpus} if args.gpus else {})}
-        ray = Cluster(args.model, args.workers, None if args.ray == "local" else args.ray, need)
+        gpus = float(vlm.device.type == "cuda") if args.gpus is None else args.gpus
+        need = {"num_cpus": 1.0, **({"num_gpus": gpus} if gpus else {})}
+        ray = Cluster(args.model, args.workers, None if args.ray == "local" else args.ray, need, device=args.device)
     done = nd.sweep(vlm, wanted, args.folder, settings=settings, shard=shard, ray=ray)
     if done.interrupted:
         return 130

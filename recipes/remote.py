@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="a hub id; 'demo' with --remote local")
     parser.add_argument("--remote", nargs="?", const=True, default="local", metavar="URL", help="where the model is")
     parser.add_argument("--steps-per-job", type=int, metavar="N", help="cut ascents into jobs of N steps")
+    parser.add_argument("--device", help="with --remote local: cuda, mps or cpu (default: the best; demo: cpu)")
     parser.add_argument("--words", nargs="+", default=["octopus", "fox"])
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 4], help="from 1")
     parser.add_argument("--steps", type=int, help="of each ascent (default: the preset's)")
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few steps")
     args = parser.parse_args()
 
-    vlm = nd.load(args.model, remote=args.remote, steps_per_job=args.steps_per_job)
+    vlm = nd.load(args.model, remote=args.remote, device=args.device, steps_per_job=args.steps_per_job)
     print(vlm)
     steps = 3 if args.quick else args.steps
     changes = {} if steps is None else {"steps": steps}

@@ -124,7 +124,7 @@ def examiner(args: argparse.Namespace, material: Material) -> Any:
         return nd.DemoExaminer()
     if args.judge == "openai":
         return nd.OpenAIJudge(base_url=args.base_url, max_cost=args.max_cost)
-    return nd.ZeroShotJudge(args.judge, names=list(material.categories.items()))
+    return nd.ZeroShotJudge(args.judge, names=list(material.categories.items()), device=args.device)
 
 
 def results(
@@ -174,6 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sae", default="demo", help="'demo' (the bundled one), a folder or a release of sae-lens")
     parser.add_argument("--sae-id", help="the SAE's id in a release; of the bundled ones a layer")
     parser.add_argument("--model", default="demo", help="'demo', a hub id or a folder")
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is; demo: cpu)")
     parser.add_argument("--features", type=int, nargs="+", metavar="N", help="these features")
     parser.add_argument("--word", nargs="+", help="the features most active on these words")
     parser.add_argument("--picture", type=Path, nargs="+", metavar="FILE", help="the features that make these pictures")
@@ -211,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(sae: Any, args: argparse.Namespace) -> int:
-    vlm = nd.load(args.model)
+    vlm = nd.load(args.model, device=args.device)
     site = site_of(vlm, sae)
     material = Material.of_folder(args.show) if args.show else Material.bundled()
     if args.quick and not args.show:

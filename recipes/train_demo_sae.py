@@ -271,6 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=2048, help="tokens of a step")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--model", default="demo", help="'demo', or a folder with another checkpoint of it")
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is; demo: cpu)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--quick", action="store_true", help="30 steps on the bundled pictures, into a temporary folder"
@@ -292,7 +293,7 @@ def run(args: argparse.Namespace, out: Path) -> int:
             f"no training art in {data}: make it with `python recipes/train_demo.py --only fetch render --work "
             f"{args.work}`, name another folder with --work, or train on the held-out pictures with --pictures bundled"
         )
-    vlm = nd.load(args.model)
+    vlm = nd.load(args.model, device=args.device)
     side = vlm.image_size[0]
     views = art_views(data, side, args.seed) if args.pictures == "art" else bundled_views(side, args.seed)
     tokens = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,23 @@ def test_files_of_higher_layers_may_be_gone_or_broken(shards: Path, tiny_vlm: nd
     found, whole = (nd.read_pictures(v, picture, [1])[nd.Site(1)] for v in (vlm, tiny_vlm))
     assert torch.equal(found, whole)
     assert (vlm.hf.name_or_path, vlm.id) == (str(shards), str(shards))
+
+
+def test_a_part_is_loaded_where_no_links_can_be_made(
+    shards: Path, tiny_vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows without developer mode refuses symbolic links."""
+
+    def refused(*args: Any, **options: Any) -> None:
+        raise OSError(22, "[WinError 1314] A required privilege is not held by the client")
+
+    for name in ("symlink", "link"):
+        monkeypatch.setattr(os, name, refused)
+    vlm = nd.load(shards, up_to_layer=1, head=False)
+    picture = grain()
+    found, whole = (nd.read_pictures(v, picture, [1])[nd.Site(1)] for v in (vlm, tiny_vlm))
+    assert torch.equal(found, whole)
+    assert vlm.hf.generation_config.to_dict() == tiny_vlm.hf.generation_config.to_dict()
 
 
 def test_the_head_is_kept_unless_left_out(shards: Path, tiny_vlm: nd.VLM) -> None:

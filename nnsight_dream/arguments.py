@@ -291,6 +291,14 @@ def rows_of(value: Any, name: str = "rows") -> list[Mapping[str, Any]]:
     return several(value, Mapping, name, "rows of a table, such as nd.results(store) gives, are")[0]
 
 
+def is_empty(value: Any) -> bool:
+    """Whether a value is a list, array or mapping without an item."""
+    try:
+        return not isinstance(value, str) and len(value) == 0
+    except TypeError:
+        return False
+
+
 def listed(value: Any, name: str, form: str) -> list[Any]:
     """The items of a list, a tuple, a range, an array or tensor (its rows), or a generator.
 

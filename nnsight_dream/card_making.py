@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from . import arguments
 from . import reference as references
-from .arguments import listed
+from .arguments import listed, strict
 from .cache import write_whole
 from .cards import RECORD, TOP, Card, Material, Shot
 from .digests import digest
@@ -54,6 +55,7 @@ class Made:
         return f"{self.fresh} cards made, {there} there before, {len(self.failed)} features failed{stopped}"
 
 
+@strict
 def make_cards(
     vlm: VLM,
     sae: Any,
@@ -91,12 +93,17 @@ def make_cards(
     where the folder cannot be written.
     """
     numbers = list(dict.fromkeys(listed(features, "features", "the numbers of features, such as [3, 14], are")))
-    if not numbers or not seeds or not all(0 < s < 100 for s in strengths):
+    seeds = [] if arguments.is_empty(seeds) else arguments.seeds(seeds, "seeds")[0]
+    strengths = arguments.listed(strengths, "strengths", "shares of the steps, such as [0.25, 0.5], are")
+    if not numbers or not seeds or not all(arguments.is_real(s) and 0 < s < 100 for s in strengths):
         raise ValueError(
             f"features={numbers}, seeds={list(seeds)}, strengths={list(strengths)}: at least one feature and one seed "
             "are needed; a strength is a share of the steps above 0"
         )
-    material = material or Material.bundled()
+    material = Material.bundled() if material is None else material
+    for name, value, kind in (("material", material, Material), ("found", found, Responses)):
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name}={arguments.shown(value)}: {kind.__name__} is needed, or None")
     if found and (len(found.words), found.pictures) != (len(material.words), material.names):
         raise ValueError(
             f"found= has responses to {len(found.words)} words and {len(found.pictures)} pictures, not to the "

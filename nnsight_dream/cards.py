@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from . import arguments
 from .prototype import Prototype
 
 RECORD = "card.json"
@@ -65,7 +66,7 @@ class Material:
 
         Raises FileNotFoundError for a folder without pictures.
         """
-        files = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in FILES)
+        files = sorted(p for p in arguments.folder(folder, must_exist=True).glob("*") if p.suffix.lower() in FILES)
         if not files:
             raise FileNotFoundError(f"{folder} holds no picture: files ending in {', '.join(FILES)} are looked for")
         bundled = cls.bundled()
@@ -143,7 +144,7 @@ class Card:
     @classmethod
     def load(cls, folder: str | Path) -> Card:
         """Read a finished card; raises FileNotFoundError where there is none, ValueError for a broken record."""
-        place = Path(folder)
+        place = arguments.folder(folder)
         if not (place / RECORD).is_file():
             raise FileNotFoundError(f"{place} holds no {RECORD}: the card was not finished; make_cards goes on with it")
         try:
@@ -158,5 +159,5 @@ class Card:
 
 def cards_of(folder: str | Path) -> list[Card]:
     """The finished cards of a folder, by feature. Raises ValueError for a broken record."""
-    found = [Card.load(record.parent) for record in (Path(folder) / "features").glob(f"*/{RECORD}")]
+    found = [Card.load(record.parent) for record in (arguments.folder(folder) / "features").glob(f"*/{RECORD}")]
     return sorted(found, key=lambda c: (c.index, c.key))

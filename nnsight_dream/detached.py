@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import arguments
+from .arguments import strict
 from .directions import Direction
 from .features import Feature
 from .objectives import Away
@@ -46,6 +48,7 @@ class RemoteJob:
         return f"RemoteJob({self.id!r} on {self.vlm.remote})"
 
 
+@strict
 def submit(
     vlm: VLM,
     directions: Direction | Feature | Sequence[Direction | Feature],
@@ -70,6 +73,7 @@ def submit(
     return RemoteJob(vlm, ",".join(ids))
 
 
+@strict
 def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
     """What a job that was left to a server made; waits until it is done.
 
@@ -84,6 +88,8 @@ def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
         raise ValueError(f"{vlm.id} is on no server; load it with the remote= at which the job was submitted")
     made: list[tuple[int, Prototype]] = []  # by place among all that was asked for
     single = False
+    if not isinstance(job, (str, RemoteJob)):
+        raise TypeError(f"job={arguments.shown(job)}: a RemoteJob, or its id, is needed")
     for one in (job.id if isinstance(job, RemoteJob) else job).split(","):
         found = wait_for(vlm, one.strip())
         if not isinstance(found, dict) or not isinstance(found.get("note"), bytes):

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from . import changes, hub, remote
+from .arguments import strict
 from .checkpoints import at_best_device, placeless, positions, refuse_missing, refuse_too_long
 from .family import first
 from .nnsight_import import import_nnsight
@@ -93,6 +94,7 @@ def _site(layer: int) -> Site:
     return Site(layer) if layer else Site(1, "resid_pre")
 
 
+@strict
 def image_side(vlm: VLM, tokens: str = "mean") -> Encoder:
     """A VLM's image tokens in its language model, layer by layer; `tokens` is "mean". Raises ValueError for others."""
     if tokens != "mean":
@@ -110,6 +112,7 @@ def image_side(vlm: VLM, tokens: str = "mean") -> Encoder:
     return Encoder(f"{vlm.id}, image side", PICTURES, vlm.layers, tokens, key, read)
 
 
+@strict
 def text_side(vlm: VLM, tokens: str = "mean") -> Encoder:
     """A VLM's language model reading texts, each wrapped as a user's turn in the chat template.
 
@@ -130,6 +133,7 @@ def text_side(vlm: VLM, tokens: str = "mean") -> Encoder:
     return Encoder(f"{vlm.id}, text side", WORDS, vlm.layers, tokens, key, read)
 
 
+@strict
 def tower(vlm: VLM, tokens: str = "mean") -> Encoder:
     """A VLM's vision tower by itself, before the language model; "mean" over its patches, or its "class" token.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from . import demo
+from . import arguments, demo
 from .asking import Asked, Keep, answer_row, grade_row
 from .judges import DemoJudge, NamingJudge, as_pil, loaded, placed, still
 from .questions import bare
@@ -101,7 +101,11 @@ class DemoExaminer(_ByName):
     """
 
     def __init__(self, judge: DemoJudge | None = None, name: str = "demo"):
-        self.name = name
+        self.name = arguments.text(name, "name", "demo", blank=False)
+        if judge is not None and not isinstance(judge, NamingJudge):
+            raise TypeError(
+                f"judge={arguments.shown(judge)}: a judge that names pictures is needed, such as nd.DemoJudge()"
+            )
         self._set_up(judge or DemoJudge(), {c.name: c.aliases for c in demo.concepts()})
 
     def __repr__(self) -> str:

@@ -21,7 +21,9 @@ from typing import Any
 
 import torch
 
-from .asking import Examiner
+from . import arguments
+from .arguments import strict
+from .asking import Examiner, check_examiner
 from .cards import Card, Material
 from .digests import digest
 from .features import Feature, feature
@@ -56,6 +58,7 @@ class Judged:
     verdicts: dict[str, list[tuple[str, str, str]]]
 
 
+@strict
 def judge_features(
     vlm: VLM,
     sae: Any,
@@ -81,6 +84,9 @@ def judge_features(
     Of each card one picture counts, that of its first seed. Raises ValueError for no card and for settings that are not
     the cards' own; otherwise as `examine`.
     """
+    check_examiner(judge)
+    seed = arguments.whole(seed, "seed", 0, arguments.SEED_MOST)
+    cards, _ = arguments.several(cards, Card, "cards", "a Card, or a list of them as make_cards gives, is")
     if not cards:
         raise ValueError("no card to judge: make some with make_cards")
     site, material = site_of(vlm, sae), material or Material.bundled()
@@ -98,7 +104,7 @@ def judge_features(
                 f"{described(pictures)}: give judge_features the same reference= as make_cards"
             )
     words = {card.key: card.label for card in cards}
-    place = Path(folder)
+    place = arguments.folder(folder)
     stores = {kind: Store(place / kind) for kind in KINDS}
     dealt = _dealt(words, seed)
     keys: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}  # of a card's pictures in the stores

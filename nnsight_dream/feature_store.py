@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from . import cache, pictures
+from . import arguments, cache, pictures
 from .encoders import PICTURES, Encoder
 from .scores import at_least
 
@@ -78,7 +78,7 @@ def features(
     """
     at_least(batch=batch)
     wanted = encoder.check_layers(None if layers is None else list(layers))
-    home = (Path(folder) if folder is not None else cache.folder() / "features") / encoder.key
+    home = (arguments.folder(folder) if folder is not None else cache.folder() / "features") / encoder.key
     files: list[Path] = []
     n = made = 0
     stream = iter(items)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from . import arguments
 from .cards import TOP, Card, Shot
 from .prototype import Prototype, _told
 from .report import _data_url, _filled, _written
@@ -84,6 +85,7 @@ def page(
 
     Names are only ever text in it. Raises ValueError for no card, OSError where the file cannot be written.
     """
+    cards, _ = arguments.several(cards, Card, "cards", "a Card, or a list of them as make_cards gives, is")
     if not cards:
         raise ValueError("no finished card to show: make some with make_cards")
     shelf: dict[str, int] = {}  # each picture once, however often it is shown

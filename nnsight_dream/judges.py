@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from . import demo, devices, hub
+from . import arguments, demo, devices, hub
 from .checkpoints import at_best_device, refuse_missing
 from .pictures import as_tensors
 
@@ -106,7 +106,7 @@ class DemoJudge(NamingJudge):
 
         from .judge_net import EfficientNetLite0
 
-        place = Path(folder) if folder is not None else demo.folder() / "judge"
+        place = arguments.folder(folder) if folder is not None else demo.folder() / "judge"
         if not (place / "config.json").is_file():
             raise FileNotFoundError(f"no judge in {place}: config.json and model.safetensors are looked for")
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))

@@ -213,8 +213,11 @@ class Pictures:
     images: Sequence[Image.Image]
 
     def __post_init__(self) -> None:
-        single = hasattr(self.images, "convert")
-        object.__setattr__(self, "images", (self.images,) if single else tuple(self.images))
+        from PIL import Image
+
+        form = "a PIL image, or a list of them, is"
+        images, _ = arguments.several(self.images, Image.Image, "images", form)
+        object.__setattr__(self, "images", tuple(images))
         if not self.images:
             raise ValueError("Pictures() holds no picture: give a non-empty list of PIL images")
 

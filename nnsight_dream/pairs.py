@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import demo
+from . import arguments, demo
 from .coco import outlines
 from .scores import at_least
 
@@ -137,7 +137,7 @@ def from_folder(folder: str | os.PathLike[str]) -> list[Pair]:
 
     Raises FileNotFoundError for a folder or picture that is not there, ValueError for missing captions.
     """
-    folder = Path(folder)
+    folder = arguments.folder(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
     for ending in (".jsonl", ".json", ".csv"):
@@ -166,7 +166,7 @@ def from_table(path: str | os.PathLike[str]) -> list[Pair]:
     Raises FileNotFoundError for a file that is not there, ValueError for another ending, columns that are not there and
     missing captions, ImportError for Parquet without pyarrow.
     """
-    path = Path(path)
+    path = arguments.path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     return _whole((_of_row(row, i, path) for i, row in enumerate(_rows(path))), path)
@@ -254,7 +254,8 @@ def from_coco(
 
 
 def _annotations(path: str | os.PathLike[str], key: str) -> dict[str, Any]:
-    if not Path(path).is_file():
+    path = arguments.path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     found = json.loads(Path(path).read_text(encoding="utf-8"))
     rows = found.get("annotations") if isinstance(found, dict) else None

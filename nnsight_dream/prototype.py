@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from . import arguments
 from .cache import write_whole
 from .sites import Site
 
@@ -119,7 +120,7 @@ class Prototype:
 
         The record is written last, and each file under a temporary name first, so that a folder with a record is whole.
         """
-        folder = Path(folder)
+        folder = arguments.folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         record = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ("image", "site", "heat")}
         record = {k: dict(v) if isinstance(v, Mapping) else v for k, v in record.items()}
@@ -137,7 +138,7 @@ class Prototype:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Prototype:
         """Read back what `save` wrote; raises FileNotFoundError or ValueError that names the missing or broken file."""
-        folder = Path(folder)
+        folder = arguments.folder(folder)
         for name in ("prototype.json", "prototype.png"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} holds no {name}: give a folder that Prototype.save wrote")
@@ -182,7 +183,7 @@ class Prototypes(list[Prototype]):
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Save each into a folder of its own below `folder`; returns `folder`."""
-        folder = Path(folder)
+        folder = arguments.folder(folder)
         written: set[Path] = set()
         for one in self:
             slug = re.sub(r"[^\w-]+", "-", one.label).strip("-")[:60] or "direction"

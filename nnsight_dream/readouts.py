@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import remote
-from .arguments import shown, whole
+from .arguments import shown, strict, whole
 from .features import Feature
 from .sae_encoding import check_whole
 from .sae_weights import checked
@@ -32,6 +32,7 @@ class Logits:
     note: str
 
 
+@strict
 def top_logits(vlm: VLM, vector: torch.Tensor | Feature, site: Site | int | str, count: int = 8) -> Logits:
     """The tokens that a vector (d_model,) in the residual stream would raise most and least, seen by the head alone.
 

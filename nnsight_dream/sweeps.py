@@ -146,17 +146,10 @@ def _axes(layers: Any, seeds: Any, poolings: Any) -> tuple[list[Any], list[int],
         )
     names, _ = arguments.several(poolings, str, "poolings", "a pooling such as 'mean', or a list of them, is")
     return (
-        [] if _is_empty(layers) else arguments.layers(layers, "layers")[0],
-        [] if _is_empty(seeds) else arguments.seeds(seeds, "seeds")[0],
+        [] if arguments.is_empty(layers) else arguments.layers(layers, "layers")[0],
+        [] if arguments.is_empty(seeds) else arguments.seeds(seeds, "seeds")[0],
         names,
     )
-
-
-def _is_empty(value: Any) -> bool:
-    try:
-        return len(value) == 0 and not isinstance(value, str)
-    except TypeError:
-        return False
 
 
 def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple[int, int] = (0, 1)) -> Plan:

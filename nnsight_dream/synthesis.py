@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from . import arguments, feature_climb, shipped, shipped_scores
+from .arguments import strict
 from .calm import calm
 from .canvas import Native
 from .digests import digest as digest
@@ -37,6 +38,7 @@ Aim = Direction | Feature
 _OTHERS = ("settings", "seed", "terms", "progress")
 
 
+@strict
 def synthesize(
     vlm: VLM,
     directions: Aim | Sequence[Aim],

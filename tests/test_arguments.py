@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import nnsight_dream as nd
 from nnsight_dream import arguments, figures, judging, report, tables
@@ -216,7 +217,7 @@ def test_a_job_of_a_wrong_type_is_refused_where_it_is_made_and_where_it_is_read(
             list(nd.Store(tmp_path).entries())
 
 
-@pytest.mark.parametrize("settings", ["demo", nd.Settings, 3, {"steps": 1}, [nd.Settings()]], ids=str)
+@pytest.mark.parametrize("settings", [nd.Settings, 3, {"steps": 1}, [nd.Settings()]], ids=str)
 def test_settings_that_are_none_are_refused_before_anything_is_loaded_or_made(settings, tmp_path):
     with pytest.raises(TypeError, match=r"Settings, or a function from a layer to Settings, is needed"):
         plan(nd.load("demo"), [nd.Job("fox")], settings=settings)
@@ -355,3 +356,65 @@ def test_stores_and_rows_are_not_taken_for_each_other(tmp_path):
             with pytest.raises(TypeError, match=r"^rows(=|\[0\]=)"):
                 call(wrong)
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_what_is_climbed_towards_takes_numbers_in_any_guise_and_refuses_the_rest():
+    assert nd.Attention(torch.tensor(0.5), (np.float64(2), 16.0)) == nd.Attention(0.5, (2.0, 16.0))
+    assert nd.NaturalNoise(np.int64(4), torch.tensor(1)) == nd.NaturalNoise(4, 1)
+    assert nd.TotalVariation(np.float64(0.5)) == nd.TotalVariation(0.5)
+    picture = Image.new("RGB", (4, 4))
+    assert nd.Pictures(picture) == nd.Pictures([picture])  # one stands for a list of one
+    wrong = [None, "1", True, [1], torch.ones(3), float("nan"), object()]
+    for make in (
+        nd.Attention,
+        nd.TotalVariation,
+        nd.NaturalNoise,
+        lambda v: nd.Attention(sigma=v),
+        lambda v: nd.NaturalNoise(seed=v),
+    ):
+        for value in wrong:
+            with pytest.raises(ValueError, match=r"(is|are) needed"):
+                make(value)
+    for value in (None, 3, "picture.png", [3], {"a": picture}, torch.rand(3, 4, 4)):
+        with pytest.raises(TypeError, match=r"^images(\[0\])?=.*a PIL image, or a list of them, is needed"):
+            nd.Pictures(value)
+
+
+def test_synthesize_refuses_what_is_none_of_its_arguments_in_our_own_words():
+    vlm = nd.load("demo")
+    fox = nd.from_tensor(vlm, torch.ones(vlm.width), 4, label="fox")
+    picture = Image.new("RGB", (4, 4))
+    for wrong in ("octopus", None, vlm.hf, nd.VLM):
+        with pytest.raises(TypeError, match=r"vlm= is a model that nd.load gave.*synthesize takes"):
+            nd.synthesize(wrong, fox)
+        with pytest.raises(TypeError, match=r"vlm= is a model that nd.load gave.*submit takes"):
+            nd.submit(wrong, fox)
+    for wrong in ("fox", None, 3, ["fox"], picture, nd.Site(4), {"a": fox}):
+        with pytest.raises(TypeError, match=r"a Direction(,| or) "):
+            nd.synthesize(vlm, wrong, progress=False)
+    for wrong in (nd.Settings, 3, {"steps": 1}):
+        with pytest.raises(TypeError, match=r"settings=.*Settings"):
+            nd.synthesize(vlm, fox, settings=wrong, progress=False)
+    for wrong in ("0", 0.5, True, None, [-1], []):
+        with pytest.raises(ValueError, match=r"^seed"):
+            nd.synthesize(vlm, fox, seed=wrong, progress=False)
+
+
+def test_a_path_that_is_none_is_refused_by_every_door(tmp_path):
+    from nnsight_dream import cards, pairs
+
+    doors = [
+        nd.Prototype.load,
+        nd.Prototypes().save,
+        nd.Store,
+        nd.DemoJudge,
+        cards.cards_of,
+        pairs.from_folder,
+        pairs.from_table,
+    ]
+    for door in doors:
+        with pytest.raises(ValueError, match=r"^(folder|path)=''"):
+            door("")
+        if door is not nd.DemoJudge:
+            with pytest.raises(TypeError, match=r"^(folder|path)= is a path"):
+                door(None)

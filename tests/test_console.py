@@ -75,7 +75,7 @@ def test_a_reader_that_goes_away_and_bytes_that_are_no_text() -> None:
         (["synthesize", "fox", "--steps", "-5"], 1, "--steps -5: at least 1"),
         (["synthesize", "fox", "--steps-per-job", "0"], 1, "--steps-per-job 0: at least 1"),
         (["synthesize", "fox", "--seed", "9" * 30], 1, "--seed=9+: a whole number from 0 to 2"),
-        (["synthesize", "fox", "--model", " "], 1, "is no model"),
+        (["synthesize", "fox", "--model", " "], 1, "name is empty"),
         (["synthesize", "fox", "--steps", "2.5"], 2, "invalid int value: '2.5'"),
         (["synthesize", "-x"], 2, "goes behind --"),
         (["synthesize", "fox", "-x"], 2, "goes behind --"),

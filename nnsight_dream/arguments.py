@@ -31,7 +31,7 @@ _NO_LIST = (str, bytes, bytearray, Mapping, set, frozenset)  # they can be walke
 def strict(function: Callable[P, R]) -> Callable[P, R]:
     """Let a wrong or missing argument raise a TypeError that names the allowed ones and the nearest.
 
-    Of a function whose `vlm` is a VLM and nothing else, that argument is checked too.
+    Of a function whose `vlm` is a VLM and nothing else, that argument is checked too, and it has the model alone.
     """
     signature = inspect.signature(function)
     named = list(signature.parameters)
@@ -52,6 +52,8 @@ def strict(function: Callable[P, R]) -> Callable[P, R]:
             raise TypeError(f"{function.__name__}: {message}; it takes {takes}") from None
         if needs_model:
             model(bound.arguments["vlm"], f"{function.__name__} takes {takes}")
+            with bound.arguments["vlm"].alone():
+                return function(*args, **kwargs)
         return function(*args, **kwargs)
 
     return checked

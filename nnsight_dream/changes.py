@@ -5,6 +5,7 @@ Whatever is kept of a model (centres, norms, baselines, finished jobs) is kept u
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -13,11 +14,13 @@ import threading
 import types
 import uuid
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+
+from .calm import calm
 
 SMALL = 1 << 26  # bytes: a model up to this size is read whole at every look, in hundredths of a second
 PIECE = 1 << 26  # bytes of a tensor that are brought to the CPU at once
@@ -28,9 +31,29 @@ _GUARD = threading.Lock()
 
 
 def lock_of(module: torch.nn.Module) -> Any:
-    """The lock of a model, the same for all that hold it; a thread may take it again."""
+    """The lock of a model, the same for all that hold it or a part of it; a thread may take it again."""
     with _GUARD:
-        return _LOCKS.setdefault(module, threading.RLock())
+        if module not in _LOCKS:
+            parts = list(module.modules())
+            lock = next((_LOCKS[part] for part in parts if part in _LOCKS), None) or threading.RLock()
+            for part in parts:
+                _LOCKS.setdefault(part, lock)
+        return _LOCKS[module]
+
+
+@contextlib.contextmanager
+def still(model: torch.nn.Module) -> Iterator[None]:
+    """No gradients, no dropout, and this thread alone; afterwards each module's own mode again."""
+    with lock_of(model), calm():
+        training = [module for module in model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module in training:
+                module.training = True
 
 
 # -- weights -----------------------------------------------------------------------------------------------------

@@ -20,10 +20,13 @@ import torch
 
 from . import changes, hub, remote
 from .arguments import strict
+from .calm import calm, calmly
+from .changes import still
 from .checkpoints import at_best_device, placeless, positions, refuse_missing, refuse_too_long
 from .family import first
 from .nnsight_import import import_nnsight
 from .pictures import as_tensors
+from .shipped import reach
 from .sites import Site
 from .spans import wrap
 from .trace import read_pictures, read_text
@@ -41,22 +44,28 @@ class Encoder:
     takes    "pictures" (PIL images or tensors (3, H, W) in [0, 1]) or "words" (texts)
     layers   how many blocks there are; layers go from 0, the embeddings
     tokens   "class" (its vector of the class token), "mean" (over all patches, or the text's own tokens) or "last"
-    key      a hash of weights, preprocessing and choice of tokens: the same for the same features
+    key      a hash of weights, hooks, preprocessing and choice of tokens, as they are now: the same for like features
     """
 
     name: str
     takes: str
     layers: int
     tokens: str
-    key: str
+    _key: str | Callable[[], str] = field(repr=False)
     _read: Callable[[Sequence[Any], Sequence[int]], dict[int, torch.Tensor]] = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """See above."""
+        return self._key if isinstance(self._key, str) else self._key()
 
     def read(self, items: Sequence[Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
         """Features (B, d) of a batch by layer, float32 on the CPU, without gradients.
 
         Raises ValueError for layers that are not there.
         """
-        return {k: v.detach().float().cpu() for k, v in self._read(items, self.check_layers(layers)).items()}
+        with calm():
+            return {k: v.detach().float().cpu() for k, v in self._read(items, self.check_layers(layers)).items()}
 
     def check_layers(self, layers: Sequence[int] | None) -> list[int]:
         """The layers asked for, sorted; all, from 0, if None. Raises ValueError for one that is not there."""
@@ -106,9 +115,10 @@ def image_side(vlm: VLM, tokens: str = "mean") -> Encoder:
             found = read_pictures(vlm, _packed(vlm, items), list(sites.values()))
         return {layer: found[site].float().mean(1) for layer, site in sites.items()}
 
-    key = _key(
-        "image side", vlm.weights_tag(vlm.layers), str(vlm.pixels), vlm.image_prompt.text, tokens, str(vlm.dtype)
-    )
+    def key() -> str:
+        told = (vlm.weights_tag(vlm.layers), str(vlm.pixels), vlm.image_prompt.text, tokens, str(vlm.dtype))
+        return _key("image side", *told)
+
     return Encoder(f"{vlm.id}, image side", PICTURES, vlm.layers, tokens, key, read)
 
 
@@ -129,7 +139,10 @@ def text_side(vlm: VLM, tokens: str = "mean") -> Encoder:
         return {layer: _pooled_text(found[site], own, tokens) for layer, site in sites.items()}
 
     words = _tokenizer_key(vlm.tokenizer)
-    key = _key("text side", vlm.weights_tag(vlm.layers), vlm.chat_template, words, tokens, str(vlm.dtype))
+
+    def key() -> str:
+        return _key("text side", vlm.weights_tag(vlm.layers), vlm.chat_template, words, tokens, str(vlm.dtype))
+
     return Encoder(f"{vlm.id}, text side", WORDS, vlm.layers, tokens, key, read)
 
 
@@ -166,6 +179,7 @@ def _packed(vlm: VLM, items: Sequence[Any]) -> torch.Tensor:
 # -- models of one kind ------------------------------------------------------------------------------------------
 
 
+@calmly
 def vision_model(
     model: Any,
     processor: Any = None,
@@ -197,6 +211,7 @@ def vision_model(
             model, report = at_best_device(AutoModel, model, there, {"device": device})
     elif device is not None:
         raise ValueError(f"device={device!r}: a model in hand stays where it is; move it yourself, or give its name")
+    model = _plain(model)
     hf = getattr(model, "vision_model", None) or model
     called = name or getattr(model.config, "_name_or_path", "") or type(hf).__name__
     if processor is None:
@@ -255,10 +270,13 @@ def _vision(
         found = run(inputs(items), layers)
         return {n: h[:, 0].float() if tokens == "class" else h[:, before:].float().mean(1) for n, h in found.items()}
 
-    key = _key("vision", _weights(hf), str(hf.config.to_dict()), told, stack, tokens)
+    def key() -> str:
+        return _key("vision", _weights(hf), str(hf.config.to_dict()), told, stack, tokens)
+
     return Encoder(name, PICTURES, len(hf.get_submodule(stack)), tokens, key, read)
 
 
+@calmly
 def language_model(
     model: Any,
     tokenizer: Any = None,
@@ -290,6 +308,7 @@ def language_model(
             model, report = at_best_device(AutoModel, model, there, {"device": device})
     elif device is not None:
         raise ValueError(f"device={device!r}: a model in hand stays where it is; move it yourself, or give its name")
+    model = _plain(model)
     called = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
     if tokenizer is None:
         raise ValueError(f"{called}: a model in hand needs tokenizer=")
@@ -310,8 +329,24 @@ def language_model(
         found = run({"input_ids": ids, "attention_mask": mask, "use_cache": False}, layers)
         return {n: _pooled_text(h, own, tokens) for n, h in found.items()}
 
-    told = (_weights(hf), str(hf.config.to_dict()), _tokenizer_key(tokenizer), stack, tokens)
-    return Encoder(called, WORDS, len(hf.get_submodule(stack)), tokens, _key("language", *told), read)
+    words = _tokenizer_key(tokenizer)
+
+    def key() -> str:
+        return _key("language", _weights(hf), str(hf.config.to_dict()), words, stack, tokens)
+
+    return Encoder(called, WORDS, len(hf.get_submodule(stack)), tokens, key, read)
+
+
+def _plain(model: Any) -> Any:
+    """The Hugging Face model in one of nnsight's or peft's. Raises ValueError for edits, which would be left out."""
+    if isinstance(model, import_nnsight().Envoy):
+        if model._edits:
+            raise ValueError(
+                f"{len(model._edits)} edit(s) are stored on this nnsight model, and an encoder's traces would leave "
+                "them out: change the weights or register a hook instead, or call model.clear_edits()"
+            )
+        model = model._module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _runner(
@@ -338,16 +373,8 @@ def _runner(
         one = next(hf.parameters())
         given = {k: _moved(v, one) for k, v in inputs.items()}
         points = [(model.get(f"{path}.{max(0, n - 1)}"), "output" if n else "input") for n in sorted(layers)]
-        training = [m for m in hf.modules() if m.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.no_grad(), model.trace(**given) as tracer:
-                reached = nnsight.save([getattr(envoy, end) for envoy, end in points])
-                tracer.stop()
-        finally:
-            for module in training:
-                module.training = True
+        with still(hf):
+            reached = reach(model, model, points, given)
         found = dict(zip(sorted(layers), map(first, reached), strict=True))
         for layer, value in found.items():
             if not isinstance(value, torch.Tensor) or value.ndim != 3:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from . import arguments, demo
 from .asking import Asked, Keep, answer_row, grade_row
+from .calm import calmly
 from .judges import DemoJudge, NamingJudge, as_pil, loaded, placed, still
 from .questions import bare
 
@@ -125,6 +126,7 @@ class ZeroShotJudge(NamingJudge, _ByName):
     Raises ValueError for no names and for a template without {name}; TypeError for a model that is no dual encoder.
     """
 
+    @calmly
     def __init__(
         self,
         model: Any,
@@ -152,6 +154,7 @@ class ZeroShotJudge(NamingJudge, _ByName):
     def __repr__(self) -> str:
         return f"ZeroShotJudge({self.name!r}: {len(self.names)} names, {self.template!r})"
 
+    @calmly
     def logits(self, images: Any) -> torch.Tensor:
         """(pictures, names): scaled cosines, on the cpu. A bias, the same for all names, is left out."""
         found = []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from . import arguments, demo, devices, hub
+from .calm import calmly
+from .changes import still as still
 from .checkpoints import at_best_device, refuse_missing
 from .pictures import as_tensors
 
@@ -101,6 +102,7 @@ class DemoJudge(NamingJudge):
     'sunflower'
     """
 
+    @calmly
     def __init__(self, folder: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu"):
         from safetensors.torch import load_file
 
@@ -128,6 +130,7 @@ class DemoJudge(NamingJudge):
         """What logits (pictures, names) say, at the temperature that makes the bundled judge's shares honest."""
         return super().verdicts(logits / self._temperature, category)
 
+    @calmly
     def logits(self, images: Any) -> torch.Tensor:
         """(pictures, names) before the softmax, at temperature 1: means over each picture and its mirror image."""
         with torch.no_grad():
@@ -155,6 +158,7 @@ def opened(images: Any) -> list[torch.Tensor]:
     return as_tensors(found, "images")
 
 
+@calmly
 def loaded(model: Any, processor: Any, kind: str, options: Mapping[str, Any]) -> tuple[Any, Any, str]:
     """A model, its processor and a short name; one that is loaded goes to `device=` or the best device there is.
 
@@ -182,19 +186,8 @@ def placed(inputs: Any, model: Any) -> dict[str, Any]:
     return {k: v.to(model.device, kind) if v.is_floating_point() else v.to(model.device) for k, v in inputs.items()}
 
 
+@calmly
 def as_pil(images: Any) -> list[Image.Image]:
     """Pictures, of whatever kind `judge` takes, as PIL images."""
     eighths = [(255 * picture).round().byte() for same in opened(images) for picture in same]
     return [Image.fromarray(p.permute(1, 2, 0).cpu().numpy()) for p in eighths]
-
-
-@contextlib.contextmanager
-def still(model: torch.nn.Module) -> Iterator[None]:
-    """No gradients and no dropout; afterwards the model's own mode again."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)

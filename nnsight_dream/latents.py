@@ -67,11 +67,11 @@ class Latent:
     def to(self, device: torch.device) -> Latent:
         """The same on a device."""
         moved = {
-            name: value.to(device)
+            name: value.clone().to(device) if value.is_inference() else value.to(device)
             for name in ("encoder", "decoder", "b_dec")
             if (value := getattr(self, name)) is not None
         }
-        gate = None if self.gate is None else (self.gate[0].to(device), self.gate[1])
+        gate = None if self.gate is None else (self.gate[0].clone().to(device), self.gate[1])
         return replace(self, gate=gate, **moved)
 
     def pre(self, hidden: torch.Tensor) -> torch.Tensor:

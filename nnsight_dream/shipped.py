@@ -77,10 +77,17 @@ def run(
         with whole.trace(**inputs, use_cache=False):
             reached = nnsight.save([getattr(envoy, side) for envoy, side in wanted])
         return list(reached)
+    return reach(model, whole, wanted, {**inputs, "use_cache": False})
+
+
+def reach(model: Any, whole: Any, wanted: list[Any], inputs: dict[str, Any]) -> list[Any]:
+    """What is at each (module, "output" or "input"), in nnsight's hands, in a call of `whole`, a part of `model`."""
+    import nnsight
+
     late = [i for i, (envoy, side) in enumerate(wanted) if side == "output" and hooked(envoy)]
-    if late or (whole is not model and model._edits):
-        return run_changed(model, whole, wanted, late, inputs)
-    with whole.trace(**inputs, use_cache=False) as tracer:
+    if late or model._edits or whole._edits:
+        return reach_changed(model, whole, wanted, late, inputs)
+    with whole.trace(**inputs) as tracer:
         reached = nnsight.save([getattr(envoy, side) for envoy, side in wanted])
         tracer.stop()
     return list(reached)
@@ -96,8 +103,8 @@ def hooked(envoy: Any) -> bool:
     return bool(everywhere) or any(not str(getattr(h, "__module__", "")).startswith(ours) for h in own.values())
 
 
-def run_changed(model: Any, whole: Any, wanted: list[Any], late: list[int], inputs: dict[str, Any]) -> list[Any]:
-    """As `run`, of a model with edits or hooks of the user's.
+def reach_changed(model: Any, whole: Any, wanted: list[Any], late: list[int], inputs: dict[str, Any]) -> list[Any]:
+    """As `reach`, of a model with edits or hooks of the user's.
 
     Edits stored on the model are replayed, as in a trace of it: the whole model is called. Outputs of modules with
     hooks are taken behind all of these (`late`).
@@ -122,7 +129,7 @@ def run_changed(model: Any, whole: Any, wanted: list[Any], late: list[int], inpu
     handles = [wanted[i][0]._module.register_forward_hook(catch(i)) for i in late]
     early = [(i, *point) for i, point in enumerate(wanted) if i not in late]
     try:
-        with whole.trace(fn=call, **inputs, use_cache=False):
+        with whole.trace(fn=call, **inputs):
             for place, envoy, side in early:
                 keep(place, getattr(envoy, side))
     except Reached:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from . import arguments, feature_climb, shipped, shipped_scores
 from .arguments import strict
-from .calm import calm
 from .canvas import Native
 from .digests import digest as digest
 from .directions import Direction, versions
@@ -76,7 +75,7 @@ def synthesize(
     """
     order = settled(vlm, directions, settings, seed, terms, changes)
     total = sum(chosen.steps for _, chosen in batches(order.settings))
-    with _watching(progress, total) as watch:
+    with vlm.alone(), _watching(progress, total) as watch:
         made = _all(vlm, order.jobs, order.settings, order.terms, watch)
     return made[0] if order.single else Prototypes(made)
 
@@ -172,7 +171,7 @@ def _all(
     """The prototypes in the order of the jobs; where it is interrupted, those that there are."""
     together = batches(settings)
     made: list[Prototype] = []
-    with calm():
+    with vlm.alone():
         if vlm.remote is not None:
             from . import remote_ascents
 

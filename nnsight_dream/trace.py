@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from . import changes, compiled, remote, shipped, shipped_jobs, shipped_scores
+from .calm import calmly
 from .checkpoints import positions, refuse_too_long
 from .pixels import PixelFormat
 from .shipped import Step
@@ -137,6 +138,11 @@ def _order_within(vlm: VLM, layer: int) -> dict[str, int]:
 
     Of a model whose weights are elsewhere the pass is one of shapes alone.
     """
+    with vlm.alone():
+        return _order_found(vlm, layer)
+
+
+def _order_found(vlm: VLM, layer: int) -> dict[str, int]:
     blocks = vlm.hf.get_submodule(vlm.family.layers)
     parts = [tuple(name for name, _ in block.named_modules()) for block in blocks[:layer]]  # type: ignore[index]
     key = "order", parts[-1]
@@ -272,9 +278,10 @@ def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int |
     with torch.set_grad_enabled(needed), vlm.quiet():
         inputs = {**_picture_inputs(vlm, len(pictures)), **_pixel_inputs(vlm, pictures)}
         found = _run(vlm, where, inputs)
-    return {site: _at(vlm, site, found[site]) for site in where}
+        return {site: _at(vlm, site, found[site]) for site in where}
 
 
+@calmly
 def mean_patches(
     vlm: VLM, groups: Sequence[torch.Tensor], sites: Sequence[Site | int | str], at_once: int = 16
 ) -> dict[Site, torch.Tensor]:
@@ -395,9 +402,10 @@ def _ascend(
 ) -> tuple[list[torch.Tensor], torch.Tensor, bool]:
     jobs = len(generators)
     where = [vlm.site(s) for s in sites]
-    parts = canvas.start(jobs, generators, vlm.device) if parts is None else parts
-    parts = [p.detach().clone().requires_grad_(True) for p in parts]
+    _refuse_inference(vlm)
     with vlm.quiet():
+        parts = canvas.start(jobs, generators, vlm.device) if parts is None else parts
+        parts = [p.detach().clone().requires_grad_(True) for p in parts]
         constants = {jobs * climb.batch: _picture_inputs(vlm, jobs * climb.batch)}  # by number of views
         run = _runner(vlm, where)
 
@@ -424,6 +432,7 @@ _CUT = (
 # -- the check ---------------------------------------------------------------------------------------------------
 
 
+@calmly
 def check(vlm: VLM) -> None:
     """Prove the family's record against the model; raises ValueError that says what was looked for and what is there.
 
@@ -604,9 +613,18 @@ def _check_states(vlm: VLM) -> None:
         )
 
 
+def _refuse_inference(vlm: VLM) -> None:
+    if any(p.is_inference() for p in vlm.hf.parameters()):
+        raise ValueError(
+            f"the weights of {vlm.id} were made under torch.inference_mode(), and no gradient passes through such "
+            "tensors: make or load the model outside it. For reading alone, load with check=False"
+        )
+
+
 def _check_gradient(vlm: VLM) -> None:
     if "gradient" in vlm.unproved:
         return
+    _refuse_inference(vlm)
     height, width = vlm.image_size
     grain = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     x = (0.4 + 0.2 * grain).to(vlm.device).requires_grad_(True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import arguments, cache
+from .calm import calm, calmly
 from .sites import Site
 from .vlm import VLM
 
@@ -45,6 +46,7 @@ class Direction:
     model: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @calmly
     def __post_init__(self) -> None:
         for name, kind in (("site", Site), ("label", str), ("model", str), ("provenance", Mapping)):
             if not isinstance(getattr(self, name), kind):
@@ -168,7 +170,8 @@ def _is_number(value: Any) -> bool:
 def numbers(value: Any, name: str) -> torch.Tensor:
     """A tensor, or what makes one, as a tensor of real numbers. Raises TypeError for anything else."""
     try:
-        tensor = torch.as_tensor(value)
+        with calm():
+            tensor = torch.as_tensor(value)
     except Exception as error:  # NumPy and torch raise what they like
         why = str(error).split("\n")[0][:200]
         raise TypeError(f"{name}= is a tensor, or numbers that make one; got {type(value).__name__} ({why})") from None

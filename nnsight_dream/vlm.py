@@ -281,7 +281,8 @@ class VLM:
         """
         if pictures.ndim != 4 or pictures.shape[1] != 3:
             raise ValueError(f"pictures must be (batch, 3, height, width); got {tuple(pictures.shape)}")
-        return {k: self._to(v) for k, v in self.family.pack(pictures.to(self.device), self.pixels).items()}
+        with calm():
+            return {k: self._to(v) for k, v in self.family.pack(pictures.to(self.device), self.pixels).items()}
 
     def _to(self, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
@@ -294,7 +295,8 @@ class VLM:
             return kept
         now = (self.chat_template, self.pixels)  # what the user may change meanwhile
         if kept is None or kept[0] != now:
-            kept = self._cache["prompt"] = (now, _image_prompt(self))
+            with calm():
+                kept = self._cache["prompt"] = (now, _image_prompt(self))
         return kept[1]
 
     def question(self, image: Any, text: str) -> dict[str, torch.Tensor]:
@@ -303,7 +305,8 @@ class VLM:
         Written by the same template as `image_prompt`, on the model's device and in its type; for `vlm.hf(**inputs)`
         or `vlm.hf.generate(**inputs)`. Raises ValueError for a template that writes no picture.
         """
-        return {k: self._to(v) for k, v in _question(self, image, text).items()}
+        with calm():
+            return {k: self._to(v) for k, v in _question(self, image, text).items()}
 
     # -- manners -------------------------------------------------------------------------------------------------
 
@@ -464,7 +467,7 @@ class VLM:
 
 @contextlib.contextmanager
 def _frozen(module: torch.nn.Module) -> Iterator[None]:
-    wanted = [p for p in module.parameters() if p.requires_grad]
+    wanted = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
     training = [m for m in module.modules() if m.training]
     for p in wanted:
         p.requires_grad_(False)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from . import remote
 from .asking import Asked, Keep, answer_row, grade_row
+from .calm import calmly
 from .examiners import opened_groups
 from .families import family_of
 from .judges import as_pil, loaded, placed, still
@@ -58,6 +59,7 @@ class VLMJudge:
 
     protocols: tuple[str, ...] = PROTOCOLS
 
+    @calmly
     def __init__(
         self,
         model: Any,
@@ -79,6 +81,7 @@ class VLMJudge:
         self._vlm = None
         if hasattr(model, "hf") and hasattr(model, "processor"):
             remote.weightless(model, "writing answers")
+            model.refuse_edits("writing answers")
             self._vlm = model
             model, processor = model.hf, processor or model.processor
         self._model, self._processor, found = loaded(model, processor, "AutoModelForImageTextToText", options)
@@ -90,6 +93,7 @@ class VLMJudge:
     def __repr__(self) -> str:
         return f"VLMJudge({self.name!r}: {self.samples} samples, graded by {self.grader})"
 
+    @calmly
     def say(self, image: Any, text: str, *, seed: int | None = None) -> Said:
         """What the model answers about a picture, without its thinking: greedily, or drawn with a seed."""
         inputs = placed(self._inputs(as_pil(image)[0], text), self._model)
@@ -97,7 +101,7 @@ class VLMJudge:
         if seed is not None:
             how = dict(do_sample=True, temperature=self.temperature, top_p=1.0, top_k=0)
         device = self._model.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), still(self._model):
+        with still(self._model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed or 0)
             out = self._model.generate(**inputs, max_new_tokens=self.most, **how)
         prompt, new = inputs["input_ids"][0], out[0, inputs["input_ids"].shape[1] :]

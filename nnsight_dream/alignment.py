@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .arguments import whole
+from .arguments import is_empty, several, shown, strict, whole
+from .arguments import layers as layers_of
 from .concepts import concept
 from .objectives import Grey
 from .pictures import as_tensors, by_size
@@ -55,6 +56,7 @@ def white_noise(count: int, side: int, seed: int = 0) -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
 
 
+@strict
 def similarities(
     vlm: VLM,
     pictures: Mapping[str, Sequence[Any]],
@@ -72,9 +74,15 @@ def similarities(
 
     Raises ValueError where there is no picture or no word.
     """
+    if not isinstance(pictures, Mapping):
+        raise TypeError(f"pictures={shown(pictures)}: pictures by name are needed, such as {{'octopus': [picture]}}")
     middle, batch = Grey() if middle is None else middle, whole(batch, "batch", 1)
-    asked = list(layers) if layers is not None else list(range(1, vlm.layers + 1))
-    told = list(words) if words is not None else [name for name in pictures if name != NOISE]
+    if layers is None:
+        layers = range(1, vlm.layers + 1)
+    asked = [] if is_empty(layers) else layers_of(layers, "layers")[0]
+    if words is None:
+        words = [name for name in pictures if name != NOISE]
+    told, _ = several(words, str, "words", "a word, or a list of them, is")
     of = [name for name, some in pictures.items() for _ in some]
     if not of or not told or not asked:
         raise ValueError("nothing to compare: at least one picture, one word and one layer are needed")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import choice
 from .encoders import PICTURES, WORDS, Encoder
 from .feature_store import content, features
 from .folds import make_folds
@@ -226,8 +227,7 @@ def exemplar_averaging(
     n, the number of concepts, is the same at every k. Raises ValueError where a concept has fewer than `most`.
     """
     at_least(most=most, repeats=repeats)
-    if over not in ("captions", "pictures"):
-        raise ValueError(f"over={over!r}: allowed are 'captions' and 'pictures'")
+    choice(over, "over", ("captions", "pictures"))
     check_pairs(vision, language, pairs)
     named: dict[str, list[int]] = {}
     for i, pair in enumerate(pairs):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import arguments
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -72,14 +74,19 @@ def pictures(names: Iterable[str] | None = None, *, background: float = 1.0) -> 
     """
     from PIL import Image
 
-    if not 0 <= background <= 1:
-        raise ValueError(f"background={background!r}: a grey value from 0 (black) to 1 (white) is needed")
+    if not arguments.is_real(background) or not 0 <= background <= 1:
+        raise ValueError(
+            f"background={arguments.shown(background)}: a grey value from 0 (black) to 1 (white) is needed"
+        )
     known = {c.name: i for i, c in enumerate(concepts())}
-    wanted = list(known) if names is None else [names] if isinstance(names, str) else list(names)
+    form = "a concept's name, or a list of them, is"
+    wanted = list(known) if names is None else arguments.several(names, str, "names", form)[0]
     for name in wanted:
         if name not in known:
             near = ", ".join(difflib.get_close_matches(name, known, 3, 0.0))
-            raise ValueError(f"no picture of {name!r}; the nearest names are {near}; demo.concepts() has them all")
+            raise ValueError(
+                f"no picture of {arguments.shown(name)}; the nearest names are {near}; demo.concepts() has them all"
+            )
     with Image.open(folder() / "pictures" / "held_out.webp") as file:
         sheet = file.convert("RGBA")
     found = []
@@ -108,7 +115,7 @@ def sae_folder(name: str | int | None = None) -> Path:
         return next(iter(there.values()))
     wanted = str(name) if str(name) in there else f"layer{name}"
     if wanted not in there:
-        raise ValueError(f"no bundled sparse autoencoder {str(name)!r}; there is {', '.join(there)}")
+        raise ValueError(f"no bundled sparse autoencoder {arguments.shown(name)}; there is {', '.join(there)}")
     return there[wanted]
 
 

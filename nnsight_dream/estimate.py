@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from . import devices, hub
+from .arguments import whole
 from .augment import Noise, Shift
 from .canvas import MultiResolution
 from .dry_run import DryRun
@@ -224,8 +225,7 @@ def estimate(
     (64, True)
     """
     for name, value in (("batch", batch), ("canvas", canvas)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed")
+        whole(value, name, 1)
     if device not in ("cpu", "cuda") or attention not in ("sdpa", "eager"):
         raise ValueError(
             f"device={device!r}, attention={attention!r}: allowed are 'cpu' or 'cuda', and 'sdpa' or 'eager'"

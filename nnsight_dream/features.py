@@ -25,7 +25,7 @@ from typing import Any, overload
 import torch
 
 from . import sae_models
-from .arguments import listed, plain, real, shown, strict
+from .arguments import choice, listed, plain, real, shown, strict
 from .latents import NO_COSINE, Latent
 from .reference import chosen as reference_of
 from .reference import described
@@ -71,13 +71,14 @@ class Feature:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reference", reference_of(self.reference))
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective={self.objective!r}: allowed are 'encoder' and 'decoder'")
+        choice(self.objective, "objective", OBJECTIVES)
         if self.guard is not None:
             try:
                 object.__setattr__(self, "guard", real(self.guard, "guard", above=0))
             except ValueError:
-                raise ValueError(f"guard={self.guard!r}: a positive number, or None for no guard, is needed") from None
+                raise ValueError(
+                    f"guard={shown(self.guard)}: a positive number, or None for no guard, is needed"
+                ) from None
         pairs = [p for p in self.parts if isinstance(p, tuple) and len(p) == 2 and isinstance(p[1], Latent)]
         if len(pairs) < len(self.parts):
             raise TypeError(f"{self.label}: parts= holds (weight, Latent) for each latent; got {shown(self.parts)}")

@@ -22,7 +22,7 @@ def make_folds(n: int, k: int = 5, *, groups: Labels | None = None, seed: int = 
     3 items, and for fewer groups than folds.
     """
     if not is_whole(k) or (k := int(plain(k))) < 3:
-        raise ValueError(f"folds={k!r}: at least 3 are needed, one to test, one to choose lambda, one to fit")
+        raise ValueError(f"folds={shown(k)}: at least 3 are needed, one to test, one to choose lambda, one to fit")
     member = np.arange(n) if (found := labels(groups, n)) is None else found
     count = int(member.max()) + 1 if n else 0
     sizes = np.bincount(member, minlength=count)

@@ -21,7 +21,7 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """
     z = real(z, "z", above=0)
     if not is_whole(hits) or not is_whole(n) or not 0 <= hits <= n:
-        raise ValueError(f"hits={hits!r} of n={n!r}: from 0 to n is needed")
+        raise ValueError(f"hits={shown(hits)} of n={shown(n)}: from 0 to n is needed")
     if n == 0:
         return 0.0, 1.0
     p = hits / n

@@ -37,6 +37,7 @@ class Verdict:
     def rank(self, name: str) -> int:
         """The place of a name, from 1; raises ValueError, with the nearest, for one that was no candidate."""
         if name not in self.names:
+            name = arguments.text(name, "name", self.names[0], blank=False)
             near = difflib.get_close_matches(name, self.names, 1, 0.0)[0]
             raise ValueError(f"{name!r} is not among the {len(self.names)} candidates; did you mean {near!r}?")
         return self.names.index(name) + 1
@@ -78,6 +79,7 @@ class NamingJudge:
         """What logits (pictures, names) say; see `judge`."""
         rows = list(range(len(self.names)))
         if category is not None:
+            category = arguments.text(category, "category", "animal")
             rows = [i for i, c in enumerate(self.categories) if c == category]
             if not rows:
                 known = list(dict.fromkeys(self.categories))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import shown, whole
+from .arguments import choice, rows_of, shown, whole
 from .folds import check_duplicates, check_groups, folds_of
 from .predictivity import LAMBDAS, check_lambdas, predict, side
 from .representation import (
@@ -93,7 +93,7 @@ def layer_map(
 
     Raises ValueError for an unknown measure, no layer, and what the measures raise it for.
     """
-    if measure not in MEASURES:
+    if not isinstance(measure, str) or measure not in MEASURES:
         raise ValueError(f"measure={shown(measure)}: allowed are {', '.join(MEASURES)}")
     draws = whole(draws, "draws", 0)
     for layers, name in ((xs, "xs"), (ys, "ys")):
@@ -107,8 +107,7 @@ def layer_map(
         split = folds_of(folds, n, member, seed)
         if member is not None:
             check_groups(split, member)
-        if duplicates not in ("refuse", "allow"):
-            raise ValueError(f"duplicates={duplicates!r}: allowed are 'refuse' and 'allow'")
+        choice(duplicates, "duplicates", ("refuse", "allow"))
         if duplicates == "refuse":
             x, y = (_layer(layers, list(layers)[-1], name, n) for layers, name in ((xs, "x"), (ys, "y")))
             check_duplicates(x, y, split)
@@ -148,6 +147,7 @@ def _layer(layers: Mapping[Hashable, Any], layer: Hashable, name: str, n: int) -
 
 def peak(rows: Sequence[Mapping[str, Any]], direction: str | None = None) -> dict[str, Any]:
     """The row with the greatest value, of one direction or of all. Raises ValueError where there is none."""
+    rows = rows_of(rows)
     some = [row for row in rows if direction in (None, row["direction"])]
     if not some:
         there = ", ".join(sorted({row["direction"] for row in rows})) or "no rows"

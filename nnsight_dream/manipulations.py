@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arguments import choice
 from .pairs import Pair
 
 if TYPE_CHECKING:
@@ -98,8 +99,7 @@ def only(part: str, tagger: Tagger | None = None) -> Manipulation:
     are missing.
     """
     begins = {"nouns": ("NN", "NOUN", "PROPN"), "verbs": ("VB", "VERB")}
-    if part not in begins:
-        raise ValueError(f"part={part!r}: allowed are 'nouns' and 'verbs'")
+    choice(part, "part", tuple(begins))
 
     def change(caption: str) -> str:
         left = [word for word, tag in (tagger or _nltk)(caption) if tag.startswith(begins[part])]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import choice, shown
 from .folds import check_duplicates, check_groups, folds_of
 from .representation import matrix, same_items
 from .scales import scaled, standardised, unit_columns, varying
@@ -199,7 +200,7 @@ def check_lambdas(lambdas: Sequence[float] | float) -> np.ndarray:
         or not len(found)
         or not (np.isfinite(found) & (found > 0)).all()
     ):
-        raise ValueError(f"lambdas={lambdas!r}: one or more numbers above 0 are needed, such as {LAMBDAS}")
+        raise ValueError(f"lambdas={shown(lambdas)}: one or more numbers above 0 are needed, such as {LAMBDAS}")
     return found
 
 
@@ -240,8 +241,7 @@ def linear_predictivity(
     >>> round(found.value, 2), found.r.shape
     (1.0, (3,))
     """
-    if duplicates not in ("refuse", "allow"):
-        raise ValueError(f"duplicates={duplicates!r}: allowed are 'refuse' and 'allow'")
+    choice(duplicates, "duplicates", ("refuse", "allow"))
     x, y, penalties = matrix(x, "x"), matrix(y, "y"), check_lambdas(lambdas)
     same_items(x, y)
     member = labels(groups, len(x))

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from .arguments import choice
 from .plain import encodable
 from .refusals import refuses
 from .thinking import spoken
@@ -60,8 +61,7 @@ _IRREGULAR = {
 
 def question(protocol: str, category: str = "") -> str:
     """What a judge is asked. Raises ValueError for an unknown protocol and for a hint without a category."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r}: allowed are {', '.join(PROTOCOLS)}")
+    choice(protocol, "protocol", PROTOCOLS, quoted=False)
     if protocol == "hint" and not category.strip():
         raise ValueError("a hint needs a category, such as 'animal': give the job one, or ask 'strict'")
     return _QUESTIONS[protocol].replace("{category}", category)

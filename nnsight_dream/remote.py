@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import changes, shipping
+from .arguments import is_whole, shown
 from .nnsight_import import import_nnsight
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Remote:
 
 def chosen(remote: bool | str, steps_per_job: int | None) -> Remote:
     """What `nd.load(remote=, steps_per_job=)` means. Raises ValueError."""
-    if steps_per_job is not None and (type(steps_per_job) is not int or steps_per_job < 1):
-        raise ValueError(f"steps_per_job={steps_per_job!r}: a whole number of at least 1, or None for no cut")
+    if steps_per_job is not None and not (is_whole(steps_per_job) and steps_per_job >= 1):
+        raise ValueError(f"steps_per_job={shown(steps_per_job)}: a whole number of at least 1, or None for no cut")
     if remote is True:
         import_nnsight()
         from nnsight.schema.config import CONFIG

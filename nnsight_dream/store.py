@@ -153,8 +153,8 @@ class Store:
 
     def place(self, key: str) -> Path:
         """The folder of a job."""
-        if not re.fullmatch(r"[A-Za-z0-9-]+", key):
-            raise ValueError(f"{key!r} is no key of a job: letters, digits and hyphens only")
+        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9-]+", key):
+            raise ValueError(f"{arguments.shown(key)} is no key of a job: letters, digits and hyphens only")
         return self.folder / "jobs" / key
 
     def has(self, key: str) -> bool:

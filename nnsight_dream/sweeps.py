@@ -252,6 +252,8 @@ def sweep(
 
 def _work(vlm: VLM, store: Store, ray: Any, concurrency: int) -> Callable[[list[Chunk], Swept, Tell], None]:
     if ray is not None:
+        if isinstance(ray, type) or not hasattr(ray, "work"):
+            raise TypeError(f"ray={arguments.shown(ray)}: an nnsight_dream.ray_workers.Cluster is needed, or None")
         return ray.work(vlm, store)
     if vlm.remote is not None and vlm.remote.away:
         from . import remote_sweeps

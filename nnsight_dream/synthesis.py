@@ -260,6 +260,7 @@ def _site(vlm: VLM, aim: Aim) -> Site:
 def _climb(
     vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
 ) -> list[Prototype]:
+    canvas = canvas_for(vlm, settings.canvas)  # before any work: it may not fit
     aims, sites = [d for d, _ in jobs], [_site(vlm, d) for d, _ in jobs]
     few = min(16, settings.at_once)
     towards = [
@@ -275,7 +276,6 @@ def _climb(
     needed = dict.fromkeys([*sites, *(vlm.site(t.site) for t in added if hasattr(t, "site"))])
     climb = Climb(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(Climb)})
     generators = [torch.Generator().manual_seed(s) for _, s in jobs]
-    canvas = canvas_for(vlm, settings.canvas)
     parts, history, interrupted = ascend(
         vlm, canvas, settings.augment, [*objectives, *added], list(needed), climb, generators, watch
     )

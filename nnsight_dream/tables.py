@@ -110,6 +110,8 @@ def seed_agreement(rows: Sequence[Row], *, protocol: str = "hint") -> dict[str, 
 def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> Path:
     """Write rows as CSV, whole or not at all; empty where a value is None. Raises OSError."""
     path, rows = arguments.path(path), rows_of(rows)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a file in it, such as {path / 'table.csv'}")
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

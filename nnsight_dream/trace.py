@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from . import changes, compiled, remote, shipped, shipped_jobs, shipped_scores
+from . import arguments, changes, compiled, remote, shipped, shipped_jobs, shipped_scores
+from .arguments import strict
 from .calm import calmly
 from .checkpoints import positions, refuse_too_long
 from .pixels import PixelFormat
@@ -184,6 +185,7 @@ def _allowed(vlm: VLM) -> str:
     return f"kinds that do are {', '.join(vlm.family.kinds)}, self_attn.o_proj.input, mlp.output"
 
 
+@strict
 def read_text(
     vlm: VLM, ids: torch.Tensor, mask: torch.Tensor, sites: Sequence[Site | int | str]
 ) -> dict[Site, torch.Tensor]:
@@ -193,7 +195,10 @@ def read_text(
 
     Raises ValueError for a text of more tokens than the model has positions.
     """
-    where = [vlm.site(s) for s in sites]
+    where = _sites(vlm, sites)
+    for name, value in (("ids", ids), ("mask", mask)):
+        if not isinstance(value, torch.Tensor) or value.ndim != 2:
+            raise TypeError(f"{name}={arguments.shown(value)}: a tensor (texts, tokens) is needed")
     inputs = _text_inputs(vlm, ids, mask)
     if vlm.remote is not None:
         how = reading(vlm, where)
@@ -201,6 +206,13 @@ def read_text(
         return _by_site(how, remote.run(vlm, shipped_jobs.text_states, told))
     with torch.no_grad(), vlm.quiet():
         return {s: a.detach() for s, a in _run(vlm, where, inputs).items()}
+
+
+def _sites(vlm: VLM, sites: Any) -> list[Site]:
+    form = "a layer, a site's name or a Site, or a list of these, is"
+    if isinstance(sites, (str, int, Site)):
+        return [vlm.site(sites)]
+    return [vlm.site(s) for s in arguments.listed(sites, "sites", form)]
 
 
 def _text_inputs(vlm: VLM, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
@@ -256,13 +268,19 @@ def _first_of_each_type(vlm: VLM) -> list[tuple[str, str]]:
     return [(types[i], f"{vlm.family.layers}.{i}") for i in firsts]
 
 
+@strict
 def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int | str]) -> dict[Site, torch.Tensor]:
     """Patch activations (B, n, d) of pictures (B, 3, H, W) in [0, 1] at each site, n image tokens row by row.
 
     Carries the graph back to `pictures` where they require gradients (RuntimeError for a remote model); weights are
     frozen meanwhile.
     """
-    where = [vlm.site(s) for s in sites]
+    where = _sites(vlm, sites)
+    if not isinstance(pictures, torch.Tensor):
+        raise TypeError(
+            f"pictures={arguments.shown(pictures)}: a tensor (pictures, 3, height, width) in [0, 1] is needed; "
+            "nd.from_images takes PIL images"
+        )
     low, high = (float(x) for x in pictures.detach().aminmax()) if pictures.numel() else (0.0, 1.0)
     if not (low >= -1e-4 and high <= 1 + 1e-4):
         raise ValueError(f"pictures are in [0, 1]; got {low:.3g} to {high:.3g}. Divide 8-bit values by 255")
@@ -432,6 +450,7 @@ _CUT = (
 # -- the check ---------------------------------------------------------------------------------------------------
 
 
+@strict
 @calmly
 def check(vlm: VLM) -> None:
     """Prove the family's record against the model; raises ValueError that says what was looked for and what is there.

@@ -651,8 +651,8 @@ def load(
         from .remote import chosen
 
         place = chosen(remote, steps_per_job)
-    if first_layer not in (0, 1):
-        raise ValueError(f"first_layer={first_layer!r}: layers count from 1 (the default) or from 0")
+    if not arguments.is_whole(first_layer) or first_layer not in (0, 1):
+        raise ValueError(f"first_layer={arguments.shown(first_layer)}: layers count from 1 (the default) or from 0")
     if place is not None and place.away:
         from .hosted import without_weights
 
@@ -697,8 +697,10 @@ def load(
             raise ValueError(
                 f"straight_through={straight_through!r}: gradients pass through {vlm.family.name}; leave it out"
             )
-        if not straight_through > 0:
-            raise ValueError(f"straight_through={straight_through!r} is a temperature: give one above 0, such as 1.0")
+        if not arguments.is_real(straight_through) or not straight_through > 0:
+            raise ValueError(
+                f"straight_through={arguments.shown(straight_through)} is a temperature: give one above 0, such as 1.0"
+            )
         vlm.straight_through = float(straight_through)
     if image_size is not None:
         size = _size_for(vlm, image_size)
@@ -755,9 +757,13 @@ def _backend(vlm: VLM, asked: bool | str) -> str | None:
     return asked
 
 
+_SIDES = "a side in pixels, or (height, width), is"
+
+
 def _size_for(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:
     """The size asked for, if the model can see pictures of it."""
-    size = (asked, asked) if isinstance(asked, int) else tuple(asked)
+    sides = [asked, asked] if arguments.is_whole(asked) else arguments.listed(asked, "image_size", _SIDES)
+    size = tuple(arguments.whole(n, "image_size", 1) for n in sides)
     cell = vlm.pixels.cell
     if not vlm.pixels.any_size and size != vlm.image_size:
         raise ValueError(
@@ -837,8 +843,9 @@ def _cut(config: Any, up_to_layer: int | None, name: str) -> None:
         return
     text = config.get_text_config()
     whole = text.num_hidden_layers
-    if isinstance(up_to_layer, bool) or not isinstance(up_to_layer, int) or not 1 <= up_to_layer <= whole:
-        raise ValueError(f"up_to_layer={up_to_layer!r}: {name} has layers 1 to {whole}")
+    if not arguments.is_whole(up_to_layer) or not 1 <= up_to_layer <= whole:
+        raise ValueError(f"up_to_layer={arguments.shown(up_to_layer)}: {name} has layers 1 to {whole}")
+    up_to_layer = int(arguments.plain(up_to_layer))
     if up_to_layer < whole and getattr(text, "hidden_size_per_layer_input", 0):
         raise ValueError(
             f"up_to_layer={up_to_layer}: {name} keeps embeddings of all its layers in one matrix and cannot be "

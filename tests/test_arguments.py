@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import arguments, figures, judging, report, tables
+from nnsight_dream import alignment, arguments, demo, figures, judging, report, tables
 from nnsight_dream.sweeps import plan
 
 WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int16)]
@@ -418,3 +418,43 @@ def test_a_path_that_is_none_is_refused_by_every_door(tmp_path):
         if door is not nd.DemoJudge:
             with pytest.raises(TypeError, match=r"^(folder|path)= is a path"):
                 door(None)
+
+
+def test_models_take_numbers_in_any_guise(tiny_folder):
+    vlm = nd.load(tiny_folder, up_to_layer=np.int64(2), image_size=torch.tensor(112), first_layer=np.int64(1))
+    assert vlm.layers == 2
+    assert type(vlm.config.get_text_config().num_hidden_layers) is int
+    for wrong in (
+        dict(up_to_layer=2.0),
+        dict(up_to_layer="2"),
+        dict(image_size="112"),
+        dict(image_size=112.0),
+        dict(first_layer=None),
+    ):
+        with pytest.raises((ValueError, TypeError), match=f"^{next(iter(wrong))}="):
+            nd.load(tiny_folder, **wrong)
+
+
+def test_readings_say_what_they_read():
+    vlm = nd.load("demo")
+    picture = torch.rand(1, 3, 64, 64)
+    assert (
+        list(nd.read_pictures(vlm, picture, 4)) == list(nd.read_pictures(vlm, picture, np.array([4]))) == [nd.Site(4)]
+    )
+    ones = torch.ones(1, 3, dtype=torch.long)
+    calls = [
+        (TypeError, r"^pictures=", lambda: nd.read_pictures(vlm, Image.new("RGB", (4, 4)), [4])),
+        (TypeError, r"^sites=", lambda: nd.read_pictures(vlm, picture, None)),
+        (TypeError, r"^ids=", lambda: nd.read_text(vlm, [1, 2], ones, [4])),
+        (TypeError, r"^mask=", lambda: nd.read_text(vlm, ones, None, [4])),
+        (TypeError, r"^vlm= is a model", lambda: nd.check("demo")),
+        (TypeError, r"^pictures=", lambda: alignment.similarities(vlm, [picture])),
+        (TypeError, r"^words=", lambda: alignment.similarities(vlm, {"fox": [picture[0]]}, [4], words=3)),
+        (TypeError, r"^names\[0\]=3", lambda: demo.pictures([3])),
+        (ValueError, r"^name=None", lambda: nd.Verdict(("fox",), (1.0,)).rank(None)),
+        (ValueError, r"is no key of a job", lambda: nd.Store("x").has(None)),
+        (TypeError, r"^ray=", lambda: nd.sweep(vlm, nd.Job("fox"), nd.Store("x"), ray="auto")),
+    ]  # fmt: skip
+    for error, words, call in calls:
+        with pytest.raises(error, match=words):
+            call()

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from . import arguments, changes, compiled, remote, shipped, shipped_jobs, shipped_scores
-from .arguments import strict
 from .calm import calmly
 from .checkpoints import positions, refuse_too_long
 from .pixels import PixelFormat
@@ -185,7 +184,6 @@ def _allowed(vlm: VLM) -> str:
     return f"kinds that do are {', '.join(vlm.family.kinds)}, self_attn.o_proj.input, mlp.output"
 
 
-@strict
 def read_text(
     vlm: VLM, ids: torch.Tensor, mask: torch.Tensor, sites: Sequence[Site | int | str]
 ) -> dict[Site, torch.Tensor]:
@@ -209,6 +207,7 @@ def read_text(
 
 
 def _sites(vlm: VLM, sites: Any) -> list[Site]:
+    arguments.model(vlm)
     form = "a layer, a site's name or a Site, or a list of these, is"
     if isinstance(sites, (str, int, Site)):
         return [vlm.site(sites)]
@@ -268,7 +267,6 @@ def _first_of_each_type(vlm: VLM) -> list[tuple[str, str]]:
     return [(types[i], f"{vlm.family.layers}.{i}") for i in firsts]
 
 
-@strict
 def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int | str]) -> dict[Site, torch.Tensor]:
     """Patch activations (B, n, d) of pictures (B, 3, H, W) in [0, 1] at each site, n image tokens row by row.
 
@@ -450,7 +448,6 @@ _CUT = (
 # -- the check ---------------------------------------------------------------------------------------------------
 
 
-@strict
 @calmly
 def check(vlm: VLM) -> None:
     """Prove the family's record against the model; raises ValueError that says what was looked for and what is there.
@@ -460,6 +457,7 @@ def check(vlm: VLM) -> None:
     compared is told by `vlm.unproved`. For a record that was probed, activations must also be those of the processor's
     own inputs.
     """
+    arguments.model(vlm)
     _check_paths(vlm)
     _check_prompt(vlm)
     _check_pixels(vlm)

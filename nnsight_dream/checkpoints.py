@@ -109,10 +109,10 @@ def positions(hf: torch.nn.Module) -> int | None:
     return most
 
 
-def refuse_too_long(tokens: int, most: int | None, name: str, what: str = "a text") -> None:
+def refuse_too_long(tokens: int, most: int | None, name: str) -> None:
     """Raise ValueError for more tokens than a model has positions."""
     if most is not None and tokens > most:
-        raise ValueError(f"{what} is {tokens} tokens long, and {name} has positions for {most}; shorten it")
+        raise ValueError(f"a text is {tokens} tokens long, and {name} has positions for {most}; shorten it")
 
 
 # -- weights that are not there ----------------------------------------------------------------------------------

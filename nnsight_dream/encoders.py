@@ -207,7 +207,7 @@ def vision_model(
 
         name = name or str(model)
         with hub.door(model) as there:
-            processor = processor or AutoImageProcessor.from_pretrained(there, trust_remote_code=False)
+            processor = processor or AutoImageProcessor.from_pretrained(there)
             model, report = at_best_device(AutoModel, model, there, {"device": device})
     elif device is not None:
         raise ValueError(f"device={device!r}: a model in hand stays where it is; move it yourself, or give its name")
@@ -304,7 +304,7 @@ def language_model(
 
         name = name or str(model)
         with hub.door(model) as there:
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(there, trust_remote_code=False)
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(there)
             model, report = at_best_device(AutoModel, model, there, {"device": device})
     elif device is not None:
         raise ValueError(f"device={device!r}: a model in hand stays where it is; move it yourself, or give its name")

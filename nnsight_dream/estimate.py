@@ -466,7 +466,7 @@ def _empty(
     if isinstance(x, (str, Path)):
         name = str(x)
         with hub.door(x) as place:
-            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(place)
             family = family or family_of(config)
             if processor is None and family is not None:
                 processor = _processor_if_there(place, family, assumed)

@@ -12,7 +12,7 @@ from PIL import Image
 from . import arguments, demo
 from .asking import Asked, Keep, answer_row, grade_row
 from .calm import calmly
-from .judges import DemoJudge, NamingJudge, as_pil, loaded, placed, still
+from .judges import DemoJudge, NamingJudge, as_pil, loaded, placed, still, worded
 from .questions import bare
 
 _AT_ONCE = 32  # pictures
@@ -167,10 +167,7 @@ class ZeroShotJudge(NamingJudge, _ByName):
 
     def _text_features(self) -> torch.Tensor:
         texts = [self.template.replace("{name}", name) for name in self.names]
-        config = self._model.config
-        length = dict(padding=True, truncation=True, max_length=config.text_config.max_position_embeddings)
-        if "siglip" in config.model_type:  # trained on lower case, filled up to full length
-            texts, length["padding"] = [text.lower() for text in texts], "max_length"
+        texts, length = worded(texts, self._model, self._processor, self.name)
         parts = [self._features("text", text=texts[i : i + 256], **length) for i in range(0, len(texts), 256)]
         return torch.cat(parts)
 

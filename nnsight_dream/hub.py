@@ -34,8 +34,8 @@ class ForeignCode(ValueError):
 
 
 def access(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a user's options, those that go to every part of a checkpoint. Foreign code is off unless asked for."""
-    return {"trust_remote_code": False, **{k: options[k] for k in ACCESS if options.get(k) is not None}}
+    """Of a user's options, those that go to every part of a checkpoint; foreign code only where it is asked for."""
+    return {k: options[k] for k in ACCESS if options.get(k) is not None}
 
 
 # -- what a name means -------------------------------------------------------------------------------------------
@@ -328,6 +328,23 @@ def offline(really: bool = True) -> Iterator[None]:
 
     with _holding(constants, "HF_HUB_OFFLINE", True) if really else contextlib.nullcontext():
         yield
+
+
+@contextlib.contextmanager
+def patient(what: str) -> Iterator[None]:
+    """For loaders that retry for half a minute: without a network they are told so, and their errors become one."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    why = out_of_reach()
+    with offline(why is not None):
+        try:
+            yield
+        except LocalEntryNotFoundError as error:
+            raise ConnectionError(unreachable(what, why or refused(error))) from error
+        except OSError as error:  # what is not cached, and what requests and huggingface_hub say without a network
+            if why is None:
+                raise
+            raise ConnectionError(unreachable(what, why)) from error
 
 
 # -- code of strangers -------------------------------------------------------------------------------------------

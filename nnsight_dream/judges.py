@@ -182,6 +182,26 @@ def loaded(model: Any, processor: Any, kind: str, options: Mapping[str, Any]) ->
     return model, processor, Path(getattr(model, "name_or_path", "") or type(model).__name__).name
 
 
+def worded(texts: Sequence[str], model: Any, processor: Any, name: str) -> tuple[list[str], dict[str, Any]]:
+    """Texts as a dual encoder was trained on them, and what its processor is to be told of their length.
+
+    Raises ValueError for texts of more tokens than it has positions, of which it would see the beginning alone.
+    """
+    most = model.config.text_config.max_position_embeddings
+    padding: bool | str = True
+    if "siglip" in model.config.model_type:  # trained on lower case, filled up to full length
+        texts, padding = [text.lower() for text in texts], "max_length"
+    tokenizer = getattr(processor, "tokenizer", None)
+    lengths = [] if tokenizer is None else [len(ids) for ids in tokenizer(list(texts), truncation=False)["input_ids"]]
+    long = [i for i, length in enumerate(lengths) if length > most]
+    if long:
+        raise ValueError(
+            f"{len(long)} of {len(texts)} texts have more tokens than {name} has positions, {most}; the first is "
+            f"number {long[0]} with {lengths[long[0]]}, {texts[long[0]][:60]!r}: shorten them or leave them out"
+        )
+    return list(texts), dict(padding=padding, truncation=True, max_length=most)
+
+
 def placed(inputs: Any, model: Any) -> dict[str, Any]:
     """Inputs on the model's device; pixels in its type."""
     kind = next(p.dtype for p in model.parameters() if p.is_floating_point())

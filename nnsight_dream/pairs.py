@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import arguments, demo
+from . import arguments, demo, hub
 from .coco import outlines
 from .scores import at_least
 
@@ -282,15 +283,17 @@ def from_hub(
     options           go to `datasets.load_dataset`
 
     Pictures stay in memory as the files that they came in, and are decoded when they are read. Raises ImportError
-    without datasets, ValueError for columns that are not there, missing captions and `most` below 1; what
-    `load_dataset` raises for a name or split that it does not know.
+    without datasets, ValueError for columns that are not there, missing captions and `most` below 1, ConnectionError
+    where the hub does not answer within seconds; what `load_dataset` raises for a name or split that it does not know.
     """
     at_least(most=most)
     try:
         import datasets
     except ImportError as error:
         raise ImportError("data sets by name need datasets: pip install datasets") from error
-    stream = datasets.load_dataset(name, split=split, streaming=True, **options)
+    here = Path(name).exists() or any(options.get(k) for k in ("data_files", "data_dir"))
+    with contextlib.nullcontext() if here else hub.patient(f"the data set {name}"):
+        stream = datasets.load_dataset(name, split=split, streaming=True, **options)
     for column, feature in (stream.features or {}).items():
         if isinstance(feature, datasets.Image):
             stream = stream.cast_column(column, datasets.Image(decode=False))

@@ -21,7 +21,7 @@ from .alignment_experiments import (
 )
 from .encoders import Encoder
 from .intervals import bootstrap, wilson
-from .judges import loaded, placed, still
+from .judges import loaded, placed, still, worded
 from .pairs import Pair
 from .predictivity import Predictivity
 from .representation import matrix, ranks
@@ -92,7 +92,8 @@ def clip_scores(
                `device=`, the best there is if not given
     batch      how many pairs at a time
 
-    Raises ValueError for no pairs and missing captions, TypeError for a model that is no dual encoder.
+    Raises ValueError for no pairs, missing captions and captions of more tokens than it has positions, TypeError for a
+    model that is no dual encoder.
     """
     at_least(batch=batch)
     if not pairs:
@@ -101,10 +102,7 @@ def clip_scores(
     if not hasattr(found, "get_text_features") or not hasattr(found, "get_image_features"):
         raise TypeError(f"{name} ({type(found).__name__}) is no dual encoder: give a CLIP or SigLIP model")
     texts, scores = captions_of(pairs, caption), []
-    length: dict[str, Any] = dict(truncation=True, max_length=found.config.text_config.max_position_embeddings)
-    length["padding"] = True
-    if "siglip" in found.config.model_type:  # trained on lower case, filled up to full length
-        texts, length["padding"] = [text.lower() for text in texts], "max_length"
+    texts, length = worded(texts, found, processor, name)
     for begin in range(0, len(pairs), batch):
         some = slice(begin, begin + batch)
         sides = []

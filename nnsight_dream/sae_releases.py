@@ -71,19 +71,10 @@ def _listed(release: str, sae_id: str | None) -> tuple[str, str, str, dict[str, 
 
 @contextlib.contextmanager
 def _patient(what: str) -> Iterator[None]:
-    """For loaders that retry for half a minute: without a network they are told so, and their errors become one."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    why = hub.out_of_reach()
-    with hub.offline(why is not None), hub.never_asking():
+    """For sae-lens's loaders, which retry for half a minute and may load parts of a model."""
+    with hub.patient(what), hub.never_asking():
         try:
             yield
-        except LocalEntryNotFoundError as error:
-            raise ConnectionError(hub.unreachable(what, why or hub.refused(error))) from error
-        except OSError as error:  # what is not cached, and what requests and huggingface_hub say without a network
-            if why is None:
-                raise
-            raise ConnectionError(hub.unreachable(what, why)) from error
         except ValueError as error:
             if not hub.foreign(error):
                 raise

@@ -23,10 +23,8 @@ from .checkpoints import (
     headless,
     needed_files,
     placeless,
-    positions,
     refuse_half,
     refuse_missing,
-    refuse_too_long,
 )
 from .families import Family, family_of
 from .nnsight_import import import_nnsight
@@ -706,8 +704,6 @@ def load(
         size = _size_for(vlm, image_size)
         vlm.own_size = vlm.image_size if size != vlm.image_size else None
         vlm.pixels = replace(vlm.pixels, size=size)
-    rows, cols = vlm.grid
-    refuse_too_long(rows * cols, positions(vlm.hf), vlm.id, f"a picture of {rows} x {cols} image tokens")
     if check:
         from .trace import check as prove
 

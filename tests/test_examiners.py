@@ -27,9 +27,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 import nnsight_dream as nd
-from nnsight_dream import demo
+from nnsight_dream import demo, pairs
 from nnsight_dream.examiners import demo_aliases
 from nnsight_dream.judging import results
+from nnsight_dream.preference import clip_scores
 from nnsight_dream.store import Job, Store
 
 NAMES = [("octopus", "animal"), ("frog", "animal"), ("bee", "animal"), ("winter", "season"), ("summer", "season")]
@@ -164,6 +165,22 @@ def dual_encoder(kind: str) -> tuple[Any, Any]:
 @pytest.fixture(scope="module", params=["clip", "siglip"])
 def encoder(request: pytest.FixtureRequest) -> tuple[str, Any, Any]:
     return (request.param, *dual_encoder(request.param))
+
+
+def test_a_text_is_never_cut_in_silence(encoder: tuple[str, Any, Any]) -> None:
+    _, model, processor = encoder
+    long = "a fox and a frog and " * 12
+    with pytest.raises(
+        ValueError, match=r"1 of 2 texts have more tokens than .* has positions, 24; the first is number 1"
+    ):
+        nd.ZeroShotJudge(model, processor, names=["fox", long])
+    some = [
+        pairs.pair(str(i), image, [text])
+        for i, (image, text) in enumerate(zip(images(), ("a fox", long), strict=False))
+    ]
+    with pytest.raises(ValueError, match="shorten them or leave them out"):
+        clip_scores(model, some, processor)
+    assert clip_scores(model, some[:1], processor).shape == (1,)
 
 
 def images() -> list[Image.Image]:

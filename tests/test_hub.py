@@ -24,7 +24,7 @@ import nnsight_dream as nd
 from nnsight_dream import encoders, hub
 from nnsight_dream.cli import main
 from nnsight_dream.estimate import estimate
-from nnsight_dream.pairs import pair
+from nnsight_dream.pairs import from_hub, pair
 from nnsight_dream.preference import clip_scores
 
 DOORS: dict[str, Callable[[Any], Any]] = {
@@ -164,6 +164,19 @@ def test_a_hub_out_of_reach_is_said_at_once(door: str, cache: Path, monkeypatch:
         ):
             doors[door]("some/model")
         assert time.monotonic() - began < 3
+
+
+def test_data_sets_and_autoencoders_are_said_at_once_too(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    with endpoint("refused") as here:
+        use(monkeypatch, here)
+        for given in (lambda: from_hub("some/data", "train", most=1), lambda: nd.feature("some/saes", "layer_1", 0)):
+            began = time.monotonic()
+            with pytest.raises(
+                ConnectionError, match=r"some/(data|saes) is not in .* cannot be reached: go online once"
+            ):
+                given()
+            assert time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def known(device: Any, name: str = "device") -> torch.device:
     try:
         asked = torch.device(f"{best().type}:{device}" if isinstance(device, int) else device)
     except RuntimeError:
-        near = difflib.get_close_matches(str(device), ["cuda", *allowed], 1, 0.4)
-        meant = f"; did you mean {near[0]!r}?" if near and near[0] in allowed else ""
+        near = difflib.get_close_matches("cuda" if str(device).lower() == "gpu" else str(device), allowed, 1, 0.6)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name}={device!r} is no device; here are {', '.join(allowed)}{meant}") from None
     if asked.type == "cpu":
         return torch.device("cpu")

@@ -24,7 +24,7 @@ from .cards import RECORD, TOP, Card, Material, Shot
 from .digests import digest
 from .directions import versions
 from .features import Feature, feature
-from .pictures import as_tensors
+from .pictures import as_image, as_tensors
 from .prototype import Prototype, _png
 from .readouts import nearest_rows, top_logits
 from .responses import Responses, responses
@@ -285,6 +285,6 @@ class _Bench:
 
 
 def _small(image: Image.Image) -> Image.Image:
-    small = image.convert("RGB").copy()
+    small = as_image(image).copy()
     small.thumbnail((128, 128), Image.Resampling.LANCZOS)
     return small

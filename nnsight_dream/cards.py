@@ -17,12 +17,11 @@ from typing import Any
 
 from PIL import Image
 
-from . import arguments
+from .pictures import ENDINGS, as_image, files
 from .prototype import Prototype
 
 RECORD = "card.json"
 TOP = 8  # words, pictures, tokens and neighbours that are kept
-FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,21 +65,13 @@ class Material:
 
         Raises FileNotFoundError for a folder without pictures.
         """
-        files = sorted(p for p in arguments.folder(folder, must_exist=True).glob("*") if p.suffix.lower() in FILES)
-        if not files:
-            raise FileNotFoundError(f"{folder} holds no picture: files ending in {', '.join(FILES)} are looked for")
+        there = files(folder)
+        if not there:
+            raise FileNotFoundError(f"{folder} holds no picture: files ending in {', '.join(ENDINGS)} are looked for")
         bundled = cls.bundled()
         told = bundled.words if words is None else tuple(words)
-        return cls(told, tuple(map(opened, files)), tuple(p.stem for p in files), bundled.categories)
-
-
-def opened(file: str | Path) -> Image.Image:
-    """A picture file, whole, on white where it is clear. Raises OSError for a file that is no picture."""
-    with Image.open(file) as image:
-        clear = image.convert("RGBA")
-    ground = Image.new("RGBA", clear.size, "white")
-    ground.alpha_composite(clear)
-    return ground.convert("RGB")
+        shown = tuple(as_image(p, p.name) for p in there)
+        return cls(told, shown, tuple(p.stem for p in there), bundled.categories)
 
 
 @dataclass(frozen=True)

@@ -303,8 +303,6 @@ def _feature(args: argparse.Namespace) -> int:
 
 
 def _features(args: argparse.Namespace) -> int:
-    from PIL import Image
-
     from .sae_reading import candidates
     from .sae_releases import load_sae
 
@@ -315,8 +313,7 @@ def _features(args: argparse.Namespace) -> int:
         if not file.is_file():
             raise FileNotFoundError(f"no picture {file}: give picture files")
     sae = load_sae(args.sae, args.id)
-    images = None if args.picture is None else [Image.open(file) for file in args.picture]
-    found = candidates(_load(args), sae, words=args.word, images=images, top=args.top)
+    found = candidates(_load(args), sae, words=args.word, images=args.picture, top=args.top)
     if args.json:
         rows = [{"index": c.index, "word": c.word, "picture": c.picture, "score": c.score} for c in found]
         _print_json(rows)
@@ -468,8 +465,6 @@ def _sizes(vlm: Any) -> str:
 
 
 def _judge(args: argparse.Namespace) -> int:
-    from PIL import Image
-
     from .judges import DemoJudge
 
     arguments.whole(args.top, "--top", 1)
@@ -477,8 +472,7 @@ def _judge(args: argparse.Namespace) -> int:
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"no picture {file}: give picture files or folders that Prototype.save wrote")
-    images = [Image.open(f).convert("RGB") for f in files]
-    verdicts = DemoJudge(device=args.device).judge(images, category=args.category)
+    verdicts = DemoJudge(device=args.device).judge(files, category=args.category)
     if args.json:
         rows = [
             {"path": str(f), "names": dict(zip(v.names[: args.top], v.probabilities[: args.top], strict=True))}

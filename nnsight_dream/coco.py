@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arguments import shown, whole
+
 if TYPE_CHECKING:
     from PIL import Image
+
+FAR = 1e6  # pixels; coordinates beyond are none
 
 
 def outlines(segments: Iterable[Any], size: tuple[int, int]) -> Image.Image:
     """The union of segmentations as a mask of a size (width, height): 255 inside, 0 elsewhere.
 
-    Raises ValueError for run lengths of another size.
+    Raises ValueError for run lengths of another size or that are none, and polygons that are not finite.
     """
     from PIL import Image, ImageDraw
 
@@ -25,20 +29,43 @@ def outlines(segments: Iterable[Any], size: tuple[int, int]) -> Image.Image:
             runs = Image.fromarray(255 * _runs(segment, size).astype(np.uint8))
             mask.paste(255, mask=runs)
             continue
-        for polygon in segment:
-            if len(polygon) >= 6:  # fewer numbers enclose nothing
-                draw.polygon([float(v) for v in polygon], fill=255)
+        for points in map(_polygon, _polygons(segment)):
+            if len(points) >= 6:  # fewer numbers enclose nothing
+                draw.polygon(points, fill=255)
     return mask
+
+
+def _polygons(segment: Any) -> Sequence[Any]:
+    """The polygons of a segmentation: a list of lists of numbers, or one such list."""
+    if segment is None:
+        return []
+    if not isinstance(segment, (list, tuple)):
+        raise ValueError(f"a segmentation is a list of polygons or run lengths; got {shown(segment)}")
+    return [segment] if segment and isinstance(segment[0], (int, float)) else segment
+
+
+def _polygon(numbers: Any) -> list[float]:
+    """A polygon's x and y in turn. Raises ValueError for what is not finite, no number, or out of all reach."""
+    try:
+        points = np.asarray(numbers, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        points = np.array(np.nan)
+    if points.ndim != 1 or len(points) % 2 or not bool((abs(points) < FAR).all()):
+        raise ValueError(f"a polygon is x and y in turn, finite numbers of pixels; got {shown(numbers)}")
+    return [float(v) for v in points]
 
 
 def _runs(segment: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     """Run lengths, column by column and zeros first, as a mask (height, width)."""
-    height, width = segment["size"]
+    try:
+        height, width = map(int, segment["size"])
+        counts = segment["counts"]
+        runs = unpacked(counts) if isinstance(counts, (str, bytes)) else [whole(n, "a run length", 0) for n in counts]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"run lengths are counts and a size (height, width); got {shown(segment)} ({error})") from None
     if (width, height) != size:
         raise ValueError(f"run lengths of {width} x {height} for a picture of {size[0]} x {size[1]}")
-    counts = segment["counts"]
-    runs = unpacked(counts) if isinstance(counts, (str, bytes)) else counts
-    if sum(runs) != width * height:
+    if sum(runs) != width * height or min(runs, default=0) < 0:
         raise ValueError(f"run lengths of {sum(runs)} pixels in all for a picture of {width} x {height}")
     values = np.repeat(np.arange(len(runs)) % 2, runs)
     return values.reshape(width, height).T.astype(bool)

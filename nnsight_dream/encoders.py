@@ -25,7 +25,7 @@ from .changes import still
 from .checkpoints import at_best_device, placeless, positions, refuse_missing, refuse_too_long
 from .family import first
 from .nnsight_import import import_nnsight
-from .pictures import as_tensors
+from .pictures import as_images, as_tensors, by_size
 from .shipped import reach
 from .sites import Site
 from .spans import wrap
@@ -41,7 +41,7 @@ class Encoder:
     """One side of a model. Made by `image_side`, `text_side`, `tower`, `vision_model` or `language_model`.
 
     name     for tables and figures
-    takes    "pictures" (PIL images or tensors (3, H, W) in [0, 1]) or "words" (texts)
+    takes    "pictures" (PIL images, paths or tensors (3, H, W) in [0, 1], see `pictures`) or "words" (texts)
     layers   how many blocks there are; layers go from 0, the embeddings
     tokens   "class" (its vector of the class token), "mean" (over all patches, or the text's own tokens) or "last"
     key      a hash of weights, hooks, preprocessing and choice of tokens, as they are now: the same for like features
@@ -111,13 +111,17 @@ def image_side(vlm: VLM, tokens: str = "mean") -> Encoder:
 
     def read(items: Sequence[Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
         sites = {layer: _site(layer) for layer in layers}
-        with torch.no_grad():
-            found = read_pictures(vlm, _packed(vlm, items), list(sites.values()))
-        return {layer: found[site].float().mean(1) for layer, site in sites.items()}
+
+        def mean(part: torch.Tensor) -> dict[int, torch.Tensor]:
+            with torch.no_grad():
+                found = read_pictures(vlm, part.to(vlm.device), list(sites.values()))
+            return {layer: found[site].float().mean(1) for layer, site in sites.items()}
+
+        return _by_size(items, mean)
 
     def key() -> str:
         told = (vlm.weights_tag(vlm.layers), str(vlm.pixels), vlm.image_prompt.text, tokens, str(vlm.dtype))
-        return _key("image side", *told)
+        return _key("image side, by size", *told)
 
     return Encoder(f"{vlm.id}, image side", PICTURES, vlm.layers, tokens, key, read)
 
@@ -161,19 +165,23 @@ def tower(vlm: VLM, tokens: str = "mean") -> Encoder:
             f"{vlm.id}: the tower of a {vlm.family.name} takes {', '.join(grey)}, not pixels alone, and cannot be run "
             "by itself; read image_side(vlm), whose layer 0 is what the tower gives"
         )
-    return _vision(hf, lambda items: vlm.pack(_packed(vlm, items)), f"{vlm.id}, tower", str(vlm.pixels), tokens, None)
+
+    def inputs(items: Sequence[Any]) -> dict[str, torch.Tensor]:
+        return _by_size(items, lambda part: vlm.pack(part.to(vlm.device)))
+
+    return _vision(hf, inputs, f"{vlm.id}, tower", f"{vlm.pixels}, by size", tokens, None)
 
 
-def _packed(vlm: VLM, items: Sequence[Any]) -> torch.Tensor:
-    """Pictures of any sizes as (B, 3, H, W) at the size that the model sees."""
-    parts = as_tensors(list(items), "pictures")
-    if len({p.shape[2:] for p in parts}) > 1:
-        height, width = vlm.image_size
-        parts = [
-            torch.nn.functional.interpolate(p, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
-            for p in parts
-        ]
-    return torch.cat(parts).to(vlm.device)
+def _by_size(items: Sequence[Any], made: Callable[[torch.Tensor], dict[Any, torch.Tensor]]) -> dict[Any, torch.Tensor]:
+    """What `made` gives of pictures (B, 3, H, W), those of one size together, so that none depends on its company."""
+    parts: dict[Any, list[torch.Tensor]] = {}
+    order: list[int] = []
+    for numbers, part in by_size(as_tensors(list(items), "pictures"), len(items) or 1):
+        order += numbers
+        for name, rows in made(part).items():
+            parts.setdefault(name, []).append(rows)
+    back = torch.tensor(order).argsort()
+    return {name: torch.cat(rows)[back.to(rows[0].device)] for name, rows in parts.items()}
 
 
 # -- models of one kind ------------------------------------------------------------------------------------------
@@ -218,15 +226,8 @@ def vision_model(
         raise ValueError(f"{called}: a model in hand needs processor=, its image processor")
 
     def inputs(items: Sequence[Any]) -> dict[str, torch.Tensor]:
-        from PIL import Image
-
-        def as_image(item: Any) -> Any:
-            if hasattr(item, "convert"):
-                return item.convert("RGB")
-            (picture,) = as_tensors(item, "pictures")
-            return Image.fromarray((picture[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy())
-
-        return {"pixel_values": processor(images=[as_image(i) for i in items], return_tensors="pt")["pixel_values"]}
+        shown = as_images(list(items), "pictures")
+        return {"pixel_values": processor(images=shown, return_tensors="pt")["pixel_values"]}
 
     told = json.dumps(processor.to_dict(), default=str, sort_keys=True) if hasattr(processor, "to_dict") else ""
     return _vision(hf, inputs, called, told, tokens, blocks, lambda stack: _all_there(called, model, hf, stack, report))

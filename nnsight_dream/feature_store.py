@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from . import arguments, cache, pictures
+from .arguments import shown
 from .encoders import PICTURES, Encoder
 from .scores import at_least
 
@@ -63,8 +65,8 @@ def features(
 ) -> Features:
     """The features of pictures or texts at all layers asked for, in one pass, kept on disk.
 
-    items     PIL images, tensors (3, H, W) in [0, 1], or texts, as the encoder takes them; any iterable, of which
-              `CHUNK` are in memory at a time
+    items     PIL images, paths, tensors (3, H, W) in [0, 1] (see `pictures`), or texts, as the encoder takes them; any
+              iterable, of which `CHUNK` are in memory at a time
     layers    from 0, the embeddings; all if not given
     folder    where they are kept: `features` in the user's cache folder if not given. A chunk takes 256 x width x 4
               bytes for each layer; nothing is ever removed
@@ -82,7 +84,7 @@ def features(
     files: list[Path] = []
     n = made = 0
     stream = iter(items)
-    while some := list(itertools.islice(stream, CHUNK)):
+    while some := [_held(item, encoder.takes) for item in itertools.islice(stream, CHUNK)]:
         place = home / _name(encoder, some)
         missing = [layer for layer in wanted if not _is_whole(place, layer, len(some))]
         if missing:
@@ -104,14 +106,30 @@ def _name(encoder: Encoder, items: list[Any]) -> str:
     return digest.hexdigest()[:24]
 
 
+def _held(item: Any, takes: str) -> Any:
+    """A picture as it is read, once for all layers; a text as it is. Raises ValueError for an item of another kind."""
+    if takes != PICTURES or isinstance(item, (torch.Tensor, np.ndarray)):
+        return item
+    if not (isinstance(item, str) and not os.path.isfile(item)):
+        with contextlib.suppress(TypeError):
+            return pictures.as_image(item, "pictures")
+    raise _strange(item, takes)
+
+
 def content(item: Any, takes: str) -> bytes:
     """A hash of a picture's pixels or a text. Raises ValueError for an item of another kind."""
-    if takes == PICTURES and (hasattr(item, "convert") or isinstance(item, torch.Tensor)):
+    if takes == PICTURES and (hasattr(item, "convert") or isinstance(item, (torch.Tensor, np.ndarray))):
         return pictures.content(item)
     if takes != PICTURES and isinstance(item, str):
         return hashlib.sha256(item.encode()).digest()
-    needed = "PIL images or tensors (3, H, W) in [0, 1]" if takes == PICTURES else "texts (str)"
-    raise ValueError(f"a {type(item).__name__} among {takes}: {needed} are needed")
+    raise _strange(item, takes)
+
+
+def _strange(item: Any, takes: str) -> ValueError:
+    needed = "texts (str)"
+    if takes == PICTURES:
+        needed = "PIL images, tensors (3, H, W) in [0, 1] or paths of files that are there"
+    return ValueError(f"a {type(item).__name__} among {takes}: {needed} are needed; got {shown(item)}")
 
 
 def _file(place: Path, layer: int) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from . import arguments, demo, devices, hub
 from .calm import calmly
 from .changes import still as still
 from .checkpoints import at_best_device, refuse_missing
-from .pictures import as_tensors
+from .pictures import as_images, as_tensors, by_size
 
 
 @dataclass(frozen=True)
@@ -136,28 +136,19 @@ class DemoJudge(NamingJudge):
     def logits(self, images: Any) -> torch.Tensor:
         """(pictures, names) before the softmax, at temperature 1: means over each picture and its mirror image."""
         with torch.no_grad():
-            seen = [self._input(part) for same in opened(images) for part in same.split(64)]
-            found = [(self._net(x) + self._net(x.flip(-1))) / 2 for x in seen]
-        return torch.cat(found).float().cpu()
+            order: list[int] = []
+            found = []
+            for numbers, part in by_size(as_tensors(images, "images"), 64):
+                x = self._input(part)
+                found.append((self._net(x) + self._net(x.flip(-1))) / 2)
+                order += numbers
+        return torch.cat(found).float().cpu()[torch.tensor(order).argsort()]  # they went size by size
 
     def _input(self, pictures: torch.Tensor) -> torch.Tensor:
         x = pictures.to(self._device)
         if tuple(x.shape[-2:]) != (self._side, self._side):
             x = F.interpolate(x, (self._side, self._side), mode="bilinear", antialias=True)
         return (x - self._mean) / self._std
-
-
-def opened(images: Any) -> list[torch.Tensor]:
-    """Tensors (B, 3, H, W) of pictures that may be given as files."""
-    many: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
-    found = []
-    for image in many:
-        if isinstance(image, (str, os.PathLike)):
-            with Image.open(image) as file:
-                found.append(file.convert("RGBA"))
-        else:
-            found.append(image)
-    return as_tensors(found, "images")
 
 
 @calmly
@@ -211,5 +202,4 @@ def placed(inputs: Any, model: Any) -> dict[str, Any]:
 @calmly
 def as_pil(images: Any) -> list[Image.Image]:
     """Pictures, of whatever kind `judge` takes, as PIL images."""
-    eighths = [(255 * picture).round().byte() for same in opened(images) for picture in same]
-    return [Image.fromarray(p.permute(1, 2, 0).cpu().numpy()) for p in eighths]
+    return as_images(images)

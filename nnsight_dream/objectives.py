@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from . import arguments, shipped_scores
-from .pictures import as_tensors, content
+from .pictures import as_image, as_tensors, content
 from .shipped import Step
 from .sites import Site
 from .trace import mean_patches
@@ -204,7 +206,7 @@ def _bundled() -> Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The mean patch over reference pictures (PIL images, any size); `Pictures.bundled()` are the demo's own.
+    """The mean patch over reference pictures (PIL images or paths, any size); `Pictures.bundled()` are the demo's own.
 
     Two of the same pictures in the same order are equal, so that a centre is computed once for them, also where they
     came by pickle (a worker gets its settings anew with every chunk). Raises ValueError for no picture.
@@ -215,9 +217,11 @@ class Pictures:
     def __post_init__(self) -> None:
         from PIL import Image
 
+        files = (str, os.PathLike, bytes, np.ndarray)
         form = "a PIL image, or a list of them, is"
-        images, _ = arguments.several(self.images, Image.Image, "images", form)
-        object.__setattr__(self, "images", tuple(images))
+        images, _ = arguments.several(self.images, (Image.Image, torch.Tensor, *files), "images", form)
+        held = (as_image(image, "images") if isinstance(image, files) else image for image in images)
+        object.__setattr__(self, "images", tuple(held))
         if not self.images:
             raise ValueError("Pictures() holds no picture: give a non-empty list of PIL images")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .asking import Asked, JudgeStopped, Keep, answer_row, grade_row
 from .openai_calls import PRICES, Caller, Unreachable, Unreadable, in_a_thread
+from .pictures import as_image
 from .plain import encodable
 from .questions import PROTOCOLS, capped, heard, result, rubric
 from .thinking import spoken
@@ -244,7 +245,7 @@ def data_url(image: Image.Image, side: int) -> str:
     """A picture as a PNG data URL, RGB, its longer side at least `side` pixels, enlarged if need be (bicubic)."""
     from PIL import Image
 
-    image = image.convert("RGB")
+    image = as_image(image)
     if max(image.size) < side:
         factor = side / max(image.size)
         size = max(1, round(image.width * factor)), max(1, round(image.height * factor))

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import arguments, demo, hub
 from .coco import outlines
+from .pictures import Read, files, hidden, read
+from .rows import FORMS, file_beside, json_of, lines_of, rows_of
 from .scores import at_least
 
 if TYPE_CHECKING:
     from PIL import Image
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 CAPTIONS = ("captions", "caption", "text")  # as data sets call them
 PHRASES = ("{name}", "a picture of {name}", "{name} ({category})", "this is {name}", "What does {name} look like?")
 
@@ -31,7 +30,7 @@ class Pair:
     name      which picture it is, for messages
     captions  one text or more
     group     what belongs together, such as the thing that several pictures show; the name if there is nothing else
-    source    the picture: a file, its bytes, or a PIL image;  covering, likewise, its mask or None
+    source    the picture: a file, its bytes, or whatever `pictures` reads;  covering, likewise, its mask or None
     """
 
     name: str
@@ -42,32 +41,39 @@ class Pair:
 
     @property
     def image(self) -> Image.Image:
-        """The picture, RGB, on white where it is transparent; read anew each time. Raises ValueError with its name."""
-        from PIL import Image
+        """The picture, upright, RGB, on white where it is transparent; read anew each time.
 
-        picture = _opened(self.source, self.name)
-        if "A" in picture.getbands() or "transparency" in picture.info:
-            clear = picture.convert("RGBA")
-            ground = Image.new("RGBA", clear.size, "white")
-            ground.alpha_composite(clear)
-            picture = ground
-        return picture.convert("RGB")
+        Raises ValueError with its name.
+        """
+        return read(self.source, self.name).image
 
     @property
     def mask(self) -> Image.Image | None:
         """What is thing (255) and what is ground (0), of the picture's size; None where that is not known.
 
-        Without a mask of its own, a picture's alpha channel is one. Raises ValueError for a mask of another size.
+        Without a mask of its own, a picture's alpha channel is one. Raises ValueError for a mask of another size, or
+        outlines that are none.
         """
-        picture = _opened(self.source, self.name)
+        picture = read(self.source, self.name)
         if self.covering is None:
-            return picture.convert("RGBA").getchannel("A") if "A" in picture.getbands() else None
+            return picture.cover
         if isinstance(self.covering, _Outlines):
-            return outlines(self.covering.segments, picture.size)
-        mask = _opened(self.covering, f"the mask of {self.name}").convert("L")
-        if mask.size != picture.size:
-            raise ValueError(f"{self.name}: the picture is {picture.size[0]} x {picture.size[1]}, its mask {mask.size}")
-        return mask
+            try:
+                mask = outlines(self.covering.segments, picture.size)
+            except ValueError as error:
+                raise ValueError(f"{self.name}: {error}") from None
+            return mask if mask.size == picture.image.size else mask.resize(picture.image.size, 4)  # 4: box
+        return _mask(read(self.covering, f"the mask of {self.name}"), picture, self.name)
+
+
+def _mask(found: Read, picture: Read, name: str) -> Image.Image:
+    """A mask's brightness; what of it is clear is ground."""
+    from PIL import ImageChops
+
+    if found.size != picture.size:
+        raise ValueError(f"{name}: the picture is {picture.size[0]} x {picture.size[1]}, its mask {found.size}")
+    mask = found.image.convert("L")
+    return mask if found.cover is None else ImageChops.subtract(mask, ImageChops.invert(found.cover))  # white to black
 
 
 @dataclass(frozen=True)
@@ -75,26 +81,15 @@ class _Outlines:
     segments: tuple[Any, ...]
 
 
-def _opened(source: Any, name: str) -> Image.Image:
-    from PIL import Image, UnidentifiedImageError
-
-    if hasattr(source, "convert"):
-        return source
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            file.load()
-            return file
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"{name} cannot be read as a picture: {error}") from error
-
-
 def pair(name: str, source: Any, captions: Any, group: Any = None, mask: Any = None) -> Pair:
-    """A pair, checked. Raises ValueError for missing or empty captions."""
-    told = [captions] if isinstance(captions, str) else list(captions if captions is not None else ())
-    said = tuple(c.strip() for c in told if isinstance(c, str) and c.strip())
-    if not said or len(said) < len(told):
+    """A pair, checked. Raises ValueError for missing or empty captions, and for half a character in one."""
+    given = [captions] if isinstance(captions, str) else list(captions if captions is not None else ())
+    texts = tuple(c.strip() for c in given if isinstance(c, str) and c.strip())
+    if not texts or len(texts) < len(given):
         raise ValueError(f"{name}: one caption or more is needed, none of them empty; got {captions!r}")
-    return Pair(name, said, name if group is None or group == "" else str(group), source, mask)
+    for caption in texts:
+        arguments.text(caption, f"{name}: caption")
+    return Pair(name, texts, name if group is None or group == "" else str(group), source, mask)
 
 
 def _whole(found: Iterable[Pair], where: Any) -> list[Pair]:
@@ -130,94 +125,107 @@ def bundled(names: Iterable[str] | None = None, *, phrases: Sequence[str] = PHRA
 
 
 def from_folder(folder: str | os.PathLike[str]) -> list[Pair]:
-    """Pictures of a folder, with captions of metadata.jsonl, metadata.json or metadata.csv, or of text files beside.
+    """Pictures of a folder, with captions of a metadata table (.jsonl, .json, .csv, .parquet), or of texts beside them.
 
-    As Hugging Face's image folders have it: `file_name` and `captions` (also `caption` or `text`; in CSV one), and, if
-    there are any, `mask` (a file) and `group`. Without metadata, fox.txt holds the captions of fox.png, one a line,
-    fox.mask.png is its mask, and a picture's own folder, if it is in one, its group.
+    As Hugging Face's image folders have it: metadata.csv and the like in the folder, or one in each of several folders
+    in it, with columns as in `from_table`. Without metadata, fox.txt holds the captions of fox.png, one a line,
+    fox.mask.png is its mask, and a picture's own folder, if it is in one, its group. Hidden files are left out, and
+    what macOS, Windows and notebooks leave beside pictures.
 
     Raises FileNotFoundError for a folder or picture that is not there, ValueError for missing captions.
     """
     folder = arguments.folder(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    for ending in (".jsonl", ".json", ".csv"):
-        if (table := folder / f"metadata{ending}").is_file():
-            return from_table(table)
+    if tables := _metadata(folder):
+        return _whole((_moved(p, t.parent.relative_to(folder)) for t in tables for p in from_table(t)), folder)
     made = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in ENDINGS or path.stem.endswith(".mask"):
+    for path in files(folder, deep=True):
+        if path.stem.endswith(".mask"):
             continue
-        text, mask = path.with_suffix(".txt"), path.with_name(f"{path.stem}.mask.png")
-        if not text.is_file():
+        captions, mask = path.with_suffix(".txt"), path.with_name(f"{path.stem}.mask.png")
+        if not captions.is_file():
             raise ValueError(
-                f"{path}: no captions; put them into {text.name} beside it, one a line, or into {folder}/metadata.jsonl"
+                f"{path}: no captions; put them into {captions.name} beside it, one a line, or into "
+                f"{folder}/metadata.jsonl"
             )
-        captions = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in lines_of(captions) if line.strip()]
         group = None if path.parent == folder else path.parent.name
-        made.append(pair(str(path.relative_to(folder)), path, captions, group, mask if mask.is_file() else None))
+        made.append(pair(path.relative_to(folder).as_posix(), path, lines, group, mask if mask.is_file() else None))
     return _whole(made, folder)
 
 
+def _metadata(folder: Path) -> list[Path]:
+    """The folder's metadata table, or those of the folders in it."""
+    found: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("metadata.*"), key=lambda p: FORMS.index(p.suffix) if p.suffix in FORMS else 9):
+        form = path.suffix in FORMS and (path.suffix != ".json" or path.parent == folder)
+        if form and path.is_file() and not hidden(path.relative_to(folder)):
+            found.setdefault(path.parent, path)
+    return [found[folder]] if folder in found else [found[place] for place in sorted(found)]
+
+
+def _moved(of: Pair, below: Path) -> Pair:
+    """A pair of a table in a folder below: its name tells the folder."""
+    if below == Path():
+        return of
+    name = (below / of.name).as_posix()
+    return replace(of, name=name, group=name if of.group == of.name else of.group)
+
+
 def from_table(path: str | os.PathLike[str]) -> list[Pair]:
-    """Pairs of a .jsonl, .json, .csv or .parquet file: columns as in `from_folder`, files relative to the table.
+    """Pairs of a .jsonl, .json, .csv or .parquet file: a row for each picture, files relative to the table.
 
-    A picture is `file_name`, or `image`: a path, or in Parquet the bytes that Hugging Face's data sets hold.
+    The picture is `file_name`, `image_file_name` (or another column ending in _file_name) or `image`: a path, or in
+    Parquet the bytes that Hugging Face's data sets hold. Captions are `captions`, `caption` or `text`, a text or a list
+    of texts, or `caption_0`, `caption_1` and so on. There may be `mask` or `mask_file_name` (a file) and `group`.
+    Tables are UTF-8, or UTF-16 with its mark; in CSV columns may be parted by semicolons or tabs.
 
-    Raises FileNotFoundError for a file that is not there, ValueError for another ending, columns that are not there and
-    missing captions, ImportError for Parquet without pyarrow.
+    Raises FileNotFoundError for a file that is not there, ValueError for another ending or encoding, columns that are
+    not there and missing captions, ImportError for Parquet without pyarrow.
     """
     path = arguments.path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    return _whole((_of_row(row, i, path) for i, row in enumerate(_rows(path))), path)
+    return _whole((_of_row(row, where, path) for where, row in rows_of(path)), path)
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    ending = path.suffix.lower()
-    if ending == ".parquet":
-        try:
-            from pyarrow import parquet
-        except ImportError as error:
-            raise ImportError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from error
-        for batch in parquet.ParquetFile(path).iter_batches(64):
-            yield from batch.to_pylist()
-    elif ending == ".csv":
-        with open(path, encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file)
-    elif ending == ".jsonl":
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                yield json.loads(line)
-    elif ending == ".json":
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, Mapping):
-            raise ValueError(f"{path} holds one object, not a list of rows; of COCO annotations use from_coco")
-        yield from found
-    else:
-        raise ValueError(f"{path}: allowed are .jsonl, .json, .csv and .parquet")
-
-
-def _of_row(row: Mapping[str, Any], number: int, path: Path) -> Pair:
-    source = row.get("file_name") or row.get("image")
-    column = next((c for c in CAPTIONS if c in row), None)
-    if source is None or column is None:
+def _of_row(row: Mapping[str, Any], where: str, path: Path) -> Pair:
+    column, captions = _picture_column(row, where), _captions(row)
+    if column is None or not captions:
         raise ValueError(
-            f"{path}, row {number}: columns file_name (or image) and {', '.join(CAPTIONS[:-1])} or {CAPTIONS[-1]} are "
-            f"needed; there are {', '.join(row)}"
+            f"{where}: columns file_name (or image) and {', '.join(CAPTIONS[:-1])} or {CAPTIONS[-1]} are needed; there "
+            f"are {', '.join(map(str, row))}"
         )
-    name = str(row.get("file_name") or (source if isinstance(source, str) else f"row {number}"))
-    group, mask = row.get("group"), row.get("mask")
-    return pair(name, _file(source, path, name), row[column], group, _file(mask, path, name) if mask else None)
+    source, mask = row[column], row.get("mask") or row.get("mask_file_name")
+    name = source if isinstance(source, str) else str(row.get("file_name") or where.rpartition(", ")[2])
+    name = name.replace("\\", "/")
+    return pair(name, _file(source, path), captions[0], row.get("group"), _file(mask, path) if mask else None)
 
 
-def _file(source: Any, table: Path, name: str) -> Any:
+def _picture_column(row: Mapping[str, Any], where: str) -> str | None:
+    """Which column is the picture."""
+    named = [c for c in row if str(c).endswith("_file_name") and c not in ("mask_file_name", "image_file_name")]
+    known = [c for c in ("file_name", "image_file_name", "image") if row.get(c)]
+    if known or not named:
+        return known[0] if known else None
+    if len(named) > 1:
+        raise ValueError(f"{where}: which is the picture, {' or '.join(named)}? Call its column file_name")
+    return named[0] if row[named[0]] else None
+
+
+def _captions(row: Mapping[str, Any]) -> list[Any]:
+    """What columns of captions hold, the first that has some before the others; empty where there is no such column."""
+    there = [row[c] for c in CAPTIONS if c in row]
+    numbered = sorted((c for c in row if re.fullmatch(r"(caption|text)_?\d+", str(c))), key=lambda c: (len(c), c))
+    if not there and numbered:
+        return [[row[c] for c in numbered if row[c]]]
+    return sorted(there, key=lambda c: not c)
+
+
+def _file(source: Any, table: Path) -> Any:
     source = _encoded(source)
-    if isinstance(source, str):
-        source = table.parent / source
-        if not source.is_file():
-            raise FileNotFoundError(f"{table}: {name}: no file {source}")
-    return source
+    return file_beside(table, source) if isinstance(source, str) else source
 
 
 def from_coco(
@@ -234,23 +242,23 @@ def from_coco(
     The mask of things is the union of a picture's instances; one without any has an empty mask, all of it stuff. A
     picture's group is itself. Raises FileNotFoundError for files that are not there, ValueError for other annotations.
     """
-    told = _annotations(captions, "caption")
     shapes: dict[Any, list[Any]] = {}
     if instances is not None:
         for row in _annotations(instances, "segmentation")["annotations"]:
             shapes.setdefault(row["image_id"], []).append(row["segmentation"])
-    said: dict[Any, list[str]] = {}
-    for row in told["annotations"]:
-        said.setdefault(row["image_id"], []).append(row["caption"])
+    known = _annotations(captions, "caption")
+    texts: dict[Any, list[str]] = {}
+    for row in known["annotations"]:
+        texts.setdefault(row["image_id"], []).append(row["caption"])
     made: list[Pair] = []
-    for row in told["images"]:
-        if row["id"] not in said or (most is not None and len(made) >= most):
+    for row in known["images"]:
+        if row["id"] not in texts or (most is not None and len(made) >= most):
             continue
-        path = Path(pictures) / row["file_name"]
+        path = Path(pictures) / row["file_name"].replace("\\", "/")
         if not path.is_file():
             raise FileNotFoundError(f"{captions}: no picture {path}")
         mask = _Outlines(tuple(shapes.get(row["id"], ()))) if instances is not None else None
-        made.append(pair(row["file_name"], path, said[row["id"]], None, mask))
+        made.append(pair(row["file_name"], path, texts[row["id"]], None, mask))
     return _whole(made, captions)
 
 
@@ -258,10 +266,19 @@ def _annotations(path: str | os.PathLike[str], key: str) -> dict[str, Any]:
     path = arguments.path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    found = json.loads(Path(path).read_text(encoding="utf-8"))
+    found = json_of(Path(path))
     rows = found.get("annotations") if isinstance(found, dict) else None
-    if not rows or "images" not in found or key not in rows[0]:
+    pictures = found.get("images") if isinstance(found, dict) else None
+    if not isinstance(rows, list) or not rows or not isinstance(pictures, list):
         raise ValueError(f"{path}: COCO annotations with images and, of each annotation, {key!r} are needed")
+    for kind, some, needed in (("annotation", rows, ("image_id", key)), ("image", pictures, ("id", "file_name"))):
+        for i, row in enumerate(some):
+            if not isinstance(row, dict) or any(name not in row for name in needed):
+                there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+                raise ValueError(
+                    f"{path}: COCO annotations with images and, of each annotation, {key!r} are needed; {kind} {i} has "
+                    f"{there}, not {' and '.join(needed)}"
+                )
     return found
 
 

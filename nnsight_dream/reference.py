@@ -10,15 +10,15 @@ import functools
 import os
 import warnings
 from collections.abc import Hashable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from . import shipped_scores
-from .arguments import file, path, shown
+from .arguments import path, shown
 from .objectives import Grey, NaturalNoise, Pictures
-from .pictures import as_tensors
+from .pictures import ENDINGS, as_image, as_tensors, files
 from .sites import Site
 from .trace import mean_patches, read_pictures
 from .vlm import VLM
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 REFERENCES = 48
-FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 Reference = Pictures | Grey | NaturalNoise
 FORMS = (
     "reference= takes real pictures: PIL images, tensors (3, H, W) in [0, 1] or paths in a list, the path of a folder "
@@ -55,20 +54,18 @@ def chosen(reference: Any) -> Reference | None:
     if isinstance(reference, (str, os.PathLike)):
         place = path(reference, "reference")
         if place.is_dir():
-            files = sorted(p for p in place.iterdir() if p.suffix.lower() in FILES)
-            files = [p for p in files if not p.name.startswith(".")]
-            if not files:
+            if not (there := files(place)):
                 raise FileNotFoundError(
-                    f"reference={str(place)!r} holds no picture: files ending in {', '.join(FILES)} are looked for"
+                    f"reference={str(place)!r} holds no picture: files ending in {', '.join(ENDINGS)} are looked for"
                 )
-            return Pictures([_opened(p) for p in files])
+            return Pictures([as_image(p, "reference") for p in there])
         reference = [reference]
     several = list(reference) if isinstance(reference, (list, tuple)) else [reference]
     images: list[Any] = []
     for item in several:
         item = getattr(item, "image", item)  # a prototype, or a labelled picture
-        if isinstance(item, (str, os.PathLike)):
-            images.append(_opened(file(item, "reference")))
+        if isinstance(item, (str, os.PathLike, bytes, np.ndarray)):
+            images.append(as_image(item, "reference"))
         elif isinstance(item, torch.Tensor) or hasattr(item, "convert"):
             images += as_tensors(item, "reference") if isinstance(item, torch.Tensor) else [item]
         else:
@@ -76,12 +73,6 @@ def chosen(reference: Any) -> Reference | None:
     if not images:
         raise ValueError(f"reference={shown(reference)} holds no picture: {FORMS}")
     return Pictures(images)
-
-
-def _opened(place: Path) -> Image.Image:
-    from .cards import opened
-
-    return opened(place)
 
 
 def notice(vlm: VLM) -> str | None:

@@ -22,6 +22,7 @@ from . import arguments
 from .arguments import rows_of, several
 from .asking import standing
 from .cache import write_whole
+from .pictures import as_image
 from .questions import WORDS, mentions, question
 from .store import Entry, Store, now, slug
 from .tally import opened, results
@@ -150,11 +151,12 @@ def _thinned(values: Sequence[float], most: int) -> list[float]:
 
 
 def _data_url(image: Image.Image, most: int, form: str = "PNG") -> str:
+    image = as_image(image)
     if max(image.size) > most:
         image = image.copy()
         image.thumbnail((most, most), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, form, **({"quality": 80} if form == "JPEG" else {"optimize": True}))
+    image.save(buffer, form, **({"quality": 80} if form == "JPEG" else {"optimize": True}))
     return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -146,8 +146,7 @@ def candidates(vlm: VLM, sae: Any, words: Any = None, images: Any = None, top: i
 
 def _pictures(images: Any) -> list[torch.Tensor]:
     """Pictures as tensors; prototypes are taken by their image."""
-    several = images if isinstance(images, (list, tuple)) else [images]
-    return as_tensors([getattr(one, "image", one) for one in several], "images")
+    return as_tensors(images, "images")
 
 
 def _seen(vlm: VLM, images: Any, site: Site) -> Iterator[torch.Tensor]:

@@ -21,9 +21,9 @@ from PIL import Image
 
 import nnsight_dream as nd
 from nnsight_dream import alignment, demo, figures, tables
+from nnsight_dream.pictures import ENDINGS, as_image, files
 
 QUICK = ["--quick"]
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 # %% [markdown]
@@ -34,9 +34,9 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 def from_folder(folder: Path) -> dict[str, list[Image.Image]]:
     """Pictures by the name of the folder they are in."""
     found: dict[str, list[Image.Image]] = {}
-    for path in sorted(p for p in folder.glob("*/*") if p.suffix.lower() in ENDINGS):
-        with Image.open(path) as file:
-            found.setdefault(path.parent.name, []).append(file.convert("RGB"))
+    for path in files(folder, deep=True):
+        if path.parent.parent == folder:
+            found.setdefault(path.parent.name, []).append(as_image(path, path.name))
     if len(found) < 2:
         raise SystemExit(
             f"{folder}: at least two folders with pictures ({', '.join(ENDINGS)}) are needed, one per word"

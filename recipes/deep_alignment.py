@@ -27,19 +27,19 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import nnsight_dream as nd
 from nnsight_dream import alignment_dreams, alignment_figures, demo, encoders, manipulations, pairs, tables
 from nnsight_dream import alignment_experiments as experiments
 from nnsight_dream.layer_maps import peak
+from nnsight_dream.pictures import as_image
 from nnsight_dream.preference import Choice, clip_scores, preference, rank_agreement
+from nnsight_dream.rows import file_beside, rows_of
 
 QUICK = ["--quick"]
 FACTS = Path(__file__).parent / "demo_training" / "facts.txt"
@@ -254,9 +254,8 @@ def choices(vision, language, other: list[pairs.Pair], setting: experiments.Sett
     of aligns better than one of another thing of its category, which is no preference but can be right or wrong."""
     found = []
     if args.choices is not None:
-        for line in args.choices.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            files = [Image.open(args.choices.parent / name).convert("RGB") for name in row["pictures"]]
+        for _, row in rows_of(args.choices):
+            files = [as_image(file_beside(args.choices, name), name) for name in row["pictures"]]
             found.append(Choice(row["prompt"], (files[0], files[1]), row["chosen"]))
     else:
         category = {c.name: c.category for c in demo.concepts()}

@@ -91,8 +91,13 @@ def test_transparent_parts_show_white():
     ("images", "error", "said"),
     [
         ([], ValueError, "images= is empty; give at least one picture"),
-        ("octopus.png", TypeError, "images= holds a str; give PIL images or tensors"),
-        ([np.zeros((4, 4, 3))], TypeError, "images= holds a ndarray"),
+        (
+            "octopus.png",
+            FileNotFoundError,
+            "images='octopus.png': there is no such file; images= takes PIL images, tensors",
+        ),
+        ([3], TypeError, "images= holds a int; give PIL images, tensors"),
+        ([np.zeros((4, 4, 5))], ValueError, r"images=: an array is .* got \(4, 4, 5\)"),
         (torch.zeros(4, 4), ValueError, r"a picture is \(3, H, W\) or \(B, 3, H, W\); got \(4, 4\)"),
         (torch.zeros(112, 112, 3), ValueError, r"got \(112, 112, 3\)"),
         (

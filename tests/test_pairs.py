@@ -190,3 +190,172 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         _ = pairs.pair("b", tmp_path / "broken.png", "x").image
     with pytest.raises(ValueError, match="the picture is 4 x 4, its mask"):
         _ = pairs.pair("c", Image.new("RGB", (4, 4)), "x", None, Image.new("L", (3, 3))).mask
+
+
+# -- from the world ----------------------------------------------------------------------------------------------
+
+ENDS = "\u2028\u2029\x85\x0b\x0c\x1c"
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_marks_and_line_separators(tmp_path: Path, coding: str) -> None:
+    caption = f"one{ENDS}two \U0001f98a é"
+    picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
+    row = json.dumps(dict(file_name="a.png", caption=caption), ensure_ascii=False)
+    tables = {
+        "t.csv": f'file_name,caption\r\na.png,"{caption}"\r\n',
+        "semicolons.csv": f"file_name; caption\na.png;{caption}\n",
+        "t.json": f"[{row}]",
+        "t.jsonl": f"{row}\r\n\r\n",
+    }
+    for name, text in tables.items():
+        (tmp_path / name).write_bytes(text.encode(coding))
+        assert [p.captions for p in pairs.from_table(tmp_path / name)] == [(caption,)]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_bytes(f"{caption}\r\nred\rblue\n".encode(coding))
+    assert [p.captions for p in pairs.from_folder(tmp_path)] == [(caption, "red", "blue")] * 2
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ("file_name,caption\na.png,red\na.png,café\n".encode("cp1252"), r"line 3: not UTF-8.*cp1252: save it as UTF-8"),
+        ("file_name,caption\na.png,red\n".encode("utf-16-le"), "NUL characters, as UTF-16 without its mark does"),
+        (b'file_name,caption\na.png,"red\n', "unexpected end of data; save it as CSV anew"),
+        (b"file_name,caption\na.png,red, round\n", "row 0: more columns than the first line"),
+        (b"file_name,caption\na.png\n", "a.png: one caption or more is needed"),
+    ],
+)
+def test_tables_that_cannot_be_read(tmp_path: Path, raw: bytes, words: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_bytes(raw)
+    with pytest.raises(ValueError, match=words):
+        pairs.from_table(tmp_path / "t.csv")
+
+
+def test_rows_that_are_none(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    table = tmp_path / "t.jsonl"
+    for text, words in (
+        ('{"file_name": "a.png", "caption": "\\ud83e"}', "half a character"),
+        ("[1]", "row 0: a row is an object with columns; got list"),
+        ('\n{"file_name":', "line 2: no JSON"),
+        ("[" * 100000, "line 1: no JSON"),
+        (
+            '{"left_file_name": "a.png", "right_file_name": "a.png", "text": "x"}',
+            "which is the picture, left_file_name or",
+        ),
+    ):
+        table.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            pairs.from_table(table)
+    table.write_text('{"file_name": "A.png", "caption": "x"}')
+    if not (tmp_path / "A.png").exists():
+        with pytest.raises(FileNotFoundError, match=r"no file .*A\.png; there is a\.png"):
+            pairs.from_table(table)
+
+
+def test_files_as_other_systems_name_them(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png"), picture(tmp_path / "e\u0301.png")
+    rows = [dict(file_name="in\\a.png", text="x"), dict(file_name="\xe9.png", text="y")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [p.name for p in pairs.from_folder(tmp_path)] == ["in/a.png", "\xe9.png"]
+    assert [p.image.getpixel((0, 0)) for p in pairs.from_folder(tmp_path)] == [(255, 0, 0)] * 2
+
+
+def test_what_systems_leave_beside_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png").with_suffix(".txt").write_text("red")
+    picture(tmp_path / ".ipynb_checkpoints" / "a-checkpoint.png")
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/._b.png", ".git/metadata.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    assert [p.name for p in pairs.from_folder(tmp_path)] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "captions"),
+    [
+        (dict(file_name="a.png", text="x"), ("x",)),
+        (dict(image_file_name="a.png", captions=["x", "y"]), ("x", "y")),
+        (dict(front_file_name="a.png", mask_file_name="m.png", caption="x"), ("x",)),
+        (dict(file_name="a.png", caption_0="x", caption_1="y", caption_10="z"), ("x", "y", "z")),
+        (dict(file_name="a.png", captions=None, caption="x"), ("x",)),
+    ],
+)
+def test_columns_of_a_hubs_folder(tmp_path: Path, columns: dict, captions: tuple) -> None:
+    for part in ("train", "test"):
+        picture(tmp_path / part / "a.png"), picture(tmp_path / part / "m.png", 255, "L")
+        (tmp_path / part / "metadata.jsonl").write_text(json.dumps(columns))
+    found = pairs.from_folder(tmp_path)
+    assert [(p.name, p.group, p.captions) for p in found] == [
+        (f"{s}/a.png",) * 2 + (captions,) for s in ("test", "train")
+    ]
+    assert found[0].image.getpixel((0, 0)) == (255, 0, 0)
+    assert (found[0].mask is not None) == ("mask_file_name" in columns)
+
+
+def test_a_folder_with_parquet(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    picture(tmp_path / "a.png")
+    parquet.write_table(pa.Table.from_pylist([dict(file_name="a.png", text="x")]), tmp_path / "metadata.parquet")
+    assert [p.captions for p in pairs.from_folder(tmp_path)] == [("x",)]
+    (tmp_path / "metadata.parquet").write_bytes(b"no")
+    with pytest.raises(ValueError, match="cannot be read as Parquet"):
+        pairs.from_folder(tmp_path)
+
+
+def test_masks_go_with_their_pictures(tmp_path: Path) -> None:
+    mask = Image.new("RGBA", (6, 4), (255, 255, 255, 0))
+    mask.putpixel((1, 0), (255, 255, 255, 255))
+    found = pairs.pair("a", Image.new("RGB", (6, 4)), "x", None, mask).mask
+    assert found is not None
+    assert np.asarray(found).sum() == np.asarray(found)[0, 1] == 255  # what is clear is ground
+    exif = Image.Exif()
+    exif[274] = 6
+    mask.save(tmp_path / "turned.png", exif=exif)
+    turned = pairs.pair("a", tmp_path / "turned.png", "x")
+    assert turned.image.size == (4, 6)
+    assert turned.mask is not None
+    assert np.argwhere(np.asarray(turned.mask)).tolist() == [[1, 3]]
+    outlined = pairs.Pair("a", ("x",), "a", tmp_path / "turned.png", pairs._Outlines(([[0, 0, 3, 0, 3, 5, 0, 5]],)))
+    assert outlined.mask is not None
+    assert outlined.mask.size == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("segment", "words"),
+    [
+        ([[0, 0, float("nan"), 0, 3, 3]], "a polygon is x and y in turn, finite numbers"),
+        ([[0, 0, 1e400, 0, 3, 3]], "a polygon is x and y in turn, finite numbers"),
+        ([[0, 0, 1e30, 0, 3, 3]], "a polygon is x and y in turn"),
+        ([[0, 0, 3, 0, 3, 3, 1]], "a polygon is x and y in turn"),
+        ([["a", 0, 3, 0, 3, 3]], "a polygon is x and y in turn"),
+        ([[0, 0, None, 0, 3, 3]], "a polygon is x and y in turn"),
+        ("polygon", "a segmentation is a list of polygons or run lengths"),
+        ({"size": [4, 4], "counts": [20, -4]}, "run lengths are counts and a size"),
+        ({"size": [4, 4], "counts": [1.5, 14.5]}, "run lengths are counts and a size"),
+        ({"size": [4, 4]}, "run lengths are counts and a size"),
+        ({"size": None, "counts": [16]}, "run lengths are counts and a size"),
+        ({"size": [4, 4], "counts": "\u20ac\u20ac"}, "run lengths"),
+    ],
+)
+def test_outlines_that_are_none(segment: object, words: str) -> None:
+    with pytest.raises(ValueError, match=f"dot: .*{words}"):
+        _ = pairs.Pair("dot", ("x",), "dot", Image.new("RGB", (4, 4)), pairs._Outlines((segment,))).mask
+
+
+def test_coco_with_rows_that_lack_something(tmp_path: Path) -> None:
+    file = tmp_path / "captions.json"
+    for found, words in (
+        (
+            dict(images=[dict(id=1)], annotations=[dict(image_id=1, caption="x")]),
+            "image 0 has id, not id and file_name",
+        ),
+        (dict(images=[], annotations=[dict(image_id=1, caption="x"), dict(caption="y")]), "annotation 1 has caption"),
+        ([], "COCO annotations with images"),
+    ):
+        file.write_text(json.dumps(found), encoding="utf-8-sig")
+        with pytest.raises(ValueError, match=words):
+            pairs.from_coco(file, tmp_path)

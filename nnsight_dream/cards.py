@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from . import arguments
 from .pictures import ENDINGS, as_image, files
 from .prototype import Prototype
 

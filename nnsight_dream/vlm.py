@@ -520,14 +520,14 @@ def _question(vlm: VLM, image: Any, text: str) -> dict[str, torch.Tensor]:
     bare = (
         vlm.chat_template == vlm.family.chat_template
     )  # stands for what a processor writes around the words by itself
+    from .pictures import as_image, as_tensors
+
     if callable(vlm.processor):
         told: dict[str, Any] = {} if bare else {"add_special_tokens": False}
         whole = vlm.placeholder + text if bare else _picture_turn(vlm, text, answer=True)
         views = vlm.family.views(vlm.pixels)
-        made = vlm.processor(text=[whole], images=[[image.convert("RGB")]], return_tensors="pt", **told, **views)
+        made = vlm.processor(text=[whole], images=[[as_image(image)]], return_tensors="pt", **told, **views)
         return {k: v for k, v in made.items() if isinstance(v, torch.Tensor)}
-    from .pictures import as_tensors
-
     ids = torch.tensor(
         vlm.tokenizer(_wrapped(vlm, _picture_turn(vlm, text, answer=True)), add_special_tokens=False).input_ids
     )

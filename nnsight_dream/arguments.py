@@ -234,6 +234,8 @@ def path(value: Any, name: str = "path") -> Path:
         raise ValueError(f"{name}={value!r}: a path is needed; for the folder you are in, give '.'")
     if "\0" in value:
         raise ValueError(f"{name}={shown(value)}: a path holds no NUL character")
+    if any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in Path(value).parts):  # no system takes it
+        raise OSError(f"{name}={shown(value)}: File name too long; give another of at most 255 bytes")
     return Path(value)
 
 

@@ -12,14 +12,13 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import changes, hub, remote
-from .arguments import strict
+from .arguments import is_whole, listed, shown, strict
 from .calm import calm, calmly
 from .changes import still
 from .checkpoints import at_best_device, placeless, positions, refuse_missing, refuse_too_long
@@ -69,20 +68,26 @@ class Encoder:
 
     def check_layers(self, layers: Sequence[int] | None) -> list[int]:
         """The layers asked for, sorted; all, from 0, if None. Raises ValueError for one that is not there."""
-        found = list(range(self.layers + 1)) if layers is None else sorted(set(layers))
-        if wrong := [n for n in found if not isinstance(n, Integral) or not 0 <= n <= self.layers]:
+        found = list(range(self.layers + 1)) if layers is None else _numbers(layers)
+        if wrong := [n for n in found if not is_whole(n) or not 0 <= n <= self.layers]:
             raise ValueError(
-                f"layers={wrong} are not in {self.name}: it has 0 (the embeddings) to {self.layers}; leave layers= out "
-                "for all"
+                f"layers={shown(wrong)} are not in {self.name}: it has 0 (the embeddings) to {self.layers}; leave "
+                "layers= out for all"
             )
         if not found:
             raise ValueError(f"layers= is empty: {self.name} has 0 (the embeddings) to {self.layers}")
-        return [int(n) for n in found]
+        return sorted({int(n) for n in found})
+
+
+def _numbers(layers: Any) -> list[Any]:
+    return [layers] if is_whole(layers) else listed(layers, "layers", "numbers of layers from 0, such as [0, 4], are")
 
 
 def _checked(tokens: str, takes: str, name: str) -> str:
-    if tokens not in TOKENS[takes]:
-        raise ValueError(f"tokens={tokens!r}: of {takes} ({name}) allowed are {', '.join(map(repr, TOKENS[takes]))}")
+    if not isinstance(tokens, str) or tokens not in TOKENS[takes]:
+        raise ValueError(
+            f"tokens={shown(tokens)}: of {takes} ({name}) allowed are {', '.join(map(repr, TOKENS[takes]))}"
+        )
     return tokens
 
 
@@ -174,6 +179,7 @@ def tower(vlm: VLM, tokens: str = "mean") -> Encoder:
 
 def _by_size(items: Sequence[Any], made: Callable[[torch.Tensor], dict[Any, torch.Tensor]]) -> dict[Any, torch.Tensor]:
     """What `made` gives of pictures (B, 3, H, W), those of one size together, so that none depends on its company."""
+    items = listed(items, "items", "pictures, in a list, are")
     parts: dict[Any, list[torch.Tensor]] = {}
     order: list[int] = []
     for numbers, part in by_size(as_tensors(list(items), "pictures"), len(items) or 1):
@@ -398,10 +404,13 @@ def _moved(value: Any, like: torch.Tensor) -> Any:
 
 
 def _texts(items: Sequence[Any]) -> list[str]:
-    for item in items:
+    texts = listed(items, "items", "texts, in a list, are")
+    if not texts:
+        raise ValueError("items= is empty: at least one text is needed")
+    for item in texts:
         if not isinstance(item, str) or not item.strip():
-            raise ValueError(f"a text is needed; got {type(item).__name__} {item!r}")
-    return list(items)
+            raise ValueError(f"a text is needed; got {type(item).__name__} {shown(item)}")
+    return texts
 
 
 def _padded(ids: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

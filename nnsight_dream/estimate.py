@@ -226,6 +226,7 @@ def estimate(
     """
     for name, value in (("batch", batch), ("canvas", canvas)):
         whole(value, name, 1)
+    batch, canvas = int(batch), int(canvas)
     if device not in ("cpu", "cuda") or attention not in ("sdpa", "eager"):
         raise ValueError(
             f"device={device!r}, attention={attention!r}: allowed are 'cpu' or 'cuda', and 'sdpa' or 'eager'"

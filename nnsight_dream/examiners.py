@@ -137,15 +137,23 @@ class ZeroShotJudge(NamingJudge, _ByName):
         name: str | None = None,
         **options: Any,
     ):
-        if "{name}" not in template:
-            raise ValueError(f"template={template!r} has no place for a name: write {{name}} where it goes")
-        known = {word: (category, aliases) for word, category, aliases in map(_candidate, names)}
+        if not isinstance(template, str) or "{name}" not in template:
+            raise ValueError(
+                f"template={arguments.shown(template)} has no place for a name: write {{name}} where it goes"
+            )
+        known = {
+            word: (category, aliases)
+            for word, category, aliases in map(
+                _candidate, arguments.listed(names, "names", "words to choose from, in a list, are")
+            )
+        }
         if not known:
             raise ValueError("names= is empty: give the words to choose from, such as demo.concepts()")
         self._model, self._processor, found = loaded(model, processor, "AutoModel", options)
         for method in ("get_text_features", "get_image_features"):
             if not hasattr(self._model, method):
                 raise TypeError(f"{type(self._model).__name__} has no {method}: give a CLIP or SigLIP model")
+        name = None if name is None else arguments.text(name, "name", blank=False)
         self.name, self.template = name or found, template
         self.names, self.categories = tuple(known), tuple(category for category, _ in known.values())
         self._set_up(self, {word: aliases for word, (_, aliases) in known.items()})

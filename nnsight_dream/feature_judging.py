@@ -89,6 +89,8 @@ def judge_features(
     cards, _ = arguments.several(cards, Card, "cards", "a Card, or a list of them as make_cards gives, is")
     if not cards:
         raise ValueError("no card to judge: make some with make_cards")
+    if material is not None and not isinstance(material, Material):
+        raise TypeError(f"material={arguments.shown(material)}: Material is needed, or None")
     site, material = site_of(vlm, sae), material or Material.bundled()
     chosen = choose(vlm, site.layer, settings)
     memory = {"at_once": chosen.at_once}  # no result depends on it

@@ -388,6 +388,8 @@ def feature_from_tensors(
     """
     each = threshold if getattr(threshold, "ndim", 0) else None
     named = dict(W_enc=W_enc, W_dec=W_dec, b_enc=b_enc, b_dec=b_dec, threshold=each)
+    if W_enc is None:
+        raise TypeError("W_enc=None: a tensor (d, features) is needed; W_dec is its counterpart (features, d)")
     given = {name: _tensor(value, name) for name, value in named.items() if value is not None}
     d, count = tuple(given["W_enc"].shape) if given["W_enc"].ndim == 2 else (0, 0)
     shapes = dict(W_enc=(d, count), W_dec=(count, d), b_enc=(count,), b_dec=(d,), threshold=(count,))

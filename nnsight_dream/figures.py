@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import arguments
 from .arguments import rows_of, whole
 from .cache import write_whole
 from .tables import rates
@@ -165,6 +166,7 @@ def _panels(count: int, columns: int, *, sharey: bool = True) -> tuple[Any, list
 def _finish(
     figure: Any, axes: Sequence[Any], used: int, ylabel: str, stem: str | os.PathLike[str], top: float | None = 102
 ) -> list[Path]:
+    arguments.path(stem, "stem")
     for axis in axes[used:]:
         axis.remove()
     for axis in axes[:used]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import is_whole, plain, shown
+from .arguments import is_whole, plain, shown, whole
 from .representation import matrix, same_items
 from .scores import Labels, generator, labels
 
@@ -21,6 +21,7 @@ def make_folds(n: int, k: int = 5, *, groups: Labels | None = None, seed: int = 
     Raises ValueError for fewer than 3 folds (one to test, one to choose lambda, one to fit), for folds of fewer than
     3 items, and for fewer groups than folds.
     """
+    n = whole(n, "n", 0)
     if not is_whole(k) or (k := int(plain(k))) < 3:
         raise ValueError(f"folds={shown(k)}: at least 3 are needed, one to test, one to choose lambda, one to fit")
     member = np.arange(n) if (found := labels(groups, n)) is None else found

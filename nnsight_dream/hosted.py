@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import hub
+from . import arguments, hub
 from .families import FAMILIES, Family, family_of, known_families
 from .nnsight_import import import_nnsight
 from .remote import Remote
@@ -93,6 +93,7 @@ def remote_models(host: str | None = None) -> list[Hosted]:
 
     from .remote_errors import refused, unreachable
 
+    host = None if host is None else arguments.text(host, "host", "https://api.ndif.us", blank=False)
     place = (host or str(CONFIG.API.HOST)).rstrip("/")
     try:
         answer = httpx.get(f"{place}/status", timeout=httpx.Timeout(10.0, read=60.0))

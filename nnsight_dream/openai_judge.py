@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from . import arguments
 from .asking import Asked, JudgeStopped, Keep, answer_row, grade_row
 from .openai_calls import PRICES, Caller, Unreachable, Unreadable, in_a_thread
 from .pictures import as_image
@@ -84,6 +85,11 @@ class OpenAIJudge:
     ):
         _check(samples=(samples, 1), side=(side, 1), concurrency=(concurrency, 1), retries=(retries, 0))
         _check(backoff=(backoff, 0), max_calls=(max_calls, 0), max_cost=(max_cost, 0), timeout=(timeout, 0.001))
+        for label, told in (("model", model), ("grader", grader)):
+            arguments.text(told, label, "gpt-5", blank=False)
+        for label, mapping in (("prices", prices), ("extra", extra), ("grader_extra", grader_extra)):
+            if mapping is not None and not isinstance(mapping, Mapping):
+                raise TypeError(f"{label}={arguments.shown(mapping)}: a dict is needed, or None")
         known = {**PRICES, **(prices or {})}
         if max_cost is not None and (without := [m for m in (model, grader) if m not in known]):
             told = f"{{{without[0]!r}: (dollars for a million tokens in, out)}}"
@@ -347,5 +353,7 @@ def _unfenced(text: str) -> str:
 
 def _check(**given: tuple[float | None, float]) -> None:
     for name, (value, least) in given.items():
-        if value is not None and not value >= least:
-            raise ValueError(f"{name}={value!r}: at least {least} is needed")
+        if value is not None and not (arguments.is_real(value) and value >= least):
+            raise ValueError(f"{name}={arguments.shown(value)}: at least {least} is needed")
+        if value is not None and name not in ("backoff", "max_cost", "timeout"):
+            arguments.whole(value, name)

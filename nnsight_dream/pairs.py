@@ -83,10 +83,11 @@ class _Outlines:
 
 def pair(name: str, source: Any, captions: Any, group: Any = None, mask: Any = None) -> Pair:
     """A pair, checked. Raises ValueError for missing or empty captions, and for half a character in one."""
-    given = [captions] if isinstance(captions, str) else list(captions if captions is not None else ())
+    several, form = () if captions is None else captions, "a caption, or a list of them, is"
+    given = [captions] if isinstance(captions, str) else arguments.listed(several, name, form)
     texts = tuple(c.strip() for c in given if isinstance(c, str) and c.strip())
     if not texts or len(texts) < len(given):
-        raise ValueError(f"{name}: one caption or more is needed, none of them empty; got {captions!r}")
+        raise ValueError(f"{name}: one caption or more is needed, none of them empty; got {arguments.shown(captions)}")
     for caption in texts:
         arguments.text(caption, f"{name}: caption")
     return Pair(name, texts, name if group is None or group == "" else str(group), source, mask)
@@ -113,8 +114,9 @@ def bundled(names: Iterable[str] | None = None, *, phrases: Sequence[str] = PHRA
 
     Raises ValueError for an unknown concept, or no phrase.
     """
-    if isinstance(phrases, str) or not phrases:
-        raise ValueError(f"phrases={phrases!r}: one template or more is needed, such as {PHRASES[:2]}")
+    many = isinstance(phrases, (list, tuple)) and all(isinstance(p, str) for p in phrases)
+    if not many or not phrases:
+        raise ValueError(f"phrases={arguments.shown(phrases)}: one template or more is needed, such as {PHRASES[:2]}")
     known = {c.name: c for c in demo.concepts()}
     made = []
     for shown in demo.pictures(names):

@@ -43,7 +43,7 @@ def page(
     rows   of `nd.results`; read from the store if not given
     Raises ValueError for a store without pictures, OSError where the file cannot be written.
     """
-    store = opened(store)
+    store, title = opened(store), arguments.text(title, "title")
     rows = results(store) if rows is None else rows_of(rows)
     entries = sorted(store.entries(), key=lambda e: (e.job.category, e.job.concept, e.job.seed, e.job.pooling))
     if not entries:

@@ -170,7 +170,7 @@ def checked(choice: Any) -> Choice:
     """A choice of settings in one of its forms, see `choose`; raises as that does, before any layer is asked for."""
     if isinstance(choice, str):
         return arguments.choice(choice, "settings", PRESETS)
-    if choice == Settings.demo:  # the preset itself, not called
+    if callable(choice) and choice == Settings.demo:  # the preset itself, not called
         return Settings.demo()
     if choice is None or isinstance(choice, Settings) or (callable(choice) and not isinstance(choice, type)):
         return choice

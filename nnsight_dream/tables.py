@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import arguments
-from .arguments import choice, rows_of, several
+from .arguments import choice, rows_of, several, shown
 from .cache import write_whole
 from .intervals import bootstrap, wilson
 from .questions import PROTOCOLS
@@ -41,8 +41,8 @@ def rates(
     judges = sorted({str(r["judge"]) for r in rows})
     if judge is None and len(judges) > 1:
         raise ValueError(f"rows of several judges: choose judge= from {', '.join(judges)}")
-    if judge is not None and judges and judge not in judges:
-        raise ValueError(f"judge={judge!r} is in no row; there are {', '.join(judges)}")
+    if judge is not None and judges and (not isinstance(judge, str) or judge not in judges):
+        raise ValueError(f"judge={shown(judge)} is in no row; there are {', '.join(judges)}")
     mine = [r for r in rows if r["protocol"] == protocol and judge in (None, r["judge"])]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in mine:
@@ -132,7 +132,8 @@ def to_markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> st
     rows = rows_of(rows)
     if not rows:
         return "(no rows)"
-    names = list(columns or rows[0])
+    columns = list(rows[0]) if columns is None else columns
+    names, _ = several(columns, str, "columns", "a column's name, or a list of them, is")
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     lines += [f"| {' | '.join(_cell(name, row.get(name)) for name in names)} |" for row in rows]
     return "\n".join(lines)

@@ -73,6 +73,8 @@ def agreement(
     Raises ValueError for an unknown protocol and for a judge that answered nothing.
     """
     choice(protocol, "protocol", PROTOCOLS, quoted=False)
+    if not isinstance(graders, (tuple, list)) or len(graders) != 2:
+        raise TypeError(f"graders={shown(graders)}: a pair is needed, of each judge whose grades count, or None")
     said = []
     for judge, grader in zip((a, b), graders, strict=True):
         rows = results(store, judge, grader=grader)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from . import remote
+from . import arguments, remote
 from .asking import Asked, Keep, answer_row, grade_row
 from .calm import calmly
 from .examiners import opened_groups
@@ -73,11 +73,18 @@ class VLMJudge:
         name: str | None = None,
         **options: Any,
     ):
-        if samples < 1 or most < 1 or not temperature > 0:
+        numbers = dict(samples=samples, most=most, temperature=temperature)
+        whole = arguments.is_whole(samples) and arguments.is_whole(most) and arguments.is_real(temperature)
+        if not whole or samples < 1 or most < 1 or not temperature > 0:
+            given = ", ".join(f"{k}={arguments.shown(v)}" for k, v in numbers.items())
             raise ValueError(
-                f"samples={samples}, most={most}, temperature={temperature}: at least 1, 1 and above 0 are needed; "
-                "samples=1 is greedy, whatever the temperature"
+                f"{given}: at least 1, 1 and above 0 are needed; samples=1 is greedy, whatever the temperature"
             )
+        if grader is not None and not callable(grader):
+            raise TypeError(f"grader={arguments.shown(grader)}: a function of question, answer and concept is needed")
+        if aliases is not None and not isinstance(aliases, Mapping):
+            raise TypeError(f"aliases={arguments.shown(aliases)}: other names by word are needed, in a dict")
+        name = None if name is None else arguments.text(name, "name", blank=False)
         self._vlm = None
         if hasattr(model, "hf") and hasattr(model, "processor"):
             remote.weightless(model, "writing answers")

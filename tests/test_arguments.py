@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import alignment, arguments, demo, figures, judging, report, tables
+from nnsight_dream import alignment, arguments, demo, encoders, figures, judging, report, tables
 from nnsight_dream.sweeps import plan
 
 WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int16)]
@@ -104,7 +104,7 @@ def test_folders_and_files_are_not_taken_for_each_other(tmp_path):
         arguments.file(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no such file"):
         arguments.file(tmp_path / "new")
-    with pytest.raises(OSError, match=r"^folder=.{1,100}: File name too long; give another folder"):
+    with pytest.raises(OSError, match=r"^folder=.{1,100}: File name too long; give another"):
         arguments.folder("x" * 5000)
     assert arguments.folder(os.fspath(tmp_path)) == tmp_path
 
@@ -458,3 +458,37 @@ def test_readings_say_what_they_read():
     for error, words, call in calls:
         with pytest.raises(error, match=words):
             call()
+
+
+def test_judges_encoders_and_tables_say_what_they_need(tmp_path):
+    vlm = nd.load("demo")
+    words, pictures = encoders.text_side(vlm), encoders.image_side(vlm)
+    read = words.read(np.array(["fox"]), np.int64(1))
+    assert torch.equal(read[1], words.read(["fox"], [1])[1])
+    calls = [
+        (ValueError, r"^samples='2': at least 1", lambda: nd.OpenAIJudge(api_key="k" * 20, samples="2")),
+        (ValueError, r"^samples=2.5: a whole number", lambda: nd.OpenAIJudge(api_key="k" * 20, samples=2.5)),
+        (TypeError, r"^prices=", lambda: nd.OpenAIJudge(api_key="k" * 20, prices="cheap")),
+        (ValueError, r"^samples='2', most=64", lambda: nd.VLMJudge(vlm, samples="2")),
+        (TypeError, r"^grader=", lambda: nd.VLMJudge(vlm, grader="words")),
+        (ValueError, r"^template=None", lambda: nd.ZeroShotJudge(None, names=["a"], template=None)),
+        (TypeError, r"^names=", lambda: nd.ZeroShotJudge(None, names="fox")),
+        (TypeError, r"^judge=", lambda: nd.DemoExaminer(nd.DemoJudge)),
+        (TypeError, r"^layers=", lambda: words.read(["fox"], "1")),
+        (TypeError, r"^items='fox'", lambda: words.read("fox", [1])),
+        (TypeError, r"^items=", lambda: pictures.read(None, [1])),
+        (ValueError, r"^tokens=array", lambda: encoders.text_side(vlm, np.array(3))),
+        (TypeError, r"^columns\[0\]=3", lambda: tables.to_markdown([{"a": 1}], [3])),
+        (TypeError, r"^stem= is a path", lambda: figures.recognition(ROWS, None)),
+        (ValueError, r"^title=3", lambda: report.page(nd.Store(tmp_path), tmp_path / "x.html", title=3)),
+        (OSError, r"^path=.*File name too long", lambda: tables.write_csv([], "x" * 300)),
+        (TypeError, r"^graders=", lambda: nd.agreement(tmp_path, "a", "b", "hint", graders="words")),
+        (TypeError, r"^W_enc=None", lambda: nd.feature_from_tensors(0, 4, W_enc=None)),
+    ]  # fmt: skip
+    for error, message, call in calls:
+        with pytest.raises(error, match=message):
+            call()
+
+
+ROWS = [dict(key="a", concept="fox", category="animal", layer=4, seed=0, control="", pooling="", judge="demo", protocol="hint", grader="words",
+             answers=1, refusals=0, empty=0, broken=0, broken_grades=0, score=1.0, shuffled=None, top="fox", written=None, drawn=None)]  # fmt: skip

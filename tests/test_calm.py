@@ -35,7 +35,9 @@ def work() -> dict[str, Any]:
         "pictures": nd.from_images(vlm, seen[0], 4).vector,
         "numbers": nd.from_tensor(vlm, [0.1 * i for i in range(vlm.width)], 4).vector,
         "climb": nd.synthesize(vlm, 2 * octopus, canvas=nd.Fourier(32), optimiser="adam", **FEW).history,
-        "maco": nd.synthesize(vlm, octopus, centre=nd.NaturalNoise(count=4), terms=[nd.TotalVariation(0.1)], **FEW).history,
+        "maco": nd.synthesize(
+            vlm, octopus, centre=nd.NaturalNoise(count=4), terms=[nd.TotalVariation(0.1)], **FEW
+        ).history,
         "feature": (climbed.history, climbed.scores, climbed.readings, np.asarray(climbed.image)),
         "features": [str(f) for f in nd.candidates(vlm, sae, "frog", seen, top=3)],
         "strangeness": str(nd.strangeness(vlm, sae, seen, reference=seen)),

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from . import arguments
+from . import arguments, records
 from .pictures import ENDINGS, as_image, files
 from .prototype import Prototype
 
@@ -141,6 +141,9 @@ class Card:
             raise FileNotFoundError(f"{place} holds no {RECORD}: the card was not finished; make_cards goes on with it")
         try:
             told = json.loads((place / RECORD).read_text(encoding="utf-8"))
+            records.check(told, records.CARD)
+            for shot in told["shots"]:
+                records.check(shot, records.SHOT)
             told["shots"] = tuple(Shot(**s) for s in told["shots"])
             for name in ("words", "shown", "top", "bottom", "near", "makes", "fires"):
                 told[name] = tuple(map(tuple, told[name]))

@@ -466,13 +466,16 @@ def _sizes(vlm: Any) -> str:
 
 def _judge(args: argparse.Namespace) -> int:
     from .judges import DemoJudge
+    from .pictures import own_png
 
     arguments.whole(args.top, "--top", 1)
+
     files = [p / "prototype.png" if (p / "prototype.png").is_file() else p for p in args.path]
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"no picture {file}: give picture files or folders that Prototype.save wrote")
-    verdicts = DemoJudge(device=args.device).judge(files, category=args.category)
+    shown = [own_png(f) if p.is_dir() else f for p, f in zip(args.path, files, strict=True)]
+    verdicts = DemoJudge(device=args.device).judge(shown, category=args.category)
     if args.json:
         rows = [
             {"path": str(f), "names": dict(zip(v.names[: args.top], v.probabilities[: args.top], strict=True))}

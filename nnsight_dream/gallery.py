@@ -15,6 +15,7 @@ from PIL import Image
 
 from . import arguments
 from .cards import TOP, Card, Shot
+from .pictures import own_png
 from .prototype import Prototype, _told
 from .report import _data_url, _filled, _written
 from .sae_reading import Active, features_of
@@ -136,12 +137,10 @@ def _shown(card: Card, near: Sequence[tuple[int, float]], verdicts: Sequence[Any
     made = {shot: card.prototype(shot) for shot in card.shots}
     first = made[card.shots[0]]
     readings = dict(first.readings or {})
-    with Image.open(card.folder / "fires.png") as image:
-        fires = kept(image.convert("RGB"))
+    fires = kept(own_png(card.folder / "fires.png"))
     real = []
     for n, (name, value) in enumerate(card.shown):
-        with Image.open(card.folder / f"real-{n}.png") as image:
-            real.append([kept(image.convert("RGB")), name, _round(value)])
+        real.append([kept(own_png(card.folder / f"real-{n}.png")), name, _round(value)])
     return dict(
         index=card.index,
         key=card.key,

@@ -201,10 +201,9 @@ def _grader(judge: Examiner, protocol: str) -> str:
 
 
 def _open(folder: Path) -> Image.Image:
-    from PIL import Image
+    from .pictures import own_png
 
-    with Image.open(folder / "prototype.png") as file:
-        return file.convert("RGB")
+    return own_png(folder / "prototype.png")
 
 
 def _group(job: Job) -> tuple[str, str, int]:

@@ -43,6 +43,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_PROGRAMS = ("EPS",)  # formats that Pillow leaves to another program, whatever the file's name says
 _FILTERS = threading.Lock()  # Python's warning filters are the whole process's
 
 
@@ -215,7 +216,14 @@ def _opened(source: Any) -> Image.Image:
     """Pillow's image, not decoded yet; without its own warning of many pixels, of which ours says what is done."""
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(source)
+        Image.init()
+        return Image.open(source, formats=[form for form in Image.ID if form not in _PROGRAMS])
+
+
+def own_png(path: Path) -> Image.Image:
+    """A picture that this package wrote, as PNG and nothing else, RGB. Raises OSError for another file."""
+    with Image.open(path, formats=["PNG"]) as image:
+        return image.convert("RGB")
 
 
 def _factor(size: tuple[int, int]) -> int:

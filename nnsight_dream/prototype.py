@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from . import arguments
+from . import arguments, records
 from .cache import write_whole
 from .sites import Site
 
@@ -92,14 +92,14 @@ class Prototype:
         return _png(_enlarged(self.image))
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{k}</td><td>{v:.3f}</td></tr>" for k, v in self.scores.items())
-        rows += "".join(f"<tr><td>{k}</td><td>{html.escape(v)}</td></tr>" for k, v in _told(self.readings))
+        rows = "".join(_row(k, f"{float(v):.3f}") for k, v in self.scores.items())
+        rows += "".join(_row(*reading) for reading in _told(self.readings))
         if link := self.direction.get("link"):
-            rows += f'<tr><td colspan="2"><a href="{html.escape(link)}">{html.escape(link)}</a></td></tr>'
+            rows += f'<tr><td colspan="2">{_link(str(link))}</td></tr>'
         return (
             f'<figure style="display:inline-block;margin:4px;font:12px sans-serif">{_img(_enlarged(self.image))}'
-            f"{_img(self.heat_map(160))}<figcaption><b>{html.escape(self.label)}</b> layer {self.site.layer}, seed "
-            f"{self.seed}<br>{html.escape(self.site.tl_name)}<br>{html.escape(self.hf_name)}"
+            f"{_img(self.heat_map(160))}<figcaption><b>{html.escape(self.label)}</b> layer {int(self.site.layer)}, "
+            f"seed {int(self.seed)}<br>{html.escape(self.site.tl_name)}<br>{html.escape(self.hf_name)}"
             f"<table>{rows}</table></figcaption></figure>"
         )
 
@@ -144,9 +144,10 @@ class Prototype:
                 raise FileNotFoundError(f"{folder} holds no {name}: give a folder that Prototype.save wrote")
         try:
             record = json.loads((folder / "prototype.json").read_text(encoding="utf-8"))
+            records.check(record, records.PROTOTYPE)
             site = record.pop("site")
             tokens = site["tokens"] if isinstance(site["tokens"], str) else tuple(site["tokens"])
-            with Image.open(folder / "prototype.png") as file:
+            with Image.open(folder / "prototype.png", formats=["PNG"]) as file:
                 image = file.convert("RGB")
             record["history"] = tuple(record["history"])
             record["heat"] = np.array(record["heat"], dtype=np.float32)
@@ -239,6 +240,16 @@ def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _row(name: str, value: str) -> str:
+    return f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(value)}</td></tr>"
+
+
+def _link(address: str) -> str:
+    """An address of the web as a link; any other as its text."""
+    shown = html.escape(address)
+    return f'<a href="{shown}" rel="noreferrer noopener">{shown}</a>' if address.startswith("https://") else shown
 
 
 def _img(image: Image.Image) -> str:

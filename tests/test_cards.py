@@ -571,3 +571,13 @@ def test_the_page_fits_a_phone(page: Path, tmp_path: Path) -> None:
         tab.click(".tile", 0)
         wide, inner = tab.run("const d = document.querySelector('dialog'); return [d.scrollWidth, d.clientWidth];")
         assert wide <= inner <= 390
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"link": 3}, {"shots": [{"seed": "../../elsewhere"}]}, {"words": [["fox", []]]}, {"index": "<b>"}]
+)
+def test_fields_of_a_card_are_typed(tmp_path: Path, wrong: dict) -> None:
+    (tmp_path / "card.json").write_text(json.dumps({"index": 3, "link": None, "shots": [], "words": [], **wrong}))
+    name = next(iter(wrong))
+    with pytest.raises(ValueError, match=rf"is no card \(TypeError.*'{'seed' if name == 'shots' else name}' is "):
+        cards.Card.load(tmp_path)

@@ -316,3 +316,10 @@ def test_a_vision_model_sees_white(stored: tuple[Path, Image.Image]) -> None:
     encoder = encoders.vision_model(hf, SiglipImageProcessorPil(size={"height": 56, "width": 56}))
     path, shown = stored
     assert torch.allclose(encoder.read([path], [1])[1], encoder.read([shown], [1])[1], atol=1e-5)
+
+
+def test_no_other_program_is_started(tmp_path: Path) -> None:
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n"
+    (tmp_path / "a.png").write_bytes(eps)  # Pillow would hand it to Ghostscript
+    with pytest.raises(ValueError, match=r"Pillow knows no such format.*a\.png"):
+        read(tmp_path / "a.png")

@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 import nnsight_dream as nd
+from nnsight_dream import cli, judging
 
 
 def prototype(label: str = "octopus", colour: tuple[int, int, int] = (250, 120, 10), **changes: Any) -> nd.Prototype:
@@ -285,3 +286,76 @@ def test_grids(count: int, columns: int | None, labels: bool, size: tuple[int, i
 def test_a_grid_of_nothing() -> None:
     with pytest.raises(ValueError, match="no prototype to show"):
         nd.Prototypes().grid()
+
+
+# -- from others -------------------------------------------------------------------------------------------------
+
+SCRIPT = '"><script>alert(1)</script>'
+WRONG = {
+    "label": 3,
+    "hf_name": None,
+    "seed": SCRIPT,
+    "model": [],
+    "revision": 1,
+    "history": ["1"],
+    "scores": {"mean": SCRIPT},
+    "heat": [[1.0], [1.0, 2.0]],
+    "settings": "x",
+    "direction": {"link": ["javascript:alert(1)"]},
+    "versions": {"torch": 2},
+    "interrupted": 1,
+    "readings": {"pre_max": SCRIPT},
+    "image_size": ["448", "448"],
+    "straight_through": "1",
+    "site": {"layer": SCRIPT, "kind": "resid_post", "tokens": "image"},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_fields_of_a_record_are_typed(tmp_path: Path, name: str) -> None:
+    path = prototype().save(tmp_path) / "prototype.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, name: WRONG[name]}))
+    with pytest.raises(ValueError, match=rf"is not a prototype's record: TypeError.*{name}.* is "):
+        nd.Prototype.load(tmp_path)
+
+
+def test_nothing_in_a_record_is_markup(tmp_path: Path) -> None:
+    hostile = prototype(
+        SCRIPT,
+        hf_name=SCRIPT,
+        site=nd.Site(2, SCRIPT),
+        scores={SCRIPT: 0.5},
+        model=SCRIPT,
+        direction={"link": f"javascript:alert(1)//{SCRIPT}"},
+    )
+    for shown in (hostile, nd.Prototype.load(hostile.save(tmp_path))):
+        page = nd.Prototypes([shown])._repr_html_()
+        tags = re.findall(r"<\s*(\w+)", page)
+        assert set(tags) == {"figure", "img", "figcaption", "b", "br", "table", "tr", "td"}  # no script, no link
+        assert re.findall(r'<img src="(.{22})', page) == ["data:image/png;base64,"] * 2
+
+
+@pytest.mark.parametrize(
+    "link", ["http://a.org", "javascript:alert(1)", "data:text/html,x", " https://a.org", "//a.org"]
+)
+def test_links_go_to_the_web_only(link: str) -> None:
+    assert "<a " not in prototype(direction={"link": link})._repr_html_()
+    assert html.escape(link) in prototype(direction={"link": link})._repr_html_()
+
+
+def test_a_link_cannot_leave_its_place() -> None:
+    page = prototype(direction={"link": 'https://a.org/"onmouseover="alert(1)'})._repr_html_()
+    assert re.findall(r"<a ([^>]*)>", page) == [
+        'href="https://a.org/&quot;onmouseover=&quot;alert(1)" rel="noreferrer noopener"'
+    ]
+
+
+def test_a_picture_is_opened_as_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = prototype().save(tmp_path / "one")
+    prototype().image.save(folder / "prototype.png", "JPEG")
+    for read in (lambda: nd.Prototype.load(folder), lambda: judging._open(folder)):
+        with pytest.raises((ValueError, OSError), match=r"prototype\.png"):
+            read()
+    assert cli.main(["judge", str(folder)]) == 1
+    assert "prototype.png" in capsys.readouterr().err

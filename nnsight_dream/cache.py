@@ -1,17 +1,17 @@
-"""The user's cache folder: small tensors kept between runs, written whole or not at all, never a reason to fail."""
+"""The user's cache folder: small tensors kept between runs, whole or made anew, never a reason to fail."""
 
 from __future__ import annotations
 
 import functools
 import os
 import sys
-import uuid
 import warnings
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+
+from . import files
+from .files import write_whole as write_whole  # where other modules look for it
 
 FOLDER = "NNSIGHT_DREAM_CACHE"
 
@@ -32,17 +32,6 @@ def folder() -> Path:
     return Path.home() / ".cache" / "nnsight-dream"
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that readers, and other writers, only ever meet it complete. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        draft.write_bytes(data)
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
 def read(shelf: str, key: str, width: int) -> torch.Tensor | None:
     """The vector (width,) kept under a key, or None; a damaged file counts as none, with a warning."""
     try:
@@ -52,10 +41,10 @@ def read(shelf: str, key: str, width: int) -> torch.Tensor | None:
     except (OSError, RuntimeError):
         return None
     try:
-        with safe_open(path, "pt") as file:
-            value: torch.Tensor = file.get_tensor("vector")
-            if (file.metadata() or {}).get("key") != key:
-                raise ValueError("it was written for another key")
+        tensors, metadata = files.unpack(path.read_bytes())
+        value: torch.Tensor = tensors["vector"]
+        if metadata.get("key") != key:
+            raise ValueError("it was written for another key")
         if value.shape != (width,) or value.dtype != torch.float32 or not value.isfinite().all():
             raise ValueError(f"it holds {tuple(value.shape)} of {value.dtype} where ({width},) finite floats belong")
     except Exception as error:  # whatever is wrong with the file, it can be made again
@@ -71,7 +60,8 @@ def write(shelf: str, key: str, value: torch.Tensor) -> None:
         place = str(folder())
         path = Path(place) / shelf / f"{key}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save({"vector": value.contiguous()}, {"key": key}))
+        files.sweep_up_once(path.parent)
+        files.write_whole(path, files.pack({"vector": value.contiguous()}, {"key": key}), durable=False)
     except (OSError, RuntimeError) as error:
         _warn_once(place, str(error))
 

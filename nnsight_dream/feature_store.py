@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 
-from . import arguments, cache, pictures
+from . import arguments, cache, files, pictures
 from .arguments import shown
 from .encoders import PICTURES, Encoder
 from .scores import at_least
@@ -37,12 +35,12 @@ class Features(Mapping[int, np.ndarray]):
     n: int
     made: int
     _layers: tuple[int, ...] = field(repr=False)
-    _files: tuple[Path, ...] = field(repr=False)
+    _places: tuple[Path, ...] = field(repr=False)
 
     def __getitem__(self, layer: int) -> np.ndarray:
         if layer not in self._layers:
             raise KeyError(f"layer {layer!r} was not read; there are {', '.join(map(str, self._layers))}")
-        return np.concatenate([_load(place, layer).numpy() for place in self._files])
+        return np.concatenate([_load(place, layer).numpy() for place in self._places])
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._layers)
@@ -80,8 +78,9 @@ def features(
     """
     at_least(batch=batch)
     wanted = encoder.check_layers(None if layers is None else list(layers))
-    home = (arguments.folder(folder) if folder is not None else cache.folder() / "features") / encoder.key
-    files: list[Path] = []
+    kept = cache.folder() / "features" if folder is None else arguments.path(folder, "folder")
+    home = files.check_folder(kept) / encoder.key
+    places: list[Path] = []
     n = made = 0
     stream = iter(items)
     while some := [_held(item, encoder.takes) for item in itertools.islice(stream, CHUNK)]:
@@ -90,13 +89,13 @@ def features(
         if missing:
             _make(encoder, some, missing, place, batch)
             made += 1
-        files.append(place)
+        places.append(place)
         n += len(some)
         if progress is not None:
             progress(n)
     if not n:
         raise ValueError(f"no {encoder.takes}: at least one item is needed")
-    return Features(encoder, n, made, tuple(wanted), tuple(files))
+    return Features(encoder, n, made, tuple(wanted), tuple(places))
 
 
 def _name(encoder: Encoder, items: list[Any]) -> str:
@@ -137,8 +136,12 @@ def _file(place: Path, layer: int) -> Path:
 
 
 def _load(place: Path, layer: int) -> torch.Tensor:
-    with safe_open(_file(place, layer), "pt") as file:
-        return file.get_tensor("features")
+    path = _file(place, layer)
+    try:
+        tensors, _ = files.unpack(path.read_bytes())
+        return tensors["features"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be used ({error}); call features again, and it is made anew") from None
 
 
 def _is_whole(place: Path, layer: int, count: int) -> bool:
@@ -146,10 +149,10 @@ def _is_whole(place: Path, layer: int, count: int) -> bool:
     if not path.is_file():
         return False
     try:
-        with safe_open(path, "pt") as file:  # the header tells the size, which safetensors compares with the file's
-            if file.get_slice("features").get_shape()[0] == count:
-                return True
-            raise ValueError(f"it does not hold {count} items")
+        tensors, _ = files.unpack(path.read_bytes())
+        if len(tensors["features"]) == count:
+            return True
+        raise ValueError(f"it does not hold {count} items")
     except Exception as error:  # whatever is wrong with the file, it can be made again
         warnings.warn(f"{path} cannot be used ({error}); it is made anew", stacklevel=3)
         return False
@@ -160,6 +163,7 @@ def _make(encoder: Encoder, items: list[Any], layers: list[int], place: Path, ba
     for begin in range(0, len(items), batch):
         for layer, value in encoder.read(items[begin : begin + batch], layers).items():
             parts[layer].append(value)
-    place.mkdir(parents=True, exist_ok=True)
+    files.make_folder(place)
+    files.sweep_up(place)
     for layer, some in parts.items():
-        cache.write_whole(_file(place, layer), save({"features": torch.cat(some).contiguous()}))
+        files.write_whole(_file(place, layer), files.pack({"features": torch.cat(some).contiguous()}, {}))

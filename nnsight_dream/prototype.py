@@ -8,6 +8,8 @@ import io
 import json
 import os
 import re
+import unicodedata
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from . import arguments, records
-from .cache import write_whole
+from . import arguments, files, records
+from .files import write_whole
 from .sites import Site
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
+
+RECORD, PICTURE, HEAT = "prototype.json", "prototype.png", "heat.png"
 
 
 def heat_map(weights: np.ndarray, site: Site, grid: tuple[int, int]) -> np.ndarray:
@@ -115,47 +119,102 @@ class Prototype:
 
     # -- keeping -------------------------------------------------------------------------------------------------
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write prototype.png, heat.png and prototype.json into a folder (made if missing); returns the folder.
-
-        The record is written last, and each file under a temporary name first, so that a folder with a record is whole.
-        """
-        folder = arguments.folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+    def files(self) -> dict[str, bytes]:
+        """What is kept of it, by the file's name; the record, which is written last, holds digests of the others."""
         record = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ("image", "site", "heat")}
         record = {k: dict(v) if isinstance(v, Mapping) else v for k, v in record.items()}
         record["site"] = {"layer": self.site.layer, "kind": self.site.kind, "tokens": self.site.tokens}
         record["heat"] = self.heat.tolist()
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        for name, data in (
-            ("prototype.png", _png(self.image)),
-            ("heat.png", _png(self.heat_map())),
-            ("prototype.json", text.encode()),
-        ):
-            write_whole(folder / name, data)
-        return folder
+        pictures = {PICTURE: _png(self.image), HEAT: _png(self.heat_map())}
+        record["files"] = {name: files.digest(data) for name, data in pictures.items()}
+        return {**pictures, RECORD: files.to_json(files.sealed(record))}
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write prototype.png, heat.png and prototype.json into a folder (made if missing); returns the folder.
+
+        Nothing is overwritten: where the folder holds another picture, that stays, this one is saved beside it in a
+        folder of the same name with -2, -3 and so on, and a warning says so. The record is written last, and each file
+        under a temporary name first, so that a folder with a record is whole.
+
+        Raises OSError where nothing can be written.
+        """
+        place = arguments.folder(folder)
+        chosen = _save(self, place, set())
+        if chosen != place:
+            warnings.warn(f"{place} holds another picture, which stays; this one is saved in {chosen}", stacklevel=2)
+        return chosen
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Prototype:
-        """Read back what `save` wrote; raises FileNotFoundError or ValueError that names the missing or broken file."""
+        """Read back what `save` wrote.
+
+        Raises FileNotFoundError or ValueError that names the missing, broken or exchanged file. A record that was
+        changed by hand is taken with a warning.
+        """
         folder = arguments.folder(folder)
-        for name in ("prototype.json", "prototype.png"):
+        for name in (RECORD, PICTURE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} holds no {name}: give a folder that Prototype.save wrote")
         try:
-            record = json.loads((folder / "prototype.json").read_text(encoding="utf-8"))
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             records.check(record, records.PROTOTYPE)
+            as_written = files.is_sealed(record)
+            record.pop(files.DIGEST, None)
+            data, expected = (folder / PICTURE).read_bytes(), record.pop("files", {}).get(PICTURE)
             site = record.pop("site")
             tokens = site["tokens"] if isinstance(site["tokens"], str) else tuple(site["tokens"])
-            with Image.open(folder / "prototype.png", formats=["PNG"]) as file:
-                image = file.convert("RGB")
             record["history"] = tuple(record["history"])
             record["heat"] = np.array(record["heat"], dtype=np.float32)
             if record.get("image_size") is not None:
                 record["image_size"] = tuple(record["image_size"])
-            return cls(image=image, site=Site(site["layer"], site["kind"], tokens), **record)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{folder / 'prototype.json'} is not a prototype's record: {error!r}") from error
+            if expected not in (None, files.digest(data)):
+                raise ValueError(f"{folder / PICTURE} is not the picture of its record: it was damaged or exchanged")
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
+                image = file.convert("RGB")
+            prototype = cls(image=image, site=Site(site["layer"], site["kind"], tokens), **record)
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{folder / RECORD} is not a prototype's record: {error!r}") from error
+        except (OSError, SyntaxError) as error:  # what Pillow says of a broken file
+            raise ValueError(f"{folder / PICTURE} is not the picture that Prototype.save wrote: {error}") from error
+        if not as_written:
+            warnings.warn(f"{folder / RECORD} was changed, or damaged, since it was written", stacklevel=2)
+        return prototype
+
+
+def _save(prototype: Prototype, place: Path, taken: set[Path]) -> Path:
+    """Write a prototype into a folder, or beside it where that is taken or holds anything else; returns where."""
+    content, chosen, copy = prototype.files(), place, 2
+    files.make_folder(place.parent)
+    with files.locked(place.parent):
+        while chosen in taken or _is_another(chosen, content):
+            chosen, copy = place.with_name(f"{place.name}-{copy}"), copy + 1
+        files.make_folder(chosen)
+        for name, data in content.items():
+            if not (chosen / name).exists():
+                write_whole(chosen / name, data)
+    return chosen
+
+
+def _is_another(folder: Path, content: Mapping[str, bytes]) -> bool:
+    """Whether a folder holds a file of these names with other content, of which nothing may be lost."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        return True
+    for name, data in content.items():
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        if not path.is_file() or (_record(there := path.read_bytes()) or there) != (_record(data) or data):
+            return True
+    return False
+
+
+def _record(data: bytes) -> dict[str, Any] | None:
+    """A record without its digests, which older versions did not write; None for other files."""
+    try:
+        record = json.loads(data)
+        return {k: v for k, v in record.items() if k not in ("files", files.DIGEST)}
+    except (ValueError, AttributeError):
+        return None
 
 
 class Prototypes(list[Prototype]):
@@ -183,17 +242,30 @@ class Prototypes(list[Prototype]):
         return sheet
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Save each into a folder of its own below `folder`; returns `folder`."""
-        folder = arguments.folder(folder)
-        written: set[Path] = set()
-        for one in self:
-            slug = re.sub(r"[^\w-]+", "-", one.label).strip("-")[:60] or "direction"
-            name = f"{slug}-layer{one.site.layer}-seed{one.seed}"
-            target, copy = folder / name, 2
-            while target in written or _another(target, one):
-                target, copy = folder / f"{name}-{copy}", copy + 1
-            written.add(one.save(target))
-        return folder
+        """Save each into a folder of its own below `folder`; returns `folder`.
+
+        Nothing is overwritten: a picture that differs from one of the same word, layer and seed that is there gets a
+        number, and a warning says so. Raises OSError where nothing can be written.
+        """
+        place = arguments.folder(folder)
+        moved = [f"{asked.name} is there already and stays: see {got.name}" for asked, got in self.save_each(place)[1]]
+        if moved:
+            more = f"; and {len(moved) - 3} more" if len(moved) > 3 else ""
+            warnings.warn(f"in {place} {'; '.join(moved[:3])}{more}", stacklevel=2)
+        return place
+
+    def save_each(self, folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[Path, Path]]]:
+        """As `save`; returns the folder of each, and (name asked for, name given) where another picture was there."""
+        place = arguments.folder(folder)
+        written: list[Path] = []
+        moved: list[tuple[Path, Path]] = []
+        for prototype in self:
+            asked = place / f"{_slug(prototype.label)}-layer{prototype.site.layer}-seed{prototype.seed}"
+            chosen = _save(prototype, asked, set(written))
+            if chosen != asked and asked not in written:
+                moved.append((asked, chosen))
+            written.append(chosen)
+        return written, moved
 
     def _repr_html_(self) -> str:
         return "".join(p._repr_html_() for p in self)
@@ -204,12 +276,19 @@ class Prototypes(list[Prototype]):
         return Columns(list(self), padding=(1, 2))
 
 
-def _another(folder: Path, one: Prototype) -> bool:
-    """Whether a folder holds the prototype of another label or site, of which nothing may be lost."""
-    if not (folder / "prototype.json").exists():
-        return False
-    there = Prototype.load(folder)
-    return (there.label, there.site) != (one.label, one.site)
+def _slug(label: str) -> str:
+    """A label as a folder's name: letters, digits and hyphens, and the code point and name of an emoji or a sign.
+
+    >>> _slug("San Francisco!"), _slug("🐙")
+    ('San-Francisco', 'u1f419-octopus')
+    """
+    plain = re.sub(r"[^\w-]+", "-", label).strip("-")[:60]
+    if plain:
+        return plain
+    signs = [c for c in label if not c.isspace() and ord(c) >= 0x80 and unicodedata.category(c) not in ("Cf", "Mn")]
+    codes = "-".join(f"u{ord(c):x}" for c in signs)
+    names = "-".join(unicodedata.name(c, "") for c in signs)
+    return re.sub(r"[^a-z0-9]+", "-", f"{codes} {names}".lower()).strip("-")[:60].strip("-") or "direction"
 
 
 def _told(readings: Mapping[str, Any] | None) -> list[tuple[str, str]]:

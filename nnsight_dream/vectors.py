@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import arguments, cache
+from . import arguments, files
 from .calm import calm, calmly
 from .sites import Site
 from .vlm import VLM
@@ -133,8 +133,6 @@ class Direction:
 
     def save(self, path: str | Path) -> Path:
         """Write vector and story to a safetensors file, whole or not at all; returns its path. Raises OSError."""
-        from safetensors.torch import save
-
         path = arguments.path(path)
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; give a file in it, such as {path / 'direction.safetensors'}")
@@ -142,19 +140,20 @@ class Direction:
         told = {name: getattr(self, name) for name in ("label", "model", "provenance")}
         told["site"] = {"layer": self.site.layer, "kind": self.site.kind, "tokens": self.site.tokens}
         text = json.dumps({"format": 1, **told}, ensure_ascii=False)
-        cache.write_whole(path, save({"vector": self.vector}, {"direction": text}))
+        files.write_whole(path, files.pack({"vector": self.vector}, {"direction": text}))
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Direction:
-        """Read what `save` wrote, bit for bit. Raises ValueError for another file, FileNotFoundError for none."""
-        from safetensors import SafetensorError, safe_open
+        """Read what `save` wrote, bit for bit.
 
+        Raises ValueError for another file and for one that has changed since, FileNotFoundError for none.
+        """
         path = arguments.file(path)
         try:
-            with safe_open(path, "pt") as file:
-                told, vector = json.loads((file.metadata() or {})["direction"]), file.get_tensor("vector")
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            tensors, metadata = files.unpack(path.read_bytes())
+            told, vector = json.loads(metadata["direction"]), tensors["vector"]
+        except (KeyError, ValueError) as error:
             raise ValueError(f"{path} is not a direction that Direction.save wrote ({error!r})") from error
         if told["format"] != 1:
             raise ValueError(f"{path} has format {told['format']}, this version reads 1: upgrade nnsight-dream")

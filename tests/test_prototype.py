@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +159,64 @@ def test_nothing_saved_together_is_lost(tmp_path: Path) -> None:
         found = [nd.Prototype.load(p) for p in tmp_path.iterdir()]
         told = sorted((p.label, str(p.site), str(p.site.tokens), p.seed, p.image.tobytes()[-3:]) for p in found)
         assert told == sorted((p.label, str(p.site), str(p.site.tokens), p.seed, p.image.tobytes()[-3:]) for p in many)
-    nd.Prototypes([dataclasses.replace(one, history=(1.0,))]).save(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 7
-    assert nd.Prototype.load(tmp_path / "octopus-layer2-seed5").history == (1.0,)
+    with pytest.warns(UserWarning, match="octopus-layer2-seed5 is there already and stays: see octopus-layer2-seed5-6"):
+        nd.Prototypes([dataclasses.replace(one, history=(1.0,))]).save(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 8
+    assert nd.Prototype.load(tmp_path / "octopus-layer2-seed5").history == one.history
+    assert nd.Prototype.load(tmp_path / "octopus-layer2-seed5-6").history == (1.0,)
+
+
+def test_another_models_picture_of_the_same_word_stays(tmp_path: Path) -> None:
+    one, other = prototype(), prototype(model="another")
+    assert one.save(tmp_path / "a") == one.save(tmp_path / "a") == tmp_path / "a"
+    with pytest.warns(UserWarning, match=r"a holds another picture, which stays; this one is saved in .*a-2"):
+        assert other.save(tmp_path / "a") == tmp_path / "a-2"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "prototype.png").write_bytes(b"the user's own")
+    with pytest.warns(UserWarning, match="own-2"):
+        one.save(tmp_path / "own")
+    assert (tmp_path / "own" / "prototype.png").read_bytes() == b"the user's own"
+    nd.Prototypes([one]).save(tmp_path / "all")
+    with pytest.warns(UserWarning, match="octopus-layer2-seed5-2"):
+        nd.Prototypes([other]).save(tmp_path / "all")
+    models = {p.name: nd.Prototype.load(p).model for p in (tmp_path / "all").iterdir()}
+    assert models == {"octopus-layer2-seed5": "tiny", "octopus-layer2-seed5-2": "another"}
+
+
+def test_emoji_have_names(tmp_path: Path) -> None:
+    places, moved = nd.Prototypes(prototype(label) for label in ("🐙", "🦊", "👩‍🚀", "日本", "!")).save_each(tmp_path)
+    assert [p.name.removesuffix("-layer2-seed5") for p in places] == [
+        "u1f419-octopus",
+        "u1f98a-fox-face",
+        "u1f469-u1f680-woman-rocket",
+        "日本",
+        "direction",
+    ]
+    assert not moved
+
+
+@pytest.mark.parametrize("name", ["prototype.png", "prototype.json"])
+def test_a_flipped_bit_is_seen(tmp_path: Path, name: str) -> None:
+    path = prototype().save(tmp_path) / name
+    data = path.read_bytes()
+    for at in range(0, len(data), max(1, len(data) // 40)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                nd.Prototype.load(tmp_path)
+                assert name == "prototype.json"
+                assert "was changed, or damaged" in str(caught[0].message)
+            except ValueError:
+                pass
+
+
+def test_records_without_digests_are_read(tmp_path: Path) -> None:
+    path = prototype().save(tmp_path) / "prototype.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in record.items() if k not in ("files", "digest")}))
+    assert nd.Prototype.load(tmp_path).label == "octopus"
+    assert prototype().save(tmp_path) == tmp_path  # the same picture: nothing to number
 
 
 # -- showing -----------------------------------------------------------------------------------------------------

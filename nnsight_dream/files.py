@@ -55,7 +55,7 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
             draft.unlink(missing_ok=True)
             raise
     if durable:
-        _reach_disk(path.parent)
+        reach_disk(path.parent)
     sweep_up(path.parent, path.name)
 
 
@@ -73,7 +73,7 @@ def _write(draft: Path, path: Path, data: bytes, durable: bool) -> None:
         os.replace(draft, path)
 
 
-def _reach_disk(folder: Path) -> None:
+def reach_disk(folder: Path) -> None:
     """Let the names in a folder reach the disk, where the system can do that for a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -88,7 +88,7 @@ def make_folder(folder: Path) -> None:
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for part in missing:
-        _reach_disk(part.parent)
+        reach_disk(part.parent)
 
 
 @contextlib.contextmanager

@@ -19,117 +19,18 @@ import json
 import os
 import re
 import traceback
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import arguments
-from .cache import write_whole
+from .entries import RECORD, Entry, Failure, about, find_flaw, read_record
+from .files import digest, make_folder, reach_disk, sealed, sweep_up, to_json, write_whole
+from .jobs import Job as Job
+from .jobs import job_of
+from .jobs import slug as slug
 from .plain import encodable, plain
 from .prototype import Prototype
-
-RECORD = "job.json"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture to make.
-
-    concept    as it is shown and judged, such as "spring (season)"
-    category   what a judge is told with a hint, such as "animal"; empty for none
-    layer      from 1, or the name of a site
-    seed       of the ascent
-    prompt     the words that the direction is made of; the concept itself if empty
-    control    empty, or "random": a random direction of the same norm takes the place of the concept's
-    pooling    "attention", "mean" or "max"; empty leaves the settings' own
-    """
-
-    concept: str
-    category: str = ""
-    layer: int | str = 1
-    seed: int = 0
-    prompt: str = ""
-    control: str = ""
-    pooling: str = ""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.concept, str) or not self.concept.strip():
-            raise ValueError(f"concept={arguments.shown(self.concept)}: a word or phrase is needed, such as 'octopus'")
-        fields = dict(
-            concept=arguments.text(self.concept, "concept"),
-            category=arguments.text(self.category, "category", "animal"),
-            prompt=arguments.text(self.prompt, "prompt", "octopus"),
-            control=arguments.choice(self.control, "control", ("", "random")),
-            pooling=arguments.choice(self.pooling, "pooling", ("", "attention", "mean", "max")),
-            seed=arguments.whole(self.seed, "seed", 0, arguments.SEED_MOST),
-            layer=_one_layer(self.layer),
-        )
-        for name, value in fields.items():  # plain Python, so that a job is the same in every guise of its numbers
-            object.__setattr__(self, name, value)
-
-    @property
-    def words(self) -> str:
-        """What the direction is made of."""
-        return self.prompt or self.concept
-
-    def key(self, **given: Any) -> str:
-        """The folder's name: concept, layer and seed for people, and a hash of the job and of all else that decides.
-
-        `given` is plain data (model, settings ...), the same for equal results.
-        """
-        told = json.dumps({**dataclasses.asdict(self), **given}, sort_keys=True, ensure_ascii=False)
-        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-        layer = slug(str(self.layer), 40)
-        return "-".join(filter(None, (slug(self.concept), self.control, f"L{layer}", f"s{self.seed}", digest)))
-
-
-def _one_layer(value: Any) -> int | str:
-    try:
-        layers, single = arguments.layers(value)
-    except TypeError:
-        layers, single = [], False
-    if not single or not isinstance(layers[0], (int, str)) or not str(layers[0]).strip():
-        raise ValueError(
-            f"layer={arguments.shown(value)}: a layer from 1, or the name of a site such as "
-            "'blocks.3.hook_resid_post', is needed; jobs_of takes several layers"
-        )
-    return layers[0]
-
-
-def slug(text: str, most: int = 40) -> str:
-    """Letters, digits and single hyphens only, so that any name is a safe and readable file name on any system.
-
-    >>> slug("../../x <script>")
-    'x-script'
-    """
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-").lower()[:most].strip("-") or "concept"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A finished job: its `key`, the `job`, and the `folder` that holds its files."""
-
-    key: str
-    job: Job
-    folder: Path
-
-    def prototype(self) -> Prototype:
-        """The picture with its history and settings."""
-        return Prototype.load(self.folder)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that raised: `error` in one line, `trace` in full, `when` it was."""
-
-    key: str
-    job: Job
-    error: str
-    trace: str
-    when: str
 
 
 class Store:
@@ -146,30 +47,64 @@ class Store:
         if must_exist and not (self.folder / "jobs").is_dir():
             raise FileNotFoundError(f"{self.folder} is no store: it has no folder jobs; nd.sweep makes one")
 
+    def __fspath__(self) -> str:
+        return str(self.folder)  # so that a store can stand where its folder is asked for
+
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r}: {sum(1 for _ in self.keys())} finished)"
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
     def place(self, key: str) -> Path:
-        """The folder of a job."""
+        """The folder of a job. Raises ValueError for what is no key, and for a link that leads out of the store."""
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9-]+", key):
             raise ValueError(f"{arguments.shown(key)} is no key of a job: letters, digits and hyphens only")
-        return self.folder / "jobs" / key
+        return self._inside(self.folder / "jobs" / key)
+
+    def _inside(self, path: Path) -> Path:
+        """A path that is in the store, whatever links there are on its way."""
+        root = os.path.realpath(self.folder)
+        if not os.path.realpath(path).startswith(os.path.join(root, "")):
+            raise ValueError(f"{path} is, or is behind, a link that leads out of the store; remove the link")
+        return path
 
     def has(self, key: str) -> bool:
-        """Whether a job is finished."""
-        return (self.place(key) / RECORD).is_file()
+        """Whether a job is finished, and its files are as they were written."""
+        place = self.place(key)
+        return (place / RECORD).is_file() and not self.flaw(key)
 
-    def put(self, key: str, job: Job, prototype: Prototype) -> Path:
-        """Keep a finished job, whole or not at all; what is there already stays. Raises OSError."""
+    def flaw(self, key: str) -> str:
+        """What is wrong with the files of a finished job; empty where nothing is, or where there is no record."""
+        place = self.place(key)
+        try:
+            return find_flaw(place, read_record(place / RECORD))
+        except FileNotFoundError:
+            return ""
+        except ValueError as error:
+            return str(error)
+
+    def put(self, key: str, job: Job, prototype: Prototype, *, of: Mapping[str, Any] | None = None) -> Path:
+        """Keep a finished job, whole or not at all; what is there already, and whole, stays. Raises OSError.
+
+        of   what decided beside the job, as plain data: model, revision, settings (as for `Job.key`)
+        """
         place = self.place(key)
         if not self.has(key):
-            prototype.save(place)
-            write_whole(place / RECORD, _json(dataclasses.asdict(job)))
+            content = prototype.files()
+            make_folder(place)
+            for name, data in content.items():
+                write_whole(place / name, data)
+            record = {**dataclasses.asdict(job), **about(prototype, dict(of or {}))}
+            record["files"] = {name: digest(data) for name, data in content.items()}
+            write_whole(place / RECORD, to_json(sealed(record)))
         with contextlib.suppress(FileNotFoundError):
             self._failure(key).unlink()
         return place
+
+    def tidy(self) -> int:
+        """Remove what killed processes left half-written; returns how many files."""
+        jobs = [place for place in (self.folder / "jobs").glob("*") if place.is_dir() and not place.is_symlink()]
+        return sum(map(sweep_up, [*jobs, *(self.folder / name for name in ("failed", "remote", "judges", "locks"))]))
 
     def keys(self) -> Iterator[str]:
         """Keys of the finished jobs, sorted."""
@@ -180,7 +115,14 @@ class Store:
         """The finished jobs, by key."""
         for key in self.keys():
             place = self.place(key)
-            yield Entry(key, _job(place / RECORD), place)
+            try:
+                record = read_record(place / RECORD)
+            except ValueError as error:
+                raise ValueError(
+                    f"{place / RECORD}: {error}; a sweep of the same jobs makes it anew, or remove the folder to make "
+                    "it anew"
+                ) from error
+            yield Entry(key, job_of(record), place, record)
 
     def fail(self, key: str, job: Job, error: BaseException) -> None:
         """Record that a job raised. Raises OSError."""
@@ -191,25 +133,32 @@ class Store:
             when=now(),
         )
         path = self._failure(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, _json(told))
+        make_folder(path.parent)
+        write_whole(path, to_json(told))
+
+    def has_failed(self, key: str) -> bool:
+        """Whether a job raised and was not made since."""
+        return self._failure(key).is_file() and not self.has(key)
 
     def failures(self) -> Iterator[Failure]:
         """The jobs that raised and have not been made since, by key."""
         for path in sorted((self.folder / "failed").glob("*.json")):
-            told = json.loads(path.read_text(encoding="utf-8"))
-            yield Failure(path.stem, _job_of(told.pop("job")), **told)
+            try:
+                told = json.loads(self._inside(path).read_text(encoding="utf-8"))
+                yield Failure(path.stem, job_of(told.pop("job")), **told)
+            except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise ValueError(f"{path} is no record of a failure ({error!r}): remove the file") from error
 
     def _failure(self, key: str) -> Path:
-        return self.folder / "failed" / f"{self.place(key).name}.json"
+        return self._inside(self.folder / "failed" / f"{self.place(key).name}.json")
 
     # -- jobs on a server ----------------------------------------------------------------------------------------
 
     def record(self, name: str, where: str, job: str) -> None:
         """Keep the id of a job on a server `where`, so that whoever goes on collects it. Raises OSError."""
         path = self._remote(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, _json({"where": where, "job": job, "when": now()}))
+        make_folder(path.parent)
+        write_whole(path, to_json({"where": where, "job": job, "when": now()}))
 
     def recorded(self, name: str, where: str) -> str | None:
         """The id that was kept under a name for a server, or None."""
@@ -224,7 +173,7 @@ class Store:
         self._remote(name).unlink(missing_ok=True)
 
     def _remote(self, name: str) -> Path:
-        return self.folder / "remote" / f"{slug(name, 80)}.json"
+        return self._inside(self.folder / "remote" / f"{slug(name, 80)}.json")
 
     # -- judges' answers -----------------------------------------------------------------------------------------
 
@@ -242,9 +191,12 @@ class Store:
         found = []
         for n, line in enumerate(lines[:-1]):  # what follows the last line end was cut short
             try:
-                found.append(json.loads(line))
+                row = json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{path}, line {n + 1}, is not an answer: {error}; remove the line") from None
+            if isinstance(row, dict) and row.pop("check", None) not in (None, _check(row)):
+                raise ValueError(f"{path}, line {n + 1}, is not as it was written; remove the line")
+            found.append(row)
         return found
 
     def add_answers(self, key: str, judge: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -252,7 +204,8 @@ class Store:
         if not rows:
             return
         path = self._answers(key, self.enroll(judge))
-        data = "".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows).encode()
+        checked = [{**row, "check": _check(row)} for row in map(plain, rows)]
+        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in checked).encode()
         with open(path, "ab") as file, _locked(file.fileno()):
             end = file.seek(0, os.SEEK_END)
             if end:  # mend a line that was cut short
@@ -268,6 +221,8 @@ class Store:
                 with contextlib.suppress(OSError):
                     os.truncate(path, before)
                 raise
+        if not end:
+            reach_disk(path.parent)
 
     def judges(self) -> list[str]:
         """The judges that answered anything, by a short name each; by its own where the short one is another's name."""
@@ -281,11 +236,11 @@ class Store:
         Raises OSError.
         """
         if judge not in self._enrolled:
-            (self.folder / "judges").mkdir(parents=True, exist_ok=True)
+            make_folder(self._inside(self.folder / "judges"))
             with open(self.folder / "judges" / ".lock", "ab") as file, _locked(file.fileno()):
                 short = self._short(judge, exact=True)
                 if self._owner(short) is None:
-                    write_whole(self.folder / "judges" / f"{short}.json", _json({"name": encodable(judge)}))
+                    write_whole(self.folder / "judges" / f"{short}.json", to_json({"name": encodable(judge)}))
             self._enrolled[judge] = short
         return self._enrolled[judge]
 
@@ -306,34 +261,30 @@ class Store:
             return None
 
     def _answers(self, key: str, short: str) -> Path:
-        return self.place(key) / f"answers-{short}.jsonl"
+        return self._inside(self.place(key) / f"answers-{short}.jsonl")
 
     # -- several processes ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[bool]:
         """Whether this process may work on something that no other works on; free again once it ends or dies."""
-        path = self.folder / "locks" / f"{slug(name, 80)}.lock"
+        path = self._inside(self.folder / "locks" / f"{slug(name, 80)}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as file:
             yield _try_lock(file.fileno())
 
 
-def _job(path: Path) -> Job:
-    try:
-        return _job_of(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a job's record: {error}; remove the folder to make it anew") from error
+def opened(store: Store | str | os.PathLike[str], name: str = "store", *, must_exist: bool = True) -> Store:
+    """A store, or the one in a folder. Raises as `Store`, and TypeError for what is neither."""
+    if isinstance(store, Store):
+        return store
+    return Store(arguments.folder(store, name), must_exist=must_exist)
 
 
-def _job_of(record: Mapping[str, Any]) -> Job:
-    """A job as it was written; one of an older version may hold a category that is no text, or null."""
-    texts = {name: record.get(name) for name in ("category", "prompt", "control", "pooling")}
-    return Job(**{**record, **{name: "" if text is None else str(text) for name, text in texts.items()}})
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=1, ensure_ascii=False).encode()
+def _check(row: Mapping[str, Any]) -> str:
+    """A short digest of an answer's row."""
+    plain = json.loads(json.dumps({k: v for k, v in row.items() if k != "check"}))
+    return digest(json.dumps(plain, sort_keys=True).encode())[:12]
 
 
 def now() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import re
 import warnings
@@ -11,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from .files import damage, digest, is_sealed
 from .jobs import Job, job_of
-from .prototype import Prototype
+from .prototype import PICTURE, Prototype
 
 RECORD = "job.json"
+PNG_END = b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,14 @@ class Failure:
 def read_record(path: Path) -> dict[str, Any]:
     """A job's record. Raises ValueError for one that is not as it was written, FileNotFoundError for none."""
     if path.is_symlink():
-        raise ValueError("the record is a link, which a store does not follow")
+        raise ValueError(f"{path.name} is a link, which a store does not follow")
     try:
         record = json.loads(path.read_bytes().decode())
         job_of(record)
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"it is not a job's record: {error}") from error
+        raise ValueError(f"{path.name} is not a job's record: {error}") from error
     if not is_sealed(record):
-        raise ValueError("the record is not as it was written")
+        raise ValueError(f"{path.name} is not as it was written")
     return record
 
 
@@ -85,9 +89,12 @@ def find_flaw(place: Path, record: Mapping[str, Any]) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             Prototype.load(place)
-    except (OSError, ValueError) as error:
+        data = (place / PICTURE).read_bytes()
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            image.verify()  # the checksum of every chunk
+        return "" if data.endswith(PNG_END) else f"{PICTURE} was cut short"
+    except (OSError, SyntaxError, ValueError) as error:
         return " ".join(str(error).split())
-    return ""
 
 
 def about(prototype: Prototype, of: dict[str, Any]) -> dict[str, Any]:

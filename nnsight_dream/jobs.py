@@ -1,4 +1,4 @@
-"""Jobs: one picture to make each; their keys, which name their folders in a store."""
+"""Jobs: one picture to make each; their keys, which name their folders in a store; lists of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,3 +95,72 @@ def job_of(record: Mapping[str, Any]) -> Job:
     own = {f.name: record[f.name] for f in dataclasses.fields(Job) if f.name in record}
     texts = {name: own.get(name) for name in ("category", "prompt", "control", "pooling")}
     return Job(**{**own, **{name: "" if text is None else str(text) for name, text in texts.items()}})
+
+
+def jobs_of(
+    concepts: Iterable[tuple[str, str, str]],
+    layers: Sequence[int | str] | int | str,
+    *,
+    seeds: Sequence[int] | int = (0,),
+    poolings: Sequence[str] | str = ("",),
+    controls: int = 0,
+) -> list[Job]:
+    """Every concept (name, category, prompt) at every layer, for every seed and pooling.
+
+    layers, seeds, poolings   one, or a list of them
+    controls   that many of the concepts, evenly spread, are also made with a random direction in their place
+
+    Raises TypeError for concepts of another form, ValueError for nothing to do and for more controls than concepts.
+
+    >>> import nnsight_dream as nd
+    >>> [(j.concept, j.layer) for j in nd.jobs_of([("fox", "animal", ""), ("calm", "", "calm sea")], [1, 4])]
+    [('fox', 1), ('calm', 1), ('fox', 4), ('calm', 4)]
+    """
+    named = _concepts(concepts)
+    layers, seeds, poolings = _axes(layers, seeds, poolings)
+    if not named or not layers or not seeds or not poolings:
+        raise ValueError("nothing to do: at least one concept, layer, seed and pooling are needed")
+    if not arguments.is_whole(controls) or not 0 <= controls <= len(named):
+        raise ValueError(f"controls={arguments.shown(controls)}: from 0 to the number of concepts, {len(named)}")
+    spread = {round(i * len(named) / controls) for i in range(controls)} if controls else set()
+    return [
+        Job(name, category, layer, seed, prompt, control, pooling)
+        for layer in layers
+        for pooling in poolings
+        for seed in seeds
+        for control in ("", "random")
+        for i, (name, category, prompt) in enumerate(named)
+        if not control or i in spread
+    ]
+
+
+FORM = (
+    "concepts= is a list of (name, category, prompt), such as [('octopus', 'animal', '')], and layers= such as [1, 4]"
+)
+
+
+def _concepts(concepts: Any) -> list[tuple[str, str, str]]:
+    try:
+        items = arguments.listed(concepts, "concepts", "")
+    except TypeError:
+        raise TypeError(f"{FORM}; got concepts={arguments.shown(concepts)}") from None
+    for i, item in enumerate(items):
+        three = isinstance(item, (tuple, list)) and len(item) == 3
+        if not (three and all(isinstance(part, str) for part in item) and item[0].strip()):
+            mend = f"; of a word alone: ({item!r}, '', '')" if isinstance(item, str) and len(item) < 80 else ""
+            raise TypeError(f"{FORM}; concepts[{i}] is {arguments.shown(item)}{mend}")
+    return [tuple(item) for item in items]
+
+
+def _axes(layers: Any, seeds: Any, poolings: Any) -> tuple[list[Any], list[int], list[str]]:
+    """Layers, seeds and poolings, of which one may stand for a list, as lists; they may be empty."""
+    if isinstance(layers, str) and layers.strip().isdecimal():  # "14": the layer 14, or 1 and 4?
+        raise ValueError(
+            f"layers={layers!r} is a text; of one layer write layers=[{int(layers)}], of several such as layers=[1, 4]"
+        )
+    names, _ = arguments.several(poolings, str, "poolings", "a pooling such as 'mean', or a list of them, is")
+    return (
+        [] if arguments.is_empty(layers) else arguments.layers(layers, "layers")[0],
+        [] if arguments.is_empty(seeds) else arguments.seeds(seeds, "seeds")[0],
+        names,
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,10 @@ class Cluster:
     options    further arguments of `nd.load`
     device     of each worker's model, "cuda" or "cpu"; None: the best that Ray lets a worker see, so a GPU for those
                with num_gpus
+
+    Size of pictures, type of weights, surrogate gradient and the first layer's number are those of the model that the
+    sweep is planned with, unless `options` say otherwise; a worker whose model then differs from the planner's in what
+    decides about pictures ends the sweep with a ValueError before it makes any.
 
     Results come back to the caller, who alone writes the store: workers need no shared disk.
     """
@@ -52,9 +58,13 @@ class Cluster:
         """What a sweep calls with the chunks that are left. Raises ValueError for a model of another name."""
         if vlm.id != self.model:
             raise ValueError(f"the sweep is planned for {vlm.id!r}, but the workers would load {self.model!r}")
-        return lambda left, done, tell: self._work(left, done, tell, store, vlm.weights_tag)
+        given = {k: v for k, v in _like(vlm).items() if k not in self.options}
+        worker = dataclasses.replace(self, options={**given, **self.options})
+        return lambda left, done, tell: worker._work(left, done, tell, store, lambda layer: whole_identity(vlm, layer))
 
-    def _work(self, left: list[Chunk], done: Swept, tell: Tell, store: Store, tag: Callable[[Any], str]) -> None:
+    def _work(
+        self, left: list[Chunk], done: Swept, tell: Tell, store: Store, identity: Callable[[Any], dict[str, Any]]
+    ) -> None:
         ray = _ray()
         from .sweeps import settle
 
@@ -73,7 +83,7 @@ class Cluster:
             while waiting or busy or arrived:
                 while waiting and free:
                     (chunk, attempt), worker = waiting.pop(), free.pop()
-                    busy[worker.run.remote(chunk, tag(chunk.jobs[0].layer))] = (worker, chunk, attempt)
+                    busy[worker.run.remote(chunk, identity(chunk.jobs[0].layer))] = (worker, chunk, attempt)
                     tell("begun", chunk, 0)
                 while arrived:  # the workers are at the next chunks meanwhile
                     chunk, results = arrived.pop()
@@ -88,6 +98,8 @@ class Cluster:
                         ray.exceptions.RayTaskError
                     ) as error:  # the worker lives: the fault is in the chunk or the model
                         free.append(worker)
+                        if isinstance(error.cause, UnlikeModel):
+                            raise ValueError(str(error.cause)) from None
                         results = [RuntimeError(str(error.cause or error))] * len(chunk.jobs)
                     except ray.exceptions.RayError as error:  # the worker is lost
                         free.append(make(self.model, self.options, threads))
@@ -117,16 +129,53 @@ class _Worker:
         torch.set_num_threads(threads)
         self.vlm = load(model, **options)
 
-    def run(self, chunk: Chunk, tag: str) -> list[Any]:
-        """Pictures, or errors in their place."""
+    def run(self, chunk: Chunk, expected: dict[str, Any]) -> list[Any]:
+        """Pictures, or errors in their place. Raises UnlikeModel where this model is not the planner's."""
         from .sweeps import run
 
-        here = self.vlm.weights_tag(chunk.jobs[0].layer)
-        if here != tag:
-            raise ValueError(
-                f"this worker's {self.vlm.id!r} has other weights than the planner's: is it another revision?"
+        here = whole_identity(self.vlm, chunk.jobs[0].layer)
+        if unlike := [name for name in {**expected, **here} if expected.get(name) != here.get(name)]:
+            told = [f"{n} {_short(here.get(n))}, planned with {_short(expected.get(n))}" for n in unlike]
+            raise UnlikeModel(
+                f"the model of a worker, {self.vlm.id!r}, is not that of the sweep: {'; '.join(told)}. Plan with the "
+                "same, or give Cluster(options=...) what nd.load needs; other weights mean another revision or file"
             )
         return [_portable(r) for r in run(self.vlm, chunk)]
+
+
+class UnlikeModel(ValueError):
+    """A worker's model differs from the planner's in what decides about pictures."""
+
+
+def whole_identity(vlm: VLM, layer: Any) -> dict[str, Any]:
+    """What decides about a model's pictures of words at a layer, on whatever machine it is loaded, as plain data."""
+    from .sweeps import identity
+
+    prompt = vlm.image_prompt
+    text = f"{vlm.chat_template} {prompt.text} {prompt.ids.tolist()} {vlm.pixels}"
+    return {
+        **identity(vlm, vlm.site(layer)),
+        "site": vlm.hf_name(vlm.site(layer)),
+        "image_size": list(vlm.image_size),
+        "straight_through": vlm.straight_through,
+        "template, prompt and pixels": hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:12],
+    }
+
+
+def _like(vlm: VLM) -> dict[str, Any]:
+    """Options of `nd.load` that make a model like this one."""
+    options: dict[str, Any] = {"dtype": vlm.dtype, "first_layer": vlm.first_layer}
+    if vlm.own_size is not None:
+        options["image_size"] = tuple(vlm.image_size)
+    if vlm.straight_through is not None:
+        options["straight_through"] = vlm.straight_through
+    if vlm.checkpoint_tower:
+        options["checkpoint_tower"] = True
+    return options
+
+
+def _short(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _portable(result: Any) -> Any:

@@ -44,6 +44,7 @@ class Store:
             raise TypeError(f"folder={folder!r} is a store already: use it as it is")
         self.folder = arguments.folder(folder)
         self._enrolled: dict[str, str] = {}
+        self._noted: dict[str, dict[str, Any]] = {}
         if must_exist and not (self.folder / "jobs").is_dir():
             raise FileNotFoundError(f"{self.folder} is no store: it has no folder jobs; nd.sweep makes one")
 
@@ -83,18 +84,19 @@ class Store:
         except ValueError as error:
             return str(error)
 
-    def put(self, key: str, job: Job, prototype: Prototype, *, of: Mapping[str, Any] | None = None) -> Path:
-        """Keep a finished job, whole or not at all; what is there already, and whole, stays. Raises OSError.
+    def note(self, key: str, of: Mapping[str, Any]) -> None:
+        """What decides beside the job, as plain data (see `Job.key`), for the record that `put` will write."""
+        self._noted[key] = dict(of)
 
-        of   what decided beside the job, as plain data: model, revision, settings (as for `Job.key`)
-        """
+    def put(self, key: str, job: Job, prototype: Prototype) -> Path:
+        """Keep a finished job, whole or not at all; what is there already, and whole, stays. Raises OSError."""
         place = self.place(key)
         if not self.has(key):
             content = prototype.files()
             make_folder(place)
             for name, data in content.items():
                 write_whole(place / name, data)
-            record = {**dataclasses.asdict(job), **about(prototype, dict(of or {}))}
+            record = {**dataclasses.asdict(job), **about(prototype, self._noted.pop(key, {}))}
             record["files"] = {name: digest(data) for name, data in content.items()}
             write_whole(place / RECORD, to_json(sealed(record)))
         with contextlib.suppress(FileNotFoundError):
@@ -119,8 +121,7 @@ class Store:
                 record = read_record(place / RECORD)
             except ValueError as error:
                 raise ValueError(
-                    f"{place / RECORD}: {error}; a sweep of the same jobs makes it anew, or remove the folder to make "
-                    "it anew"
+                    f"{place}: {error}; a sweep of the same jobs makes it anew, or remove the folder to make it anew"
                 ) from error
             yield Entry(key, job_of(record), place, record)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from . import arguments
 from .concepts import concept
 from .digests import digest
 from .directions import from_tensor
+from .files import check_folder
+from .jobs import Job as Job
+from .jobs import jobs_of as jobs_of
 from .objectives import Attention, Max, Mean
 from .prototype import Prototype
 from .settings import Choice, Settings, checked, choose
-from .store import Job, Store
+from .store import Store, opened
 from .synthesis import climb_pairs
 from .vectors import Direction
 from .vlm import VLM, load
@@ -39,6 +43,11 @@ class Chunk:
     keys: tuple[str, ...]
     jobs: tuple[Job, ...]
     settings: Settings
+    of: Mapping[str, Any] = field(default_factory=dict)  # what decides beside the job, see `identity`
+
+    def alone(self, i: int) -> Chunk:
+        """One of its jobs by itself."""
+        return dataclasses.replace(self, keys=(self.keys[i],), jobs=(self.jobs[i],))
 
     @property
     def name(self) -> str:
@@ -59,19 +68,30 @@ class Plan:
         return sum(len(c.jobs) for c in self.chunks)
 
     def left(self, store: Store) -> list[Chunk]:
-        """Chunks of which anything is missing."""
-        return [c for c in self.chunks if not all(store.has(k) for k in c.keys)]
+        """Chunks of which anything is missing; where all that is missing failed before, those jobs one by one."""
+        found = []
+        for chunk in self.chunks:
+            missing = [i for i, key in enumerate(chunk.keys) if not store.has(key)]
+            if 0 < len(missing) < len(chunk.keys) and all(store.has_failed(chunk.keys[i]) for i in missing):
+                found += [chunk.alone(i) for i in missing]
+            elif missing:
+                found.append(chunk)
+        return found
 
 
 @dataclass
 class Swept:
-    """What a sweep did: how many jobs were `made`, were there (`found`), and `failed`, by key with the error."""
+    """What a sweep did: how many jobs were `made`, were there (`found`), and `failed`, by key with the error.
+
+    damaged   jobs that were there but not whole, by key, with what was wrong: they were to be made anew
+    """
 
     store: Store
     made: int = 0
     found: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -80,76 +100,9 @@ class Swept:
 
     def __str__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""
-        return f"{self.made} made, {self.found} there before, {len(self.failed)} failed{stopped}; {self.store.folder}"
-
-
-def jobs_of(
-    concepts: Iterable[tuple[str, str, str]],
-    layers: Sequence[int | str] | int | str,
-    *,
-    seeds: Sequence[int] | int = (0,),
-    poolings: Sequence[str] | str = ("",),
-    controls: int = 0,
-) -> list[Job]:
-    """Every concept (name, category, prompt) at every layer, for every seed and pooling.
-
-    layers, seeds, poolings   one, or a list of them
-    controls   that many of the concepts, evenly spread, are also made with a random direction in their place
-
-    Raises TypeError for concepts of another form, ValueError for nothing to do and for more controls than concepts.
-
-    >>> import nnsight_dream as nd
-    >>> [(j.concept, j.layer) for j in nd.jobs_of([("fox", "animal", ""), ("calm", "", "calm sea")], [1, 4])]
-    [('fox', 1), ('calm', 1), ('fox', 4), ('calm', 4)]
-    """
-    named = _concepts(concepts)
-    layers, seeds, poolings = _axes(layers, seeds, poolings)
-    if not named or not layers or not seeds or not poolings:
-        raise ValueError("nothing to do: at least one concept, layer, seed and pooling are needed")
-    if not arguments.is_whole(controls) or not 0 <= controls <= len(named):
-        raise ValueError(f"controls={arguments.shown(controls)}: from 0 to the number of concepts, {len(named)}")
-    spread = {round(i * len(named) / controls) for i in range(controls)} if controls else set()
-    return [
-        Job(name, category, layer, seed, prompt, control, pooling)
-        for layer in layers
-        for pooling in poolings
-        for seed in seeds
-        for control in ("", "random")
-        for i, (name, category, prompt) in enumerate(named)
-        if not control or i in spread
-    ]
-
-
-FORM = (
-    "concepts= is a list of (name, category, prompt), such as [('octopus', 'animal', '')], and layers= such as [1, 4]"
-)
-
-
-def _concepts(concepts: Any) -> list[tuple[str, str, str]]:
-    try:
-        items = arguments.listed(concepts, "concepts", "")
-    except TypeError:
-        raise TypeError(f"{FORM}; got concepts={arguments.shown(concepts)}") from None
-    for i, item in enumerate(items):
-        three = isinstance(item, (tuple, list)) and len(item) == 3
-        if not (three and all(isinstance(part, str) for part in item) and item[0].strip()):
-            mend = f"; of a word alone: ({item!r}, '', '')" if isinstance(item, str) and len(item) < 80 else ""
-            raise TypeError(f"{FORM}; concepts[{i}] is {arguments.shown(item)}{mend}")
-    return [tuple(item) for item in items]
-
-
-def _axes(layers: Any, seeds: Any, poolings: Any) -> tuple[list[Any], list[int], list[str]]:
-    """Layers, seeds and poolings, of which one may stand for a list, as lists; they may be empty."""
-    if isinstance(layers, str) and layers.strip().isdecimal():  # "14": the layer 14, or 1 and 4?
-        raise ValueError(
-            f"layers={layers!r} is a text; of one layer write layers=[{int(layers)}], of several such as layers=[1, 4]"
-        )
-    names, _ = arguments.several(poolings, str, "poolings", "a pooling such as 'mean', or a list of them, is")
-    return (
-        [] if arguments.is_empty(layers) else arguments.layers(layers, "layers")[0],
-        [] if arguments.is_empty(seeds) else arguments.seeds(seeds, "seeds")[0],
-        names,
-    )
+        damaged = f", {len(self.damaged)} of them anew since damaged" if self.damaged else ""
+        counts = f"{self.made} made{damaged}, {self.found} there before, {len(self.failed)} failed"
+        return f"{counts}{stopped}; {self.store.folder}"
 
 
 def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple[int, int] = (0, 1)) -> Plan:
@@ -157,9 +110,9 @@ def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple
     index, count = _shard(shard)
     jobs, _ = arguments.several(jobs, Job, "jobs", "a Job, or a list of them as nd.jobs_of gives, is")
     settings = checked(settings)
-    groups: dict[tuple[Any, str], list[tuple[str, Job, Settings]]] = {}
+    groups: dict[tuple[Any, str], tuple[Settings, dict[str, Any], list[tuple[str, Job]]]] = {}
     impossible: list[tuple[str, Job, Exception]] = []
-    tags: dict[Any, str] = {}
+    tags: dict[Any, dict[str, Any]] = {}
     choices: dict[tuple[Any, str], tuple[Settings, str]] = {}  # with what tells them apart
     for job in dict.fromkeys(jobs):
         try:
@@ -172,18 +125,22 @@ def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple
             choices[site, job.pooling] = chosen, digest(chosen)
         chosen, whole = choices[site, job.pooling]
         if site not in tags:
-            tags[site] = vlm.weights_tag(site)
-        told = dict(model=vlm.id, revision=vlm.revision, weights=tags[site], dtype=str(vlm.dtype), settings=whole)
-        told |= vlm.chosen
-        groups.setdefault((site, whole), []).append((job.key(**told), job, chosen))
+            tags[site] = identity(vlm, site)
+        of = {**tags[site], "settings": whole}
+        groups.setdefault((site, whole), (chosen, of, []))[2].append((job.key(**of), job))
     chunks = []
-    for members in groups.values():
-        each = members[0][2].together
-        for start in range(0, len(members), each):
-            part = members[start : start + each]
-            chunks.append(Chunk(tuple(k for k, _, _ in part), tuple(j for _, j, _ in part), part[0][2]))
+    for chosen, of, members in groups.values():
+        for start in range(0, len(members), chosen.together):
+            keys, some = zip(*members[start : start + chosen.together], strict=True)
+            chunks.append(Chunk(keys, some, chosen, of))
     mine = impossible if index == 0 else []
     return Plan(tuple(chunks[index::count]), tuple(mine))
+
+
+def identity(vlm: VLM, site: Any) -> dict[str, Any]:
+    """What of a model decides about its pictures at a site, as plain data."""
+    found = dict(model=vlm.id, revision=vlm.revision, weights=vlm.weights_tag(site), dtype=str(vlm.dtype))
+    return {**found, **vlm.chosen}
 
 
 def _shard(shard: Any) -> tuple[int, int]:
@@ -223,24 +180,32 @@ def sweep(
                store, so that a client that was killed collects what it sent
 
     Stopped at any moment and called again, it goes on: what is finished is not made anew, the rest gets the same bits
-    as if it had run through. Several processes may work on one folder. A job that raises is recorded, the others go on.
+    as if it had run through. Several processes may work on one folder. A job that raises is recorded, the others go on;
+    called again, it is tried by itself. Whatever is not as it was written is made anew, with a warning.
 
-    Raises ValueError for a wrong shard or concurrency; OSError where the folder cannot be written (a full disk ends a
-    sweep).
+    Raises ValueError for a wrong shard or concurrency, and for links that lead out of the store; OSError where the
+    folder cannot be written, before any work (a full disk ends a sweep).
     """
     concurrency = arguments.whole(remote_concurrency, "remote_concurrency", 1)
-    store = folder if isinstance(folder, Store) else Store(folder)
+    store = opened(folder, "folder", must_exist=False)
+    check_folder(store.folder)
     if not isinstance(vlm, VLM):
         vlm = load(vlm)
     planned = plan(vlm, jobs, settings=settings, shard=shard)
     from .sweep_display import display
 
+    store.tidy()
     done = Swept(store)
     for key, job, error in planned.impossible:
         store.fail(key, job, error)
         done.failed[key] = str(error)
     left = planned.left(store)
     done.found = planned.jobs - sum(len(c.jobs) for c in left)
+    done.damaged = {key: flaw for c in left for key in c.keys if (flaw := store.flaw(key))}
+    if done.damaged:
+        key, flaw = next(iter(done.damaged.items()))
+        count = "one finished job is" if len(done.damaged) == 1 else f"{len(done.damaged)} finished jobs are"
+        warnings.warn(f"in {store.folder} {count} not whole and made anew: {key}: {flaw}", stacklevel=2)
     work = _work(vlm, store, ray, concurrency)
     with display(progress, planned, done) as tell:
         try:
@@ -288,16 +253,21 @@ def _here(vlm: VLM, store: Store) -> Callable[[list[Chunk], Swept, Tell], None]:
 
 
 def settle(store: Store, chunk: Chunk, results: Iterable[Prototype | Exception], done: Swept) -> None:
-    """Keep what came of a chunk: pictures, and errors in their place."""
+    """Keep what came of a chunk: pictures, and errors in their place; the errors first, so that no kill between the
+    two lets a later sweep take a job that fails for one that was not reached."""
+    fresh = []
     for key, job, result in zip(chunk.keys, chunk.jobs, results, strict=True):
-        if isinstance(result, Exception):
+        if store.has(key):
+            done.found += 1
+        elif isinstance(result, Exception):
             store.fail(key, job, result)
             done.failed[key] = str(result)
-        elif store.has(key):
-            done.found += 1
         else:
-            store.put(key, job, result)
-            done.made += 1
+            fresh.append((key, job, result))
+    for key, job, result in fresh:
+        store.note(key, chunk.of)
+        store.put(key, job, result)
+        done.made += 1
 
 
 def run(vlm: VLM, chunk: Chunk, watch: Callable[..., None] | None = None) -> list[Prototype | Exception]:

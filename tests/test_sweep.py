@@ -271,6 +271,156 @@ def test_a_climb_that_raises_fails_alone(tiny_vlm: nd.VLM, tmp_path: Path, monke
     assert not list(Store(tmp_path).failures())
 
 
+def test_a_failed_job_is_tried_alone(tiny_vlm: nd.VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, climbed = sweeping.climb_pairs, []
+
+    def climb(vlm: nd.VLM, pairs: list[tuple[nd.Direction, int]], *rest: Any) -> Any:
+        climbed.append([d.label for d, _ in pairs])
+        if any(d.label == "cat" for d, _ in pairs):
+            raise FloatingPointError("not finite")
+        return real(vlm, pairs, *rest)
+
+    monkeypatch.setattr(sweeping, "climb_pairs", climb)
+    wanted, settings = [Job("dog"), Job("cat"), Job("fox")], FEW.but(at_once=6)
+    nd.sweep(tiny_vlm, wanted, tmp_path, settings=settings, progress=False)
+    assert climbed == [["dog", "cat", "fox"], ["dog"], ["cat"], ["fox"]]
+    for _ in range(2):
+        climbed.clear()
+        done = nd.sweep(tiny_vlm, wanted, tmp_path, settings=settings, progress=False)
+        assert climbed == [["cat"]]
+        assert (done.made, done.found, list(done.failed.values())) == (0, 2, ["not finite"])
+        assert [f.job.concept for f in Store(tmp_path).failures()] == ["cat"]
+
+
+# -- damage ------------------------------------------------------------------------------------------------------
+
+
+def damage(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif how == "a link":
+        path.unlink()
+        path.symlink_to("/etc/hostname")
+    else:
+        bit = bytes([data[len(data) // 2] ^ 1])
+        ways = {"empty": b"", "cut": data[:-9], "a bit": data[: len(data) // 2] + bit + data[len(data) // 2 + 1 :]}
+        path.write_bytes(ways[how])
+
+
+def test_what_is_not_whole_is_made_anew_and_said(tiny_vlm: nd.VLM, tmp_path: Path) -> None:
+    wanted = [Job("dog"), Job("cat")]
+    nd.sweep(tiny_vlm, wanted, tmp_path, settings=FEW, progress=False)
+    before = contents(tmp_path)
+    store = Store(tmp_path)
+    (entry, _) = store.entries()
+    prototype = entry.prototype()
+    store.add_answers(entry.key, "j", [{"said": "a dog"}])
+    for name in ("prototype.png", "heat.png", "prototype.json", "job.json"):
+        for how in ("gone", "a link", "empty", "cut", "a bit"):
+            damage(entry.folder / name, how)
+            assert not store.has(entry.key), (name, how)
+            if (entry.folder / "job.json").exists() and name != "job.json":
+                with pytest.raises(ValueError, match=f"{name} .*makes it anew"):
+                    entry.prototype()
+                assert name in store.flaw(entry.key)
+            for path in (entry.folder / "job.json", entry.folder / name):  # mended in place, with its answers
+                if path.is_symlink():
+                    path.unlink()
+            store.note(entry.key, entry.record["of"])
+            store.put(entry.key, entry.job, prototype)
+            assert store.has(entry.key)
+    assert store.answers(entry.key, "j") == [{"said": "a dog"}]
+    damage(entry.folder / "prototype.png", "a bit")
+    with pytest.warns(UserWarning, match=r"one finished job is not whole and made anew: .*: prototype.png is not as"):
+        done = nd.sweep(tiny_vlm, wanted, tmp_path, settings=FEW, progress=False)
+    assert (done.made, done.found, list(done.damaged)) == (1, 1, [entry.key])
+    assert "1 made, 1 of them anew since damaged" in str(done)
+    assert {k: v for k, v in contents(tmp_path).items() if "answers" not in k} == before
+
+
+def test_links_do_not_lead_out_of_a_store(tiny_vlm: nd.VLM, tmp_path: Path) -> None:
+    planned = sweeping.plan(tiny_vlm, [Job("dog")], settings=FEW)
+    (key,) = planned.chunks[0].keys
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "store" / "jobs").mkdir(parents=True)
+    (tmp_path / "store" / "jobs" / key).symlink_to(outside)
+    with pytest.raises(ValueError, match="a link that leads out of the store; remove the link"):
+        nd.sweep(tiny_vlm, [Job("dog")], tmp_path / "store", settings=FEW, progress=False)
+    (tmp_path / "store" / "jobs" / key).unlink()
+    (tmp_path / "linked").symlink_to(tmp_path / "store")  # the store itself may be one
+    assert nd.sweep(tiny_vlm, [Job("dog")], tmp_path / "linked", settings=FEW, progress=False).ok
+    (tmp_path / "store" / "jobs" / key / "answers-j.jsonl").symlink_to(outside / "answers")
+    with pytest.raises(ValueError, match="leads out of the store"):
+        Store(tmp_path / "store").add_answers(key, "j", [{"said": "x"}])
+    assert list(outside.iterdir()) == []
+
+
+def test_drafts_of_killed_processes_are_swept_up(tiny_vlm: nd.VLM, whole: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    place = tmp_path / "jobs" / "one"
+    (tmp_path / "failed").mkdir(parents=True)
+    place.mkdir(parents=True)
+    left = [place / f".job.json.{'a' * 32}.tmp", tmp_path / "failed" / f".x.json.{'b' * 32}.tmp"]
+    held, other = place / f".heat.png.{'c' * 32}.tmp", place / ".mine.tmp"
+    for path in (*left, held, other):
+        path.write_bytes(b"half")
+    with open(held) as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH)  # as the process that writes it does
+        assert Store(tmp_path).tidy() == 2
+        assert not any(path.exists() for path in left)
+        assert held.exists()
+    assert Store(tmp_path).tidy() == 1
+    assert other.exists()
+
+
+def test_an_impossible_folder_is_said_before_work(tiny_vlm: nd.VLM, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sweeping, "plan", lambda *_, **__: pytest.fail("work began"))
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(NotADirectoryError, match="file is a file"):
+            nd.sweep(tiny_vlm, [Job("dog")], folder, settings=FEW, progress=False)
+    with pytest.raises(ValueError, match=r"folder='': a path is needed; for the folder you are in, give '\.'"):
+        nd.sweep(tiny_vlm, [Job("dog")], "", settings=FEW, progress=False)
+    with pytest.raises(OSError, match="name too long"):
+        nd.sweep(tiny_vlm, [Job("dog")], tmp_path / ("x" * 300), settings=FEW, progress=False)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("usage", (), {"free": 1000}))
+    with pytest.raises(OSError, match=r"0\.0 MB are free, 1\.0 MB are needed; give another folder"):
+        nd.sweep(tiny_vlm, [Job("dog")], tmp_path / "full", settings=FEW, progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_stores_of_older_versions_are_read(whole: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    (entry, *_) = Store(whole).entries()
+    old = tmp_path / "jobs" / entry.key
+    shutil.copytree(entry.folder, old)
+    for name, more in (("job.json", ("model", "revision", "settings", "of")), ("prototype.json", ())):
+        record = json.loads((old / name).read_text())
+        kept = {k: v for k, v in record.items() if k not in ("files", "digest", *(more if name == "job.json" else ()))}
+        (old / name).write_text(json.dumps(kept))
+    (again,) = Store(tmp_path).entries()
+    assert Store(tmp_path).has(entry.key)
+    assert (again.job, again.model) == (entry.job, entry.model)
+    assert again.prototype().history == entry.prototype().history
+    damage(old / "prototype.png", "cut")
+    assert not Store(tmp_path).has(entry.key)
+
+
+def test_a_changed_answer_is_seen(tmp_path: Path) -> None:
+    shelf = Store(tmp_path)
+    (tmp_path / "jobs" / "k").mkdir(parents=True)
+    shelf.add_answers("k", "j", [{"said": "ä", "score": 0.1}, {"said": "b"}])
+    path = tmp_path / "jobs" / "k" / "answers-j.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"said": "b"', b'"said": "c"'))
+    with pytest.raises(ValueError, match="line 2, is not as it was written; remove the line"):
+        shelf.answers("k", "j")
+
+
 # -- the store ---------------------------------------------------------------------------------------------------
 
 
@@ -445,7 +595,7 @@ def test_a_chunk_over_which_workers_are_lost_again_and_again_fails(
     two_workers: Any, demo_vlm: nd.VLM, tmp_path: Path
 ) -> None:
     class Deadly(ray_workers._Worker):
-        def run(self, chunk: Any, tag: str) -> Any:
+        def run(self, chunk: Any, tag: Any) -> Any:
             if chunk.jobs[0].layer == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().run(chunk, tag)
@@ -457,3 +607,30 @@ def test_a_chunk_over_which_workers_are_lost_again_and_again_fails(
         done = nd.sweep(demo_vlm, wanted, tmp_path, ray=cluster, **QUICK)
     assert done.made == 2
     assert ["lost over it 2 times" in e for e in done.failed.values()] == [True]
+
+
+def test_a_worker_of_another_model_makes_nothing(demo_vlm: nd.VLM) -> None:
+    """Without Ray: what a worker compares, and what it is given by the planner."""
+    chunk = sweeping.plan(demo_vlm, [Job("dog")], settings=FEW).chunks[0]
+    expected = ray_workers.whole_identity(demo_vlm, 1)
+    worker = ray_workers._Worker("demo", ray_workers._like(demo_vlm), 1)
+    assert worker.run(chunk, expected)[0].label == "dog"
+    for name, other in (
+        ("dtype", "torch.bfloat16"),
+        ("image_size", [32, 32]),
+        ("straight_through", 1.0),
+        ("weights", "x"),
+    ):
+        with pytest.raises(ray_workers.UnlikeModel, match=f"is not that of the sweep: {name} .*planned with"):
+            worker.run(chunk, {**expected, name: other})
+    zero = nd.load("demo", first_layer=0)
+    assert ray_workers._like(zero)["first_layer"] == 0
+    assert ray_workers.whole_identity(zero, 0) == expected
+
+
+def test_a_cluster_of_another_type_is_refused(two_workers: Any, demo_vlm: nd.VLM, tmp_path: Path) -> None:
+    cluster = ray_workers.Cluster("demo", options={"dtype": torch.bfloat16})
+    with pytest.raises(ValueError, match=r"dtype torch\.bfloat16, planned with torch\.float32"):
+        nd.sweep(demo_vlm, [Job("dog")], tmp_path, ray=cluster, **QUICK)
+    assert not list(tmp_path.glob("jobs/*"))
+    assert not list(Store(tmp_path).failures())

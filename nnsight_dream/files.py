@@ -191,7 +191,11 @@ def pack(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
     """Tensors and texts as the bytes of a safetensors file that holds a digest of itself."""
     from safetensors.torch import save
 
-    data = save(dict(tensors), {**metadata, DIGEST: _ZEROS.decode()})
+    raw = save(dict(tensors), {**metadata, DIGEST: _ZEROS.decode()})
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)  # in one order of keys: the same content is the same bytes
+    data = len(header).to_bytes(8, "little") + header + raw[end:]
     return data.replace(_MARK + _ZEROS, _MARK + hashlib.sha256(data).hexdigest().encode(), 1)
 
 

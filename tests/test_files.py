@@ -100,7 +100,7 @@ def test_damaged_features_are_read_anew(tiny_vlm: nd.VLM, tmp_path: Path) -> Non
 
 def test_an_impossible_place_is_said_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(NotADirectoryError, match="file is a file, so .* cannot be in it"):
+    with pytest.raises(NotADirectoryError, match=r"file is a file, so .* cannot be in it"):
         files.check_folder(tmp_path / "file" / "deep" / "er")
     with pytest.raises(OSError, match="name too long"):
         files.check_folder(tmp_path / ("x" * 300))

@@ -88,20 +88,30 @@ def resize(pictures: torch.Tensor, size: tuple[int, int], resample: int) -> torc
     """Resize (B, 3, H, W) in [0, 1] as PIL does, differentiably: within one 8-bit step of it.
 
     PIL rounds to 8 bits and clips between its two one-dimensional passes; bilinear needs neither to stay in range,
-    bicubic and Lanczos overshoot, so they are done in two clipped passes here too, across and then down. Pillow 13
-    may go down first where a picture loses more of its height than of its width; such pictures, if they are noisy,
-    come out up to ten steps off. Square pictures to square ones never do.
+    bicubic and Lanczos overshoot, so they are done in two passes here too, across and then down, and what a picture in
+    [0, 1] overshoots is held at 0 and 1 after each. A picture that leads out of [0, 1], which no processor can be
+    given, is not held anywhere. The gradient is that of the mixing alone: it is cut nowhere, not where a value is held.
+
+    Pillow 13 may go down first where a picture loses more of its height than of its width; such pictures, if they are
+    noisy, come out up to ten steps off. Square pictures to square ones never do.
     """
     if tuple(pictures.shape[-2:]) == tuple(size):
         return pictures
     if resample == 2:
         return F.interpolate(pictures, size, mode="bilinear", antialias=True, align_corners=False)
+    low, high = (part(pictures.detach(), (1, 2, 3), keepdim=True) for part in (torch.amin, torch.amax))
+    stored = (low >= -1e-4) & (high <= 1 + 1e-4)  # pictures that a file can hold
+    least, most = (torch.where(stored, a, b).to(pictures) for a, b in ((0.0, -torch.inf), (1.0, torch.inf)))
+
+    def held(x: torch.Tensor) -> torch.Tensor:
+        return x + torch.clamp(x.detach(), least, most).sub_(x.detach())
+
     if resample == 3:
         wide = F.interpolate(pictures, (pictures.shape[-2], size[1]), mode="bicubic", antialias=True)
-        return F.interpolate(wide.clamp(0, 1), size, mode="bicubic", antialias=True).clamp(0, 1)
+        return held(F.interpolate(held(wide), size, mode="bicubic", antialias=True))
     if resample == 1:
         across, down = (_lanczos(pictures.shape[i], size[i]).to(pictures) for i in (-1, -2))
-        return (down @ (pictures @ across.T).clamp(0, 1)).clamp(0, 1)
+        return held(down @ held(pictures @ across.T))
     raise ValueError(
         f"this checkpoint's image processor resizes with PIL filter {resample}; 1 (Lanczos), 2 (bilinear) and 3 "
         "(bicubic) have differentiable twins here. Give a canvas of the model's own size so that nothing is resized."

@@ -275,7 +275,8 @@ class VLM:
     def pack(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         """Pixel inputs of the model for pictures (B, 3, H, W), RGB in [0, 1], of any size; differentiable.
 
-        Noise may lead out of [0, 1]; nothing is clipped. Raises ValueError for another shape.
+        Noise may lead out of [0, 1]; nothing of such a picture is clipped (see `pixels.resize`). Raises ValueError for
+        another shape.
         """
         if pictures.ndim != 4 or pictures.shape[1] != 3:
             raise ValueError(f"pictures must be (batch, 3, height, width); got {tuple(pictures.shape)}")

@@ -40,6 +40,30 @@ def test_the_gradient_through_a_resize_is_pils_own_mixing(resample: int, size: i
     assert (found - expected).norm() < 2e-4 * expected.norm()
 
 
+@pytest.mark.parametrize("resample", [1, 3])
+@pytest.mark.parametrize("size", [40, 150])
+def test_what_overshoots_is_held_as_a_processor_holds_it_and_keeps_its_gradient(resample: int, size: int) -> None:
+    """Black and white blocks, which overshoot at every edge; and the same led out of [0, 1], which is not held."""
+    pixels = PixelFormat((size, size), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), resample)
+    blocks = np.kron(np.random.default_rng(0).integers(0, 2, (9, 9)), np.ones((10, 10), int)).astype(np.uint8) * 255
+    x = (torch.from_numpy(blocks).float() / 255).expand(2, 3, -1, -1).clone()
+    x[1] = 1.5 * x[1] - 0.25
+    x.requires_grad_(True)
+    packed = plain_pixels(x, pixels)["pixel_values"]
+    theirs = Image.fromarray(blocks).resize((size, size), Image.Resampling(resample))
+    assert (packed[0].detach() * 255 - torch.from_numpy(np.array(theirs)).float()).abs().max() <= 1.3
+    mix = weights_of_pil(90, size, resample)
+    free = mix @ x[1].detach().double() @ mix.T
+    assert free.amax() > 1.26
+    assert free.amin() < -0.26
+    assert (packed[1].detach() - free).abs().max() < 5e-5
+    asked = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    (found,) = torch.autograd.grad((packed * asked).sum(), x)
+    assert (found - mix.T @ asked.double() @ mix).norm() < 2e-5 * found.norm()
+    alone = plain_pixels(x[:1].detach(), pixels)["pixel_values"]  # a picture does not depend on its company
+    assert torch.equal(alone, packed[:1].detach())
+
+
 def test_a_native_canvas_is_the_models_own_size(tiny_vlm: nd.VLM) -> None:
     direction = nd.concept(tiny_vlm, "fish", layer=2)
     native = nd.synthesize(tiny_vlm, direction, settings=SHORT.but(canvas=nd.Native(nd.Pixels)))

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from . import arguments, changes, compiled, remote, shipped, shipped_jobs, shipped_scores
+from . import arguments, changes, compiled, gradients, remote, shipped, shipped_jobs, shipped_scores
 from .calm import calmly
 from .checkpoints import positions, refuse_too_long
 from .pixels import PixelFormat
 from .shipped import Step
 from .sites import Site
-from .vlm import VLM, _picture_turn
+from .vlm import VLM, _frozen, _picture_turn
 
 
 def _run(vlm: VLM, sites: Sequence[Site], inputs: dict[str, Any]) -> dict[Site, torch.Tensor]:
@@ -453,7 +453,8 @@ def check(vlm: VLM) -> None:
     """Prove the family's record against the model; raises ValueError that says what was looked for and what is there.
 
     Paths resolve; the model's own processor puts the image tokens where the record does, and they form its grid;
-    pixels packed from [0, 1] equal the processor's; a finite, non-zero gradient reaches the pixels. What cannot be
+    pixels packed from [0, 1] equal the processor's; a finite, non-zero gradient reaches the pixels, and it is
+    the slope that is measured of every block, and of all together (see `gradients`). What cannot be
     compared is told by `vlm.unproved`. For a record that was probed, activations must also be those of the processor's
     own inputs.
     """
@@ -648,6 +649,11 @@ def _check_gradient(vlm: VLM) -> None:
     site = Site(1)
     with torch.enable_grad():
         patches = read_pictures(vlm, x, [site])[site]
+        if not patches.requires_grad:
+            raise ValueError(
+                f"{vlm.id}: no gradient reaches layer 1: something before it detaches, a hook, an edit or a layer "
+                "without a backward pass. For reading alone, load with check=False"
+            )
         probe = torch.linspace(-1, 1, patches.shape[-1], device=patches.device)
         (gradient,) = torch.autograd.grad((patches.float() @ probe).sum(), x)
     reached = (gradient != 0).any(1).float().mean().item()
@@ -657,7 +663,17 @@ def _check_gradient(vlm: VLM) -> None:
             f"{'' if torch.isfinite(gradient).all() else ' and is not finite'}. A model made from a config alone has a "
             "projector of zeros: load trained weights, or randomise it (nnsight_dream never changes your weights)."
         )
-    del gradient, x
+    picture, deepest = x.detach(), Site(vlm.layers)
+    del gradient, x, patches
+    if vlm.is_demo:  # proved by tests, once for all
+        return
+    with vlm.alone(), _frozen(vlm.hf):  # without checkpointing, which runs layers twice
+        constants = _picture_inputs(vlm, 1)
+
+        def read(view: torch.Tensor) -> torch.Tensor:
+            return _run(vlm, [deepest], {**constants, **_pixel_inputs(vlm, view)})[deepest]
+
+        gradients.prove(vlm, read, vlm.family.root if vlm.straight_through is None else vlm.family.layers, picture)
 
 
 __all__ = ["Climb", "PixelFormat", "Step", "ascend", "check", "mean_patches", "read_pictures", "read_text"]

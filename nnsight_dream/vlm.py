@@ -424,6 +424,11 @@ class VLM:
         """A hash of edits and hooks; b"" where there are none."""
         return changes.of_edits(self.edits) + changes.of_hooks(self.hf)
 
+    def state_of_changes(self) -> tuple[int, ...]:
+        """What edits and hooks there are, each by itself."""
+        with self.alone():
+            return tuple(map(id, [*self.edits, *(hook for _, _, hook in changes.hooks(self.hf))]))
+
     def _take_edits(self) -> None:
         if (whole := self.model.__dict__.get("_whole")) is not None:  # what peft wrapped shares those of the whole
             self.model.__dict__["_edits"] = whole._edits
@@ -587,8 +592,8 @@ def load(
                  nothing else (ids and folders only)
     head         False: load neither final norm nor language-model head, which only `top_logits` and writing need (ids
                  and folders only)
-    check        prove the family's record against the model (see `check`); costs one forward and backward. What cannot
-                 be compared is told by `unproved`
+    check        prove the family's record against the model, and its gradient against measured slopes (see `check`);
+                 costs some six forwards and two backwards. What cannot be compared is told by `unproved`
     device       "cuda", "cuda:1", "mps" or "cpu" (ids and folders only; a model in hand stays where it is). Not given:
                  the best there is, cuda, then mps, else cpu, which is said in one line; the bundled model, whose
                  numbers were measured there, stays on the cpu. What does not fit there is said before it is loaded,

@@ -320,7 +320,7 @@ def _of_unit(here: _Unit, above: _Unit, below: _Unit) -> _Slope:
 
 def _slope(parts: list[_Part], source: torch.Tensor, change: torch.Tensor) -> _Slope:
     """The mean over nearly straight parts p of <dp/ds · change of s, change of p> / |change of p|^2."""
-    parts = [part for part in parts if part.bend < 0.3]
+    parts = [part for part in parts if part.bend < 0.3 and float(part.change.square().sum()) > 1e-30]
     if not parts:
         return _Slope()
     weights = [(p.change / p.change.square().sum()).to(p.gives.dtype) for p in parts]

@@ -12,7 +12,7 @@ from typing import Any
 from . import arguments
 from .arguments import rows_of, whole
 from .cache import write_whole
-from .tables import rates
+from .tables import apart, rates
 
 # told apart by people of any colour vision (Okabe and Ito 2008), and by marker
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -24,7 +24,7 @@ def recognition(rows: Sequence[Row], stem: str | os.PathLike[str], *, columns: i
     """Rate of recognition by layer, one panel for each category and one for all (figures 3 and 8 of arXiv 2601.08017).
 
     rows   of `nd.results`, of one judge; with and without hint are two lines with 95 % intervals, random directions
-    (with hint) are dotted
+    (with hint) are dotted. Several models or settings have lines of their own
 
     Returns the files: `stem` with .png and .svg. Raises ValueError for no rows, ImportError without matplotlib.
     """
@@ -34,18 +34,22 @@ def recognition(rows: Sequence[Row], stem: str | os.PathLike[str], *, columns: i
     categories = sorted({r["category"] for r in rows if r["category"]})
     panels = [("all", rows), *((c, [r for r in rows if r["category"] == c]) for c in categories)]
     places = _places(rows)
+    runs = apart(rows)
+    run_of = {id(r): run for run, part in runs.items() for r in part}
+    hints = (("hint", "with hint"), ("strict", "without hint"))
+    lines = [(run, protocol, f"{run}, {words}" if run else words) for run in runs for protocol, words in hints]
     figure, axes = _panels(len(panels), columns)
     dots: list[tuple[Any, list[int], list[float]]] = []
     for axis, (name, part) in zip(axes, panels, strict=False):
         concepts = len({r["concept"] for r in part})
         _title(axis, f"{name} ({concepts})")
         _ticks(axis, places)
-        for i, (protocol, label) in enumerate((("hint", "with hint"), ("strict", "without hint"))):
-            told = rates(part, protocol=protocol)
+        for i, (run, protocol, label) in enumerate(lines):
+            told = rates([r for r in part if run_of[id(r)] == run], protocol=protocol)
             table = [t for t in told if t["rate"] is not None]
             chance = [t for t in told if t["chance"] is not None]
             if table:
-                _line(axis, table, places, i, label, aside=0.06 * (2 * i - 1))
+                _line(axis, table, places, i, label, aside=0.06 * (2 * i - len(lines) + 1))
             if chance and protocol == "hint":
                 xs, ys = [places[t["layer"]] for t in chance], [100 * t["chance"] for t in chance]
                 dots.append((axis, xs, ys))
@@ -61,7 +65,12 @@ def pooling(rows: Sequence[Row], stem: str | os.PathLike[str], *, protocol: str 
     """
     rows = rows_of(rows)
     names = sorted({r["pooling"] for r in rows})
-    parts = {n or "attention (the settings' own)": [r for r in rows if r["pooling"] == n] for n in names}
+    parts = {
+        ", ".join(filter(None, (run, n or "attention (the settings' own)"))): [r for r in part if r["pooling"] == n]
+        for run, part in apart(rows).items()
+        for n in names
+    }
+    parts = {name: part for name, part in parts.items() if part}
     return _compared(parts, stem, protocol, _picture, "no concept was made with every pooling")
 
 
@@ -70,8 +79,13 @@ def models(rows: Mapping[str, Sequence[Row]], stem: str | os.PathLike[str], *, p
 
     rows   of `nd.results` by the model's name, all of the settings' own pooling or all of one
     """
+    parts = {
+        ", ".join(filter(None, (name, run))): part
+        for name, some in rows.items()
+        for run, part in (apart(some) or {"": []}).items()
+    }
     return _compared(
-        rows, stem, protocol, lambda r: (r["concept"], r["category"]), "no concept was made of every model"
+        parts, stem, protocol, lambda r: (r["concept"], r["category"]), "no concept was made of every model"
     )
 
 
@@ -89,7 +103,7 @@ def _compared(
     for i, (name, part) in enumerate(parts.items()):
         told = rates([r for r in part if what(r) in both], protocol=protocol)
         if table := [t for t in told if t["rate"] is not None]:
-            _line(axes[0], table, places, i, name, aside=0.08 * (i - (len(parts) - 1) / 2))
+            _line(axes[0], table, places, i, name, aside=min(0.08, 0.6 / len(parts)) * (i - (len(parts) - 1) / 2))
     _title(axes[0], f"{len({concept for concept, *_ in both})} concepts, {protocol}")
     return _finish(figure, axes, 1, "recognised, %", stem)
 
@@ -145,8 +159,15 @@ def _line(axis: Any, table: Sequence[Row], places: Mapping[Any, int], i: int, la
     xs, ys = [places[t["layer"]] + aside for t in table], [100 * t["rate"] for t in table]
     low = [max(0.0, 100 * (t["rate"] - t["low"])) for t in table]
     high = [max(0.0, 100 * (t["high"] - t["rate"])) for t in table]
-    style = dict(color=COLOURS[i], marker=MARKERS[i], markersize=4, capsize=2, elinewidth=0.8, linewidth=1.3)
+    style = dict(**_look(i), markersize=4, capsize=2, elinewidth=0.8, linewidth=1.3)
     axis.errorbar(xs, ys, [low, high], label=label, clip_on=False, **style)
+
+
+def _look(i: int) -> dict[str, str]:
+    """Colour, marker and dashes of line number `i`, of which there may be any number."""
+    turn = i // len(COLOURS)  # once all colours are used, they come again with other markers and dashes
+    marker = MARKERS[(i + turn) % len(MARKERS)]
+    return dict(color=COLOURS[i % len(COLOURS)], marker=marker, linestyle=("-", "--", "-.", ":")[turn % 4])
 
 
 def _panels(count: int, columns: int, *, sharey: bool = True) -> tuple[Any, list[Any]]:

@@ -15,9 +15,11 @@ from PIL import Image
 
 from . import arguments
 from .cards import TOP, Card, Shot
+from .files import check_file
+from .page_pictures import Shelf
 from .pictures import own_png
 from .prototype import Prototype, _told
-from .report import _data_url, _filled, _written
+from .report import _filled, _written
 from .sae_reading import Active, features_of
 from .store import now
 from .vlm import VLM
@@ -79,6 +81,8 @@ def page(
 ) -> Path:
     """Write one HTML file with cards to search and click through; it holds all it shows and loads nothing.
 
+    Of more than 200 pictures, or 20 MB, the pictures lie in a folder beside it, `index_files` for `index.html`.
+
     pictures   pictures with the features that make them, see `seen_by`
     verdicts   by a card's key, rows of (question, what the judge said, "yes" or "no")
     rates      rows of `feature_judging.judge_features`
@@ -86,14 +90,14 @@ def page(
 
     Names are only ever text in it. Raises ValueError for no card, OSError where the file cannot be written.
     """
+    path = check_file(path)
     cards, _ = arguments.several(cards, Card, "cards", "a Card, or a list of them as make_cards gives, is")
     if not cards:
         raise ValueError("no finished card to show: make some with make_cards")
-    shelf: dict[str, int] = {}  # each picture once, however often it is shown
+    shelf = Shelf(path)
 
     def kept(image: Image.Image) -> int:
-        url = _data_url(image, PICTURE, "PNG" if max(image.size) <= SMALL else "JPEG")
-        return shelf.setdefault(url, len(shelf))
+        return shelf.add(image, PICTURE, "PNG" if max(image.size) <= SMALL else "JPEG")
 
     near = nearest_pictures(cards)
     facts = cards[0].facts
@@ -110,9 +114,9 @@ def page(
     )
     lists = [c["near"] + c["makes"] for c in data["cards"]] + [p["features"] for p in data["pictures"]]
     mentioned = {row[0] for rows in lists for row in rows}
-    data |= dict(images=list(shelf), labels={i: word for i, word in (labels or {}).items() if i in mentioned})
+    data |= dict(images=shelf.urls(), labels={i: word for i, word in (labels or {}).items() if i in mentioned})
     template = Path(__file__).with_name("cards_page.html").read_text(encoding="utf-8")
-    return _written(path, _filled(template, data=data))
+    return _written(path, _filled(shelf.allowed(template), data=data))
 
 
 def _active(one: Active) -> list[Any]:

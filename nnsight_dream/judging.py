@@ -10,7 +10,6 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import questions
@@ -179,7 +178,7 @@ def _missing(
                 left = tuple(c for c in wanted if (*mark, c) not in done)
                 summary.there += answer is not None
                 if answer is None or (left and answer["kind"] == "answer"):
-                    opens = functools.partial(_open, entry.folder)
+                    opens = functools.partial(_open, entry)
                     found.append(Asked(entry.key, opens, job.concept, job.category, protocol, sample, answer, left))
     return found
 
@@ -200,10 +199,11 @@ def _grader(judge: Examiner, protocol: str) -> str:
     return questions.WORDS if protocol == "written" else str(getattr(judge, "grader", judge.name))
 
 
-def _open(folder: Path) -> Image.Image:
+def _open(entry: Entry) -> Image.Image:
     from .pictures import own_png
 
-    return own_png(folder / "prototype.png")
+    entry.check()
+    return own_png(entry.folder / "prototype.png")
 
 
 def _group(job: Job) -> tuple[str, str, int]:

@@ -1,8 +1,7 @@
-"""Reports: a store as one self-contained page to look through, and as a page on which people judge it."""
+"""Reports: a store as one page to look through, and as a page on which people judge it."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import html
@@ -16,16 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from . import arguments
 from .arguments import rows_of, several
 from .asking import standing
-from .cache import write_whole
-from .pictures import as_image
+from .files import check_file, make_folder, write_whole
+from .page_pictures import Shelf
 from .questions import WORDS, mentions, question
 from .store import Entry, Store, now, slug
-from .tally import opened, results
+from .tally import models_of, opened, results
 
 Row = Mapping[str, Any]
 PICTURE, HEAT = 256, 256  # most pixels a side of what the page holds
@@ -38,12 +35,15 @@ def page(
 ) -> Path:
     """Write one HTML file with every finished picture of a store: concepts by layers, filters, details.
 
-    It holds all it shows and loads nothing. Names are only ever text in it.
+    It holds all it shows and loads nothing; of more than 200 pictures, or 20 MB, the pictures lie in a folder beside
+    it, `index_files` for `index.html`, and go where it goes. Names are only ever text in it. Where there are several
+    models or settings, they are shown and counted apart.
 
     rows   of `nd.results`; read from the store if not given
-    Raises ValueError for a store without pictures, OSError where the file cannot be written.
+    Raises ValueError for a store without pictures, or with one that is not as it was written; OSError where the file
+    cannot be written, before anything is read.
     """
-    store, title = opened(store), arguments.text(title, "title")
+    path, store, title = check_file(path), opened(store), arguments.text(title, "title")
     rows = results(store) if rows is None else rows_of(rows)
     entries = sorted(store.entries(), key=lambda e: (e.job.category, e.job.concept, e.job.seed, e.job.pooling))
     if not entries:
@@ -53,15 +53,17 @@ def page(
         by_key.setdefault(row["key"], []).append(row)
     judges = sorted({str(r["judge"]) for r in rows})
     asked = [p for p in ("hint", "strict") if any(r["protocol"] == p for r in rows)]
+    shelf, models = Shelf(path, 2 * len(entries)), models_of(entries)
     data = dict(
         title=title,
         told=f"{len(entries)} pictures; judged by {', '.join(judges) or 'nobody yet'}; {now()[:10]}",
         judges=judges,
         protocols=asked,
-        cells=[_cell(store, entry, by_key.get(entry.key, []), judges) for entry in entries],
+        cells=[_cell(store, e, by_key.get(e.key, []), judges, shelf) | {"model": models[e.key]} for e in entries],
     )
+    data["images"] = shelf.urls()
     template = Path(__file__).with_name("report_page.html").read_text(encoding="utf-8")
-    return _written(path, _filled(template, data=data))
+    return _written(path, _filled(shelf.allowed(template), data=data))
 
 
 def _filled(template: str, *, data: Any, title: str = "") -> str:
@@ -76,16 +78,13 @@ def _embedded(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
 
 
-def _written(path: str | os.PathLike[str], text: str) -> Path:
-    path = arguments.path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give a file in it, such as {path / 'index.html'}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _written(path: Path, text: str) -> Path:
+    make_folder(path.parent)
     write_whole(path, text.encode())
     return path
 
 
-def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str]) -> dict[str, Any]:
+def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str], shelf: Shelf) -> dict[str, Any]:
     made, job = entry.prototype(), entry.job
     facts = [
         ("site", f"{made.site.tl_name}, {made.hf_name}"),
@@ -104,8 +103,9 @@ def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str]
         layer=job.layer,
         control=job.control,
         run=", ".join(filter(None, (f"seed {job.seed}", job.pooling))),
-        image=_data_url(made.image, PICTURE),
-        heat=_data_url(made.heat_map(HEAT), HEAT, "JPEG"),
+        settled=entry.settings,
+        image=shelf.add(made.image, PICTURE),
+        heat=shelf.add(made.heat_map(HEAT), HEAT, "JPEG"),
         history=[round(v, 4) for v in _thinned([v for v in made.history if math.isfinite(v)], 120)],
         steps=len(made.history),
         scores={
@@ -150,16 +150,6 @@ def _thinned(values: Sequence[float], most: int) -> list[float]:
     return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
-def _data_url(image: Image.Image, most: int, form: str = "PNG") -> str:
-    image = as_image(image)
-    if max(image.size) > most:
-        image = image.copy()
-        image.thumbnail((most, most), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, form, **({"quality": 80} if form == "JPEG" else {"optimize": True}))
-    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 # -- people as judges --------------------------------------------------------------------------------------------
 
 
@@ -180,9 +170,12 @@ def raters_page(
     keys      which pictures; all but the controls by default
     choices   names to choose from: the right one and others of its category, or of any where there are too few
 
-    Raises ValueError for fewer than two names in all, unknown keys, or choices below 2.
+    Of more than 200 pictures, or 20 MB, the pictures lie in a folder beside the page.
+
+    Raises ValueError for fewer than two names in all, unknown keys, or choices below 2; OSError where the file cannot
+    be written.
     """
-    store = opened(store)
+    path, store = check_file(path), opened(store)
     if not arguments.is_whole(choices) or choices < 2:
         raise ValueError(f"choices={arguments.shown(choices)}: at least 2 names are needed")
     entries = {e.key: e for e in store.entries()}
@@ -198,6 +191,7 @@ def raters_page(
     chance = random.Random(seed)
     chance.shuffle(wanted)
     items: list[dict[str, Any]] = []
+    shelf = Shelf(path, len(wanted))
     for key in wanted:
         job = entries[key].job
         near = sorted({n for n, c in names if c == job.category} - {job.concept})
@@ -206,12 +200,14 @@ def raters_page(
         chance.shuffle(others)
         offered = [job.concept, *(near + others)[: choices - 1]]
         chance.shuffle(offered)
-        url = _data_url(entries[key].prototype().image, PICTURE)
-        items.append(dict(id=_opaque(key), image=url, names=offered))
+        number = shelf.add(entries[key].prototype().image, PICTURE)
+        items.append(dict(id=_opaque(key), image=number, names=offered))
+    urls = shelf.urls()
+    items = [{**item, "image": urls[item["image"]]} for item in items]
     told = hashlib.sha256(" ".join(str(i["id"]) for i in items).encode()).hexdigest()[:12]
     data = dict(items=items, place=f"nnsight-dream-{told}", free=FREE, choice=CHOICE)
     template = Path(__file__).with_name("raters_page.html").read_text(encoding="utf-8")
-    return _written(path, _filled(template, data=data, title=title))
+    return _written(path, _filled(shelf.allowed(template), data=data, title=title))
 
 
 def _opaque(key: str) -> str:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import arguments
 from .arguments import choice, rows_of, several, shown
-from .cache import write_whole
+from .files import check_file, make_folder, write_whole
 from .intervals import bootstrap, wilson
 from .questions import PROTOCOLS
 
@@ -31,6 +30,9 @@ def rates(
     `written` and `drawn`, the shares that are recognised and do or do not write the word (None if not asked);
     `unanswered`, the refusals, empty and broken answers. Rates are None where nothing is graded.
 
+    Rows of several models, or of several settings at one layer and pooling, are never put into one rate: each has a
+    group of its own, told apart by the columns `model` and `settings`.
+
     Raises ValueError for unknown columns, protocols and judges, and for several judges where none is chosen.
     """
     choice(protocol, "protocol", PROTOCOLS, quoted=False)
@@ -45,10 +47,43 @@ def rates(
         raise ValueError(f"judge={shown(judge)} is in no row; there are {', '.join(judges)}")
     mine = [r for r in rows if r["protocol"] == protocol and judge in (None, r["judge"])]
     groups: dict[tuple[Any, ...], list[Row]] = {}
+    names = [*by, *(name for name in mixed(mine) if name not in by)]
     for row in mine:
-        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+        groups.setdefault(tuple(row.get(name, "") for name in names), []).append(row)
     order = sorted(groups, key=lambda key: [(isinstance(k, str), k) for k in key])
-    return [dict(zip(by, key, strict=True)) | _rate(groups[key]) for key in order]
+    return [dict(zip(names, key, strict=True)) | _sources(groups[key]) | _rate(groups[key]) for key in order]
+
+
+def mixed(rows: Sequence[Row]) -> list[str]:
+    """Which of "model" and "settings" must tell rows apart, lest a rate mixes what was made otherwise.
+
+    Settings may differ by layer and pooling; where they differ at one layer and pooling of a model, they are apart.
+    """
+    settings: dict[tuple[Any, ...], set[Any]] = {}
+    for row in rows:
+        settings.setdefault((row.get("model"), row["layer"], row["pooling"]), set()).add(row.get("settings"))
+    models = {model for model, *_ in settings}
+    found = ["model"] if len(models) > 1 else []
+    return [*found, "settings"] if any(len(kinds) > 1 for kinds in settings.values()) else found
+
+
+def apart(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by model and settings, as far as `mixed` says that they must be apart; all under "" where it does not."""
+    names = mixed(rows)
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(", ".join(str(row.get(name, "")) for name in names), []).append(row)
+    return dict(sorted(found.items()))
+
+
+def _sources(rows: Sequence[Row]) -> dict[str, Any]:
+    """The model and the settings of a group's rows, where they say."""
+    found = {}
+    for name in ("model", "settings"):
+        values = {row[name] for row in rows if name in row}
+        if values:
+            found[name] = values.pop() if len(values) == 1 else f"{len(values)}, by layer or pooling"
+    return found
 
 
 def _rate(rows: Sequence[Row]) -> dict[str, Any]:
@@ -88,7 +123,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def seed_agreement(rows: Sequence[Row], *, protocol: str = "hint") -> dict[str, float | int | None]:
-    """Whether two seeds of one concept, layer, pooling and judge are both recognised or both not.
+    """Whether two seeds of one concept, layer, pooling, model, settings and judge are both recognised or both not.
 
     n pairs of seeds, the `share` that agrees, Cohen's `kappa` (1960): 1 always, 0 as by chance; None where undefined.
     """
@@ -96,7 +131,8 @@ def seed_agreement(rows: Sequence[Row], *, protocol: str = "hint") -> dict[str, 
     groups: dict[tuple[Any, ...], list[bool]] = {}
     for r in sorted(rows_of(rows), key=lambda r: int(r["seed"])):
         if r["protocol"] == protocol and r["score"] is not None and not r["control"]:
-            key = (r["judge"], r["concept"], r["category"], r["layer"], r["pooling"])
+            key = tuple(r[n] for n in ("judge", "concept", "category", "layer", "pooling"))
+            key += (r.get("model"), r.get("settings"))
             groups.setdefault(key, []).append(r["score"] >= 0.5)
     pairs = [(found[0], other) for found in groups.values() for other in found[1:]]
     if not pairs:
@@ -109,14 +145,13 @@ def seed_agreement(rows: Sequence[Row], *, protocol: str = "hint") -> dict[str, 
 
 def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> Path:
     """Write rows as CSV, whole or not at all; empty where a value is None. Raises OSError."""
-    path, rows = arguments.path(path), rows_of(rows)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give a file in it, such as {path / 'table.csv'}")
+    path, rows = check_file(path), rows_of(rows)
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
+    make_folder(path.parent)
     write_whole(path, text.getvalue().encode())
     return path
 

@@ -14,7 +14,7 @@ from .asking import standing
 from .questions import PROTOCOLS
 
 if TYPE_CHECKING:
-    from .store import Job, Store
+    from .store import Entry, Job, Store
 
     Place = Store | str | os.PathLike[str]
 
@@ -37,6 +37,8 @@ def results(store: Place, judges: str | Sequence[str] | None = None, *, grader: 
     """One flat row for each picture, judge and protocol that was asked.
 
     key, concept, category, layer, seed, control, pooling, judge, protocol, grader
+    model      with its revision, and a hash of its weights where there are several of one name
+    settings   steps and a hash of all choices, the type of the weights and the size of pictures among them
     answers    how many answers came; `refusals`, `empty`, `broken` and `broken_grades` are counted beside them
     score      share of the graded answers that name the concept, 0 to 1; None if none is graded
     shuffled   the same answers compared with another picture's concept: chance level; None if not compared
@@ -50,14 +52,27 @@ def results(store: Place, judges: str | Sequence[str] | None = None, *, grader: 
     place = opened(store)
     names = place.judges() if judges is None else several(judges, str, "judges", "a judge's name, or a list, is")[0]
     found = []
-    for entry in place.entries():
+    entries = list(place.entries())
+    models = models_of(entries)
+    for entry in entries:
+        about = _told(entry.job) | dict(model=models[entry.key], settings=entry.settings)
         for judge in names:
             rows = standing(place.answers(entry.key, judge))
             told = [_tally(entry.job, rows, p, grader) for p in PROTOCOLS if any(r["protocol"] == p for r in rows)]
             written = next((t["score"] for t in told if t["protocol"] == "written"), None)
             for one in told:
-                found.append(dict(key=entry.key, **_told(entry.job), judge=judge, **one, **_split(one, written)))
+                found.append(dict(key=entry.key, **about, judge=judge, **one, **_split(one, written)))
     return found
+
+
+def models_of(entries: Sequence[Entry]) -> dict[str, str]:
+    """The model of each entry, by key; with a hash of the weights where a name stands for several at one layer."""
+    weights = {e.key: str(e.record.get("of", {}).get("weights", "")) for e in entries}
+    seen: dict[tuple[str, Any], set[str]] = collections.defaultdict(set)
+    for e in entries:
+        seen[e.model, e.job.layer].add(weights[e.key])
+    changed = {model for (model, _), tags in seen.items() if len(tags) > 1}
+    return {e.key: f"{e.model} [{weights[e.key][:6]}]" if e.model in changed else e.model for e in entries}
 
 
 def _split(one: Row, written: float | None) -> Row:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 import nnsight_dream as nd
-from nnsight_dream import cache, files
+from nnsight_dream import cache, files, gallery, report, tables
 from nnsight_dream.encoders import image_side
 from nnsight_dream.feature_store import features
+from nnsight_dream.store import Store
 
 KILLED = """
 import os, signal, sys
@@ -111,3 +113,11 @@ def test_an_impossible_place_is_said_and_nothing_is_left(tmp_path: Path) -> None
     if Path("/proc/self").is_dir():  # nobody can write there, root neither
         with pytest.raises(OSError, match="give another folder"):
             files.check_folder("/proc/self/x")
+
+
+@pytest.mark.parametrize("write", [report.page, report.raters_page, tables.write_csv, gallery.page])
+def test_pages_and_tables_try_their_place_first(tmp_path: Path, write: Callable[..., Path]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for wrong, words in (("", "a path is needed"), (tmp_path, "is a folder"), (tmp_path / "file" / "x", "is a file")):
+        with pytest.raises((ValueError, OSError), match=words):
+            write([] if write in (tables.write_csv, gallery.page) else Store(tmp_path / "none"), wrong)

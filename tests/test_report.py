@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import random
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import chromium
 import numpy as np
@@ -16,7 +19,7 @@ import pytest
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import figures, intervals, report, tables
+from nnsight_dream import figures, intervals, page_pictures, report, tables
 from nnsight_dream.store import Job, Store
 
 CONCEPTS = [
@@ -132,6 +135,76 @@ def test_rates_by_hand(rows: list[dict]) -> None:
     strict = tables.rates(rows, by=("category", "layer"), protocol="strict")
     assert sum(t["unanswered"] for t in strict) == 1
     assert [t for t in strict if t["pictures"] == 0 and t["rate"] is not None] == []
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two models, and two settings of the first, in one folder: of the first three are named, of the others none."""
+    made = Store(tmp_path_factory.mktemp("mixed"))
+    for model, steps, right in (("one", 3, True), ("one", 9, False), ("two", 3, False)):
+        for concept in ("fox", "bee", "owl"):
+            job = Job(concept, "animal", 1)
+            key = job.key(model=model, steps=steps)
+            made.put(key, job, dataclasses.replace(prototype(concept, 1, 0), model=model, settings={"steps": steps}))
+            answered(made, key, job, right=right, protocol="hint")
+    return made
+
+
+def test_models_and_settings_are_never_one_rate(mixed: Store, tmp_path: Path) -> None:
+    rows = nd.results(mixed)
+    found = tables.rates(rows)
+    assert [(t["model"], t["settings"].split(",")[0], t["rate"], t["pictures"]) for t in found] == [
+        ("one", "3 steps", 1.0, 3),
+        ("one", "9 steps", 0.0, 3),
+        ("two", "3 steps", 0.0, 3),
+    ]
+    assert [t["rate"] for t in tables.rates(rows, by=["category"])] == [1.0, 0.0, 0.0]
+    assert [t["rate"] for t in tables.rates(rows, by=["model"])] == [1.0, 0.0, 0.0]
+    with open(tables.write_csv(found, tmp_path / "new" / "a.csv"), encoding="utf-8") as file:
+        assert [row["model"] for row in csv.DictReader(file)] == ["one", "one", "two"]
+    assert "| two | 3 steps" in tables.to_markdown(found)
+    parts = tables.apart(rows)
+    assert [name.split(", ")[:2] for name in parts] == [["one", "3 steps"], ["one", "9 steps"], ["two", "3 steps"]]
+    assert nd.rates([r for r in rows if r["model"] == "two"])[0]["model"] == "two"
+
+
+def test_settings_that_differ_by_layer_alone_are_one_table(tmp_path: Path) -> None:
+    made = Store(tmp_path)
+    for layer in (1, 2):
+        job = Job("fox", "animal", layer)
+        made.put(job.key(), job, dataclasses.replace(prototype("fox", layer, 0), settings={"steps": layer}))
+        answered(made, job.key(), job, right=layer == 1, protocol="hint")
+    rows = nd.results(made)
+    assert [t["rate"] for t in tables.rates(rows, by=["category"])] == [0.5]
+    assert tables.rates(rows, by=["category"])[0]["settings"] == "2, by layer or pooling"
+    assert [t["settings"].split(",")[0] for t in tables.rates(rows)] == ["1 steps", "2 steps"]
+
+
+def test_changed_weights_of_one_name_are_two_models(tmp_path: Path) -> None:
+    made = Store(tmp_path)
+    for weights in ("aaaaaaaa", "bbbbbbbb"):
+        job, of = Job("fox", "animal", 1), dict(model="demo", revision=None, weights=weights, settings="s")
+        made.note(job.key(**of), of)
+        made.put(job.key(**of), job, prototype("fox", 1, 0))
+        answered(made, job.key(**of), job, right=True, protocol="hint")
+    assert [t["model"] for t in tables.rates(nd.results(made))] == ["demo [aaaaaa]", "demo [bbbbbb]"]
+
+
+def test_figures_of_many_models_and_of_mixed_rows(
+    rows: list[dict], mixed: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = [tuple(figures._look(i).values()) for i in range(49)]
+    assert len(set(looks)) == 49
+    figures.models({f"model {i}": rows for i in range(9)}, tmp_path / "nine")
+    labels: list[str] = []
+    real = figures._line
+    monkeypatch.setattr(figures, "_line", lambda *args, **kw: (labels.append(args[4]), real(*args, **kw)))
+    figures.recognition(nd.results(mixed), tmp_path / "mixed")
+    assert len(set(labels)) == 3
+    assert all("with hint" in label and "steps" in label for label in labels)
+    labels.clear()
+    figures.models({"a": rows, "b": [r | {"model": m} for r in rows for m in ("x", "y")]}, tmp_path / "of")
+    assert labels == ["a", "b, x", "b, y"]
 
 
 def test_wrong_tables(rows: list[dict]) -> None:
@@ -273,6 +346,40 @@ const pick = (name, value) => {
   field.dispatchEvent(new Event(field.tagName === "INPUT" ? "input" : "change"));
 };
 """
+
+
+def test_a_large_page_has_its_pictures_beside_it(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_pictures, "MOST", 5)
+    for write, count in ((report.page, 28), (report.raters_page, 17)):
+        path = write(store, tmp_path / f"{write.__name__} ü.html")
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+        named = data["images"] if "images" in data else [item["image"] for item in data["items"]]
+        assert "base64" not in text
+        assert "img-src data: file: 'self'" in text
+        places = [path.parent / unquote(name) for name in named]
+        assert len(places) == count  # each once
+        assert {p.parent for p in places} == {tmp_path / f"{write.__name__} ü_files"}
+        assert all(Image.open(p).size[0] > 0 for p in places)
+        assert not any(c.casefold() in name.casefold() for name in named for c, _ in CONCEPTS)
+    monkeypatch.setattr(page_pictures, "MOST", 200)
+    monkeypatch.setattr(page_pictures, "MOST_BYTES", 9000)  # found out on the way
+    text = report.page(store, tmp_path / "b.html").read_text(encoding="utf-8")
+    assert "base64" not in text
+    assert len(list((tmp_path / "b_files").iterdir())) == 28
+
+
+def test_a_damaged_picture_is_not_shown_or_judged(store: Store, tmp_path: Path) -> None:
+    shutil.copytree(store.folder, tmp_path / "copy")
+    (entry, *_) = (e for e in Store(tmp_path / "copy").entries() if e.job.concept == "octopus")
+    (entry.folder / "answers-demo.jsonl").unlink()
+    data = (entry.folder / "prototype.png").read_bytes()
+    (entry.folder / "prototype.png").write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+    with pytest.raises(ValueError, match=r"prototype\.png is not as it was written; a sweep of the same jobs"):
+        report.page(entry.folder.parent.parent, tmp_path / "page.html")
+    summary = nd.examine(tmp_path / "copy", nd.DemoExaminer(), protocols=["hint"], progress=False)
+    assert sum(summary.errors.values()) == 1
+    assert "is not as it was written" in next(iter(summary.errors))
 
 
 @chromium.needed

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import remote, shipped_jobs
+from . import cache, remote, shipped_jobs
 from .shipped import Plain
 from .sites import Site
 from .trace import reading
@@ -24,34 +24,60 @@ class Request:
 
     batches, baseline   (inputs, own tokens of each row) as `concepts` makes them; baseline None: nothing is taken off
     words   the baseline's texts, by which its mean is kept for this VLM
+    keys    under which the mean at each site is kept in the user's cache folder; None: it is kept nowhere
     """
 
-    def __init__(self, vlm: VLM, sites: Sequence[Site], batches: list[Any], baseline: Any, words: tuple[str, ...]):
+    def __init__(
+        self,
+        vlm: VLM,
+        sites: Sequence[Site],
+        batches: list[Any],
+        baseline: Any,
+        words: tuple[str, ...],
+        keys: dict[Site, str] | None = None,
+    ):
         self.vlm, self.sites, self.batches, self.baseline, self.words = vlm, list(sites), batches, baseline, words
+        self.keys = keys
         self.rows: dict[Site, torch.Tensor] = {}
         self.waiting: list[tuple[Pending, int]] = []
 
     def given(self) -> Plain:
         """What a job is told of it."""
         points = reading(self.vlm, self.sites)
-        words = self.words
         return Plain(
             how=points,
             sites=points.points,
             batches=self.batches,
             baseline=self.baseline,
-            known=[self.vlm.kept("baselines", p[0]).get((p[0], words)) for p in points.points],
+            known=[None if self.baseline is None else self._known(point[0]) for point in points.points],
         )
+
+    def _known(self, site: Site) -> torch.Tensor | None:
+        """The baseline at a site, from this VLM or the user's cache folder."""
+        if self.keys is None:
+            return None
+        kept = self.vlm.kept("baselines", site)
+        if (site, self.words) not in kept and site in self.keys:
+            value = cache.read("baselines", self.keys[site], self.vlm.width_at(site))
+            if value is not None:
+                kept[site, self.words] = value
+        return kept.get((site, self.words))
 
     def fill(self, rows: list[torch.Tensor], baselines: list[Any]) -> None:
         """Take what a job made: rows (N, d) and the baseline (d,) at each site, in the order of `given`."""
         for point, row, middle in zip(reading(self.vlm, self.sites).points, rows, baselines, strict=True):
             self.rows[point[0]] = row
-            if middle is not None:
-                self.vlm.kept("baselines", point[0])[point[0], self.words] = middle
+            if middle is not None and self.keys is not None:
+                self._keep(point[0], middle)
         for one, i in self.waiting:
             one.arrive(self.rows[one.site][i])
         self.waiting = []
+
+    def _keep(self, site: Site, middle: torch.Tensor) -> None:
+        kept = self.vlm.kept("baselines", site)
+        if (site, self.words) not in kept and site in (self.keys or {}):
+            cache.write("baselines", self.keys[site], middle)  # type: ignore[index]
+        kept[site, self.words] = middle
 
     def fetch(self) -> None:
         """Run a job of its own."""

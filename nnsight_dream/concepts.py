@@ -81,7 +81,7 @@ def concept(
         told = "BASELINE_WORDS" if baseline is BASELINE_WORDS else _texts(baseline, "baseline")
     story = {"method": "concept", "source": "arXiv 2601.08017, section 2.1", "baseline": told}
     if vlm.remote is not None:
-        rows: list[list[Direction]] = _asked(vlm, prompts, sites, baseline, story)
+        rows: list[list[Direction]] = _asked(vlm, prompts, sites, baseline, story, cache)
         shaped: Any = [row[0] for row in rows] if one_site else rows
         return shaped[0] if isinstance(words, str) else shaped
     states = _means(vlm, prompts, sites)
@@ -100,14 +100,23 @@ def concept(
 
 
 def _asked(
-    vlm: VLM, prompts: Sequence[spans.Prompt], sites: Sequence[Site], baseline: Texts | None, story: dict[str, Any]
+    vlm: VLM,
+    prompts: Sequence[spans.Prompt],
+    sites: Sequence[Site],
+    baseline: Texts | None,
+    story: dict[str, Any],
+    cache: bool,
 ) -> list[list[Direction]]:
     """Directions of a remote model, whose vectors come with the first job that needs them."""
     from .asked import Pending, Request
 
     words = () if baseline is None else tuple(_texts(baseline, "baseline"))
     taken = None if baseline is None else _batches(vlm, _wrapped(vlm, words))
-    request = Request(vlm, sites, _batches(vlm, prompts), taken, words)
+    keys: dict[Site, str] | None = {} if cache else None
+    named = vlm.remote is None or not vlm.remote.away or vlm.revision is not None  # else weights may change unseen
+    if cache and baseline is not None and named:
+        keys = {site: _key(vlm, site, _wrapped(vlm, words)) for site in sites}
+    request = Request(vlm, sites, _batches(vlm, prompts), taken, words, keys)
     return [
         [Pending(request, i, site, p.text, **story, tokens=[p.ids[t] for t in p.own]) for site in sites]
         for i, p in enumerate(prompts)

@@ -13,6 +13,7 @@ from .features import Feature
 from .objectives import Away
 from .prototype import Prototype, Prototypes
 from .remote_jobs import ask_after, prototypes_of, send_ascent, wait_for
+from .remote_notes import opened
 from .settings import Choice
 from .synthesis import prepare, settled
 from .trace import Term
@@ -82,8 +83,6 @@ def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
 
     Raises LookupError for an id that the server does not know, what the job raised, ValueError for another model's.
     """
-    import pickle
-
     if vlm.remote is None or not vlm.remote.away:
         raise ValueError(f"{vlm.id} is on no server; load it with the remote= at which the job was submitted")
     made: list[tuple[int, Prototype]] = []  # by place among all that was asked for
@@ -92,14 +91,11 @@ def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
         raise TypeError(f"job={arguments.shown(job)}: a RemoteJob, or its id, is needed")
     for one in (job.id if isinstance(job, RemoteJob) else job).split(","):
         found = wait_for(vlm, one.strip())
-        if not isinstance(found, dict) or not isinstance(found.get("note"), bytes):
-            raise ValueError(f"job {one!r} is no ascent that nd.submit sent")
-        note = pickle.loads(found["note"])
+        note = opened(found.get("note") if isinstance(found, dict) else None, one)
         if note["model"] != vlm.id:
             raise ValueError(f"job {one!r} is of {note['model']!r}, not of {vlm.id!r}: load that model")
         there = prototypes_of(note, found)
-        places = note.get("places") or range(len(made), len(made) + len(there))
-        made += zip(places, there, strict=True)
-        single = bool(note.get("single")) and len(made) == 1
+        made += zip(note["places"], there, strict=True)
+        single = note["single"] and len(made) == 1
     ordered = [prototype for _, prototype in sorted(made, key=lambda pair: pair[0])]
     return ordered[0] if single else Prototypes(ordered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ _WEIGHTS_ONLY = ("up_to_layer", "device", "dtype", "device_map", "compile", "che
 def without_weights(x: Any, processor: Any, family: Family | None, place: Remote, options: dict[str, Any]) -> VLM:
     """A VLM of a model that a server has: config, processor and the form of its modules, no weights.
 
-    Raises ValueError for what is no hub id, for options that only weights have, and for an unknown family.
+    Raises ValueError for what is no hub id, for options that only weights have, and for an unknown family; TypeError
+    for options that it does not know.
     """
     import_nnsight()
     from nnsight.modeling.transformers import TransformersModel
@@ -36,6 +38,13 @@ def without_weights(x: Any, processor: Any, family: Family | None, place: Remote
         raise ValueError(
             f"{', '.join(wrong)}= {'is' if len(wrong) == 1 else 'are'} the server's choice, which has loaded the model "
             "already; leave out"
+        )
+    if unknown := [name for name in options if name not in hub.ACCESS]:
+        near = difflib.get_close_matches(unknown[0], hub.ACCESS, 1)
+        raise TypeError(
+            f"load: unexpected keyword {unknown[0]!r} for a model on a server, of which config and processor alone are "
+            f"read here; it takes {', '.join(f'{name}=' for name in hub.ACCESS)}"
+            + (f"; did you mean {near[0]}=?" if near else "")
         )
     with hub.door(x, options):
         config = AutoConfig.from_pretrained(x, **hub.access(options))

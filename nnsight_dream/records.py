@@ -98,6 +98,7 @@ NOTE: Form = {
     "history": (_many(_matrix), "a list of rows of numbers"),
     "story": (lambda v: isinstance(v, Mapping), "an object"),
     "single": (lambda v: isinstance(v, bool), "true or false"),
+    "places": (_many(_whole), "a list of whole numbers"),
 }
 NOTE_ROW: Form = {
     **ROW,

@@ -7,12 +7,13 @@ What travels is source and plain data (see `shipping`), in one nnsight session a
 
 from __future__ import annotations
 
+import builtins
 import contextlib
-import importlib.abc
 import io
 import json
 import linecache
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,28 +115,30 @@ def payload(vlm: VLM, work: Callable[[Any, Any], Any], given: Any) -> bytes:
 # -- here, as a server would -------------------------------------------------------------------------------------
 
 
-class _Absent(importlib.abc.MetaPathFinder):
-    """Nothing of this package can be imported, as on a server."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if name.split(".")[0] == shipping.PACKAGE:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+_READING = threading.Lock()
 
 
 @contextlib.contextmanager
 def _package_absent() -> Iterator[None]:
-    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == shipping.PACKAGE}
-    absent = _Absent()
-    sys.meta_path.insert(0, absent)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(absent)
-        sys.modules.update(hidden)
+    """Within the block this thread can import nothing of this package, as on a server; other threads can."""
+    me = threading.get_ident()
+    with _READING:
+        real = builtins.__import__
+
+        def absent(name: str, *args: Any, **named: Any) -> Any:
+            if threading.get_ident() == me and name.split(".")[0] == shipping.PACKAGE:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return real(name, *args, **named)
+
+        builtins.__import__ = absent
+        try:
+            yield
+        finally:
+            builtins.__import__ = real
 
 
 def _here(vlm: VLM, blob: bytes, watch: Watch | None) -> Any:
-    """Receive a payload as a server does, without this package, and run it on the model in hand."""
+    """Receive a payload as a server does, which has not this package, and run it on the model in hand."""
     from nnsight.schema.request import RequestModel
     from nnsight.tracing.tracer import _saves, dec, inc
 
@@ -145,8 +148,9 @@ def _here(vlm: VLM, blob: bytes, watch: Watch | None) -> Any:
     lines = Lines(watch)
     with vlm.quiet():
         try:
-            with _package_absent(), contextlib.redirect_stdout(lines):
+            with _package_absent():
                 tracer = RequestModel.deserialize(blob, objects, False)
+            with contextlib.redirect_stdout(lines):
                 inc()
                 try:
                     tracer.execute(tracer.info.code)
@@ -164,9 +168,11 @@ class Lines(io.TextIOBase):
     """What a job prints, line by line: steps go to `watch`, other lines to what shows them."""
 
     def __init__(self, watch: Watch | None):
-        self.watch, self.rest, self.before = watch, "", sys.stdout
+        self.watch, self.rest, self.before, self.thread = watch, "", sys.stdout, threading.get_ident()
 
     def write(self, text: str) -> int:
+        if threading.get_ident() != self.thread:  # of another thread, which goes on beside the job
+            return self.before.write(text)
         *lines, self.rest = (self.rest + text).split("\n")
         with contextlib.redirect_stdout(self.before):  # what `watch` prints is no line of the job
             for line in lines:

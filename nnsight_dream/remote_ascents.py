@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from . import feature_climb, reference, remote, shipped, shipped_jobs
+from . import feature_climb, reference, remote, shipped_jobs
 from .asked import Pending
 from .directions import Direction, versions
 from .features import Feature
 from .objectives import Away, Pictures, reported
 from .pictures import as_tensors
 from .prototype import Prototype, heat_map
+from .remote_notes import check_heat, check_piece
 from .shipped import Plain
 from .sites import Site
 from .trace import Climb, reading
@@ -38,7 +38,8 @@ CUT = (
 class Ascent:
     """Jobs (direction or feature, seed) that are climbed together, and how far that is.
 
-    note   what is needed to make prototypes of the result, as plain as can be: it can wait in a file or on a server
+    note   what is needed to make prototypes of the result, plain but for its sites: it can wait on a server, see
+           `remote_notes`
     state  None before the first piece, then what the last one gave back
     """
 
@@ -68,7 +69,8 @@ class Ascent:
         return Plain(**told)
 
     def take(self, found: dict[str, Any]) -> bool:
-        """Keep what a piece gave; whether it was the last."""
+        """Keep what a piece gave; whether it was the last. Raises ServerError for an answer of another form."""
+        check_piece(found, len(self.aims))
         self.history.append(found["history"])
         first = self.state is None
         self.state = found["state"]
@@ -143,7 +145,6 @@ def prepared(
         grid=vlm.grid,
     )  # fmt: skip
     note = {
-        "canvas": canvas,
         "rows": [_row(vlm, aim, site, seed) for (aim, seed), site in zip(jobs, sites, strict=True)],
         "grid": vlm.grid,
         "story": {"settings": record, "versions": versions()},
@@ -151,6 +152,8 @@ def prepared(
         "revision": vlm.revision,
         "image_size": vlm.image_size,
         "straight_through": vlm.straight_through,
+        "single": False,
+        "places": list(range(len(jobs))),
     }
     return Ascent(vlm, aims, given, note, requests, settings.steps, choice, references)
 
@@ -255,15 +258,15 @@ def climb(ascent: Ascent, watch: Callable[[int, Any], None] | None) -> list[Prot
 
 
 def prototypes(note: dict[str, Any], history: torch.Tensor, found: dict[str, Any]) -> list[Prototype]:
-    """Prototypes of what an ascent's last piece gave: the pictures are rendered here, from the canvas's parts."""
-    pixels = shipped.eight_bit(note["canvas"], found["state"]["parts"]).numpy()
+    """Prototypes of what an ascent's last piece gave."""
+    pixels = found["pictures"].numpy()
     made = []
     for j, row in enumerate(note["rows"]):
         scores, heat, readings = found["measured"][j]
         story = row["story"]
         if row["kind"] == "direction":
             norm = float(found["vectors"][j].float().norm())
-            story = {"model": story["model"], "norm": norm, **story}
+            story = {"model": story.get("model", note["model"]), "norm": norm, **story}
         made.append(
             Prototype(
                 image=Image.fromarray(pixels[j]),
@@ -272,7 +275,7 @@ def prototypes(note: dict[str, Any], history: torch.Tensor, found: dict[str, Any
                 hf_name=row["hf_name"],
                 history=tuple(history[:, j].tolist()),
                 scores=scores,
-                heat=heat_map(heat.numpy(), row["site"], note["grid"]),
+                heat=heat_map(check_heat(heat, row["site"], note["grid"]).numpy(), row["site"], note["grid"]),
                 readings=readings,
                 seed=row["seed"],
                 model=note["model"],
@@ -284,14 +287,3 @@ def prototypes(note: dict[str, Any], history: torch.Tensor, found: dict[str, Any
             )
         )
     return made
-
-
-def sealed(note: dict[str, Any]) -> bytes:
-    """A note as bytes; raises TypeError for a canvas that only this process knows."""
-    try:
-        return pickle.dumps(note)
-    except Exception as error:
-        raise TypeError(
-            f"canvas {note['canvas']!r} cannot be kept for another process ({error}); define its class in a module "
-            "that can be imported, or use one of nnsight_dream's"
-        ) from None

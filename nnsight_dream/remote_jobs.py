@@ -47,10 +47,28 @@ def model_key(vlm: VLM) -> str:
 def backend(vlm: VLM, blob: bytes | None = None) -> Any:
     """nnsight's own client for a VLM's server, silent; it sends, reads messages and results."""
     from nnsight.intervention.backends.remote import RemoteBackend
+    from nnsight.schema.response import ResponseModel
+
+    from .remote_notes import loaded
+
+    class Careful(RemoteBackend):
+        """Results are unpacked as tensors and plain values, where nnsight's own client would run what they name."""
+
+        def finalize(self, content: bytes) -> Any:
+            if self.compress:
+                import zstandard
+
+                content = zstandard.ZstdDecompressor().decompress(content)
+            return loaded(content, self.host)
+
+        def parse(self, message: str | bytes) -> Any:  # type: ignore[override]
+            if isinstance(message, (bytes, bytearray)):
+                return ResponseModel(**loaded(bytes(message), self.host))
+            return ResponseModel.model_validate_json(message)
 
     assert vlm.remote is not None
     key = model_key(vlm) if blob is not None else ""
-    made = RemoteBackend(key, host=vlm.remote.where, env=vlm.model._remoteable_get_env() if blob is not None else {})
+    made = Careful(key, host=vlm.remote.where, env=vlm.model._remoteable_get_env() if blob is not None else {})
     made.display.enabled = False
     made.api_key = made.api_key.strip()  # as read from a file
     if why := keys.refusal(made.api_key, "NDIF_API_KEY"):
@@ -286,10 +304,9 @@ def leaves() -> bool:
 
 def send_ascent(ascent: Ascent) -> str:
     """Send all that is left of an ascent as one detached job; its id."""
-    from .remote_ascents import sealed
+    from .remote_notes import sealed
 
-    note = {**ascent.note, "history": ascent.history}
-    piece = ascent.piece(sealed(note))
+    piece = ascent.piece(sealed(ascent.note, ascent.history))
     piece.until = ascent.steps
     return send_detached(ascent.vlm, remote.payload(ascent.vlm, shipped_jobs.ascent, piece))
 
@@ -299,5 +316,7 @@ def prototypes_of(note: dict[str, Any], found: dict[str, Any]) -> list[Prototype
     import torch
 
     from .remote_ascents import prototypes
+    from .remote_notes import check_piece
 
+    check_piece(found, len(note["rows"]))
     return prototypes(note, torch.cat([*note["history"], found["history"]]), found)

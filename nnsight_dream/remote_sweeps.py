@@ -6,7 +6,6 @@ it, done or still running, in place of sending it again.
 
 from __future__ import annotations
 
-import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +16,10 @@ import torch
 
 from . import remote, shipped_jobs
 from .prototype import Prototype
-from .remote_ascents import Ascent, prototypes, sealed
+from .remote_ascents import Ascent, prototypes
 from .remote_errors import Lost, ServerError
 from .remote_jobs import TRIES, WAITS, send_detached, wait_for
+from .remote_notes import opened, sealed
 from .store import Job, Store
 from .vectors import Direction
 from .vlm import VLM
@@ -135,7 +135,7 @@ def _pieces(ascent: Ascent, store: Store, name: str, where: str, stop: threading
     while True:
         sent_here = job is None
         if job is None:
-            note = sealed({**ascent.note, "history": ascent.history})
+            note = sealed(ascent.note, ascent.history)
             job = send_detached(ascent.vlm, remote.payload(ascent.vlm, shipped_jobs.ascent, ascent.piece(note)))
             store.record(name, where, job)
         try:
@@ -144,11 +144,12 @@ def _pieces(ascent: Ascent, store: Store, name: str, where: str, stop: threading
             if sent_here:
                 raise Lost(f"{where} no longer knows job {job}") from None
             found = None  # an old record's: done long ago and thrown away there
-        job = None
         if found is None:
+            job = None
             continue
         if not sent_here:
-            ascent.history = list(pickle.loads(found["note"])["history"])
+            ascent.history = opened(found.get("note") if isinstance(found, dict) else None, job)["history"]
         if ascent.take(found):
             store.forget(name)
             return prototypes(ascent.note, torch.cat(ascent.history), found)
+        job = None

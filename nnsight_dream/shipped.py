@@ -251,8 +251,11 @@ def constants(model: Any, how: Any, root: Any, device: torch.device, dtype: torc
     return {"input_ids": ids, **extra}
 
 
-def reader(model: Any, how: Any) -> tuple[Any, torch.device]:
-    """A function from pictures (B, 3, H, W) to patches (B, n, d), float32, by site; and the device of its tensors."""
+def reader(model: Any, how: Any, full: bool = True) -> tuple[Any, torch.device]:
+    """A function from pictures (B, 3, H, W) to patches (B, n, d) by site; and the device of its tensors.
+
+    full   patches are float32; else of the type in which the model computes
+    """
     with torch.no_grad():
         (first,) = run(model, how.root, [how.first], how.one_token, how.sandbox)
         first = how.states(first, how.config)
@@ -268,7 +271,7 @@ def reader(model: Any, how: Any) -> tuple[Any, torch.device]:
         for (site, _, _), value in zip(how.points, found, strict=True):
             activation = states(how, site, value)
             rows = activation[:, how.places[site].to(activation.device)]
-            patches[site] = rows.float().to(device)
+            patches[site] = (rows.float() if full else rows).to(device)
         return patches
 
     return read, device

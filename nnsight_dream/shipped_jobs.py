@@ -30,9 +30,9 @@ def text_states(model: Any, given: Any) -> list[torch.Tensor]:
 
 
 def patches(model: Any, given: Any) -> list[torch.Tensor]:
-    """Patches (B, n, d) of `given.pictures` at each point of the reading, float32, in the points' order."""
+    """Patches (B, n, d) of `given.pictures` at each point of the reading, in the model's type and the points' order."""
     given.how.sandbox = sandboxed(model)
-    read, _ = reader(model, given.how)
+    read, _ = reader(model, given.how, False)
     with torch.no_grad():
         found = read(given.pictures)
     return [found[point[0]].cpu() for point in given.how.points]
@@ -98,6 +98,7 @@ def ascent(model: Any, given: Any) -> dict[str, Any]:
     if interrupted:
         raise KeyboardInterrupt
     done = given.until >= given.plan.steps
+    pictures = eight_bit(given.canvas, parts) if done else None
     return {
         "note": given.note,
         "history": torch.stack(history).cpu() if history else torch.zeros(0, len(given.seeds)),
@@ -112,7 +113,8 @@ def ascent(model: Any, given: Any) -> dict[str, Any]:
         "rows": [one["rows"] for one in asked],
         "centres": [centres[site].cpu() for site in given.every_centre],
         "norms": [norms[place] for place in given.every_norm],
-        "measured": _measured(read, given, parts, aims, centres, norms, device) if done else None,
+        "pictures": None if pictures is None else pictures.cpu(),
+        "measured": None if pictures is None else _measured(read, given, pictures, aims, centres, norms, device),
     }
 
 
@@ -158,11 +160,11 @@ def _terms(given: Any, aims: list[Any], centres: dict[Any, Any], norms: dict[Any
 
 
 def _measured(
-    read: Any, given: Any, parts: Any, aims: list[Any], centres: dict[Any, Any], norms: dict[Any, float], device: Any
+    read: Any, given: Any, eights: Any, aims: list[Any], centres: dict[Any, Any], norms: dict[Any, float], device: Any
 ) -> list[Any]:
     """Of each finished picture, as a file would hold it: scores, heat (n,), and of a feature the readings."""
     found: list[Any] = []
-    pictures = eight_bit(given.canvas, parts).permute(0, 3, 1, 2).float() / 255
+    pictures = eights.permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         for j, aim in enumerate(given.aims):
             seen = read(pictures[j : j + 1])[aim.site]

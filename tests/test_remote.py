@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import importlib
 import io
 import json
 import os
@@ -12,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from nnsight_dream import (
     remote_ascents,
     remote_errors,
     remote_jobs,
+    remote_notes,
     shipped_jobs,
     shipping,
     synthesis,
@@ -719,3 +723,234 @@ def test_what_is_said_of_an_error_is_the_last_one() -> None:
     )
     found = remote_errors.translated(told, "http://x", "m")
     assert (type(found), str(found)) == (RuntimeError, "step 0: so\nand so")
+
+
+# -- what a server may not do ------------------------------------------------------------------------------------
+
+
+class Runs:
+    """A pickle of it runs code where it is opened."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+NOTE = {
+    "rows": [
+        {
+            "label": "fox",
+            "site": nd.Site(4, tokens=(0, 3)),
+            "hf_name": "layers.3.output",
+            "seed": 1,
+            "story": {"model": NAME, "text": "fox"},
+            "kind": "direction",
+        }
+    ],
+    "grid": (2, 2),
+    "story": {"settings": {"steps": 2}, "versions": {"torch": "2"}},
+    "model": NAME,
+    "revision": None,
+    "image_size": (32, 32),
+    "straight_through": None,
+    "single": True,
+    "places": [0],
+}
+
+
+def changed(**fields: Any) -> bytes:
+    found = json.loads(remote_notes.sealed(NOTE, []))
+    return json.dumps({**found, **fields}).encode()
+
+
+def test_a_note_is_json_and_comes_back() -> None:
+    history = [torch.rand(3, 1), torch.zeros(0, 1)]
+    found = remote_notes.opened(remote_notes.sealed(NOTE, history), "j")
+    assert {k: v for k, v in found.items() if k != "history"} == NOTE
+    assert all(torch.equal(a, b) for a, b in zip(found["history"], history, strict=True))
+    with pytest.raises(TypeError, match="the story of fox cannot be kept for another process"):
+        remote_notes.sealed({**NOTE, "story": {"settings": {1j}}}, [])
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        None,
+        b"",
+        b"{}",
+        b"[" * 100000,
+        pickle.dumps(NOTE),
+        changed(model=3),
+        changed(grid=[2]),
+        changed(grid=[2**20, 2**20]),
+        changed(rows=[]),
+        changed(rows=[{"label": "fox"}]),
+        changed(places=[0, 1]),
+        changed(history=[[[1.0, 2.0]]]),
+        changed(history=[["x"]]),
+        changed(image_size=["a", "b"]),
+        changed(story={"settings": 1, "versions": {}}),
+        changed(rows=[{**json.loads(changed())["rows"][0], "site": {"layer": 4, "kind": "x", "tokens": [9]}}]),
+        changed(rows=[{**json.loads(changed())["rows"][0], "story": {"link": 3}}]),
+    ],
+)
+def test_a_note_of_another_form_is_refused(note: Any) -> None:
+    with pytest.raises(ValueError, match=r"job .j. is no ascent that nd\.submit or nd\.sweep of this version sent"):
+        remote_notes.opened(note, "j")
+
+
+def test_no_note_runs_code(there: nd.VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnsight_dream.detached.wait_for", lambda *_: {"note": pickle.dumps(Runs(tmp_path / "ran"))})
+    with pytest.raises(ValueError, match=r"no ascent that nd\.submit"):
+        nd.collect(there, "j")
+    assert not (tmp_path / "ran").exists()
+
+
+def stored(value: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_answers_hold_tensors_and_plain_values_only(protocol: int, there: nd.VLM, tmp_path: Path) -> None:
+    from nnsight.schema.response import ResponseModel, Status
+
+    client = remote_jobs.backend(there)
+    client.compress = False
+    value = {
+        "note": b"\x00\xff",
+        "numbers": [1, 2.5, None, True, (1, "é"), torch.float32, torch.Size([2])],
+        "tensors": [torch.rand(2, 3).to(d) for d in (torch.float32, torch.bfloat16, torch.uint8, torch.complex64)],
+    }
+    found = client.finalize(stored(value, pickle_protocol=protocol))
+    assert (found["note"], found["numbers"]) == (value["note"], value["numbers"])
+    assert all(torch.equal(a, b) for a, b in zip(found["tensors"], value["tensors"], strict=True))
+    response = client.parse(ResponseModel(id="j", status=Status.COMPLETED, data=b"x").pickle())
+    assert (response.status, response.data) == (Status.COMPLETED, b"x")
+    program = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), program)
+    evil = Runs(tmp_path / "ran")
+    for raw in (
+        stored({"out": evil}, pickle_protocol=protocol),
+        stored(evil, _use_new_zipfile_serialization=False),
+        pickle.dumps(evil),
+        stored(torch.nn.Linear(2, 2)),
+        program.getvalue(),
+        b"",
+    ):
+        for read in (client.finalize, client.parse):
+            with pytest.raises(remote_errors.ServerError, match="and that is not opened"):
+                read(raw)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pieces_of_another_form_are_refused() -> None:
+    good = {
+        "history": torch.rand(2, 1),
+        "vectors": [torch.rand(4)],
+        "pictures": torch.zeros(1, 8, 8, 3, dtype=torch.uint8),
+        "measured": [({"mean": 0.5}, torch.rand(4), None)],
+    }
+    assert remote_notes.check_piece(good, 1) is good
+    assert remote_notes.check_piece({**good, "measured": None}, 1)
+    for wrong in (
+        [],
+        {},
+        {**good, "history": torch.rand(2, 2)},
+        {**good, "vectors": [], "measured": None},
+        {**good, "vectors": ["x"]},
+        {**good, "pictures": torch.zeros(1, 8, 8, 3)},
+        {**good, "pictures": None},
+        {**good, "measured": [({"mean": "<b>"}, torch.rand(4), None)]},
+        {**good, "measured": [({"mean": 1.0}, torch.rand(4), {"norm": "<b>"})]},
+        {**good, "measured": [({"mean": 1.0}, torch.rand(2, 2), None)]},
+    ):
+        with pytest.raises(remote_errors.ServerError, match="the server's answer is none to an ascent"):
+            remote_notes.check_piece(wrong, 1)
+    with pytest.raises(remote_errors.ServerError, match=r"a heat map is \(4,\)"):
+        remote_notes.check_heat(torch.rand(5), nd.Site(1), (2, 2))
+
+
+# -- here, as on a server ----------------------------------------------------------------------------------------
+
+
+def test_a_callback_may_use_the_package(local: nd.VLM) -> None:
+    seen = []
+
+    def watch(step: int, scores: Any) -> None:
+        sys.modules.pop("nnsight_dream.words", None)
+        seen.append((len(importlib.import_module("nnsight_dream.words").BASELINE_WORDS), nd.Settings.demo().steps > 0))
+
+    kept = sys.modules["nnsight_dream.words"]
+    try:
+        nd.synthesize(local, aims(local), settings=FEW, progress=watch)
+    finally:
+        sys.modules["nnsight_dream.words"] = kept
+    assert seen == [(100, True)] * FEW.steps
+
+
+def test_only_who_reads_a_payload_misses_the_package() -> None:
+    def imports() -> str:
+        try:
+            exec("import nnsight_dream.pairs", {})
+            return "there"
+        except ModuleNotFoundError:
+            return "absent"
+
+    with remote._package_absent(), ThreadPoolExecutor(1) as pool:
+        assert (imports(), pool.submit(imports).result()) == ("absent", "there")
+    assert imports() == "there"
+
+
+def test_what_another_thread_prints_is_no_line_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[Any] = []
+    lines = remote.Lines(lambda step, scores: seen.append(step))
+    with contextlib.redirect_stdout(lines), ThreadPoolExecutor(1) as pool:
+        pool.submit(print, "@nnsight-dream [7, [0.0]]").result()
+        print("@nnsight-dream [8, [0.0]]")
+    assert seen == [8]
+    assert capsys.readouterr().out == "@nnsight-dream [7, [0.0]]\n"
+
+
+def test_types_are_those_of_the_model() -> None:
+    half, there = (nd.load("demo", dtype=torch.bfloat16, remote=r, check=False) for r in (False, "local"))
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    mine, theirs = (nd.read_pictures(v, x, [2]) for v in (half, there))
+    for site in theirs:
+        assert mine[site].dtype == theirs[site].dtype == torch.bfloat16
+        assert torch.allclose(mine[site].float(), theirs[site].float(), atol=0.1, rtol=0.05)
+    ids = torch.tensor([[2, 3, 4]])
+    assert {nd.read_text(v, ids, torch.ones_like(ids), [2])[nd.Site(2)].dtype for v in (half, there)} == {
+        torch.bfloat16
+    }
+
+
+def test_options_that_nobody_knows(load: Callable[..., nd.VLM]) -> None:
+    with pytest.raises(
+        TypeError, match=r"unexpected keyword 'revison' for a model on a server.*did you mean revision=?"
+    ):
+        load(revison="main")
+    with pytest.raises(TypeError, match=r"unexpected keyword .attn_implementation..*it takes revision=, token="):
+        load(attn_implementation="eager")
+
+
+@pytest.mark.parametrize("place", ["server", "local"])
+def test_a_baseline_is_kept_where_it_is_wanted(
+    place: str, load: Callable[..., nd.VLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NNSIGHT_DREAM_CACHE", str(tmp_path))
+    made = (lambda: load()) if place == "server" else (lambda: nd.load("demo", remote="local", check=False))
+    words = ["a", "bee", "sea"]
+    for cache, files in ((False, 0), (True, 1)):
+        vlm = made()
+        for known in (False, cache):
+            found = nd.concept(vlm, "fox", 2, baseline=words, cache=cache)
+            assert (found.request.given().known[0] is not None) == known
+            wanted = found.vector
+        assert len(list(tmp_path.rglob("*.safetensors"))) == files
+    again = nd.concept(made(), "fox", 2, baseline=words)  # another process would find it
+    assert again.request.given().known[0] is not None
+    assert (again.vector - wanted).abs().max() < 1e-6

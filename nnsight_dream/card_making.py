@@ -8,6 +8,7 @@ import json
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,14 @@ from PIL import Image
 from . import arguments
 from . import reference as references
 from .arguments import listed, strict
-from .cache import write_whole
-from .cards import RECORD, TOP, Card, Material, Shot
+from .cards import RECORD, TOP, Card, Material, Shot, is_there
 from .digests import digest
 from .directions import versions
 from .features import Feature, feature
+from .files import check_folder, make_folder, sealed, to_json, write_whole
+from .files import digest as file_digest
 from .pictures import as_image, as_tensors
-from .prototype import Prototype, _png
+from .prototype import Prototype, to_png, write_over
 from .readouts import nearest_rows, top_logits
 from .responses import Responses, responses
 from .sae_encoding import encoded, fingerprint, site_of
@@ -92,6 +94,7 @@ def make_cards(
     there; ValueError for `found` of other material; as `nd.feature` for what is no autoencoder of this model; OSError
     where the folder cannot be written.
     """
+    store = Store(check_folder(folder))
     numbers = list(dict.fromkeys(listed(features, "features", "the numbers of features, such as [3, 14], are")))
     seeds = [] if arguments.is_empty(seeds) else arguments.seeds(seeds, "seeds")[0]
     strengths = arguments.listed(strengths, "strengths", "shares of the steps, such as [0.25, 0.5], are")
@@ -124,12 +127,14 @@ def make_cards(
     told = dict(model=vlm.id, revision=vlm.revision, weights=vlm.weights_tag(site), dtype=str(vlm.dtype), rest=rest)
     told |= dict(site=vlm.hf_name(site), reference=references.described(pictures))
     keys = {i: f"{i}-{_hash({**told, 'feature': digest((a.parts, a.objective, a.guard))})}" for i, a in aims.items()}
-    store, made = Store(folder), Made()
+    made = Made()
+    store.tidy()
     bench = _Bench(vlm, sae, site, material, chosen, shots, found, pictures)
     try:
         for number in _mine(store, keys, made):
-            place = store.folder / "features" / keys[number]
-            bench.missing = [i for i in numbers if not (store.folder / "features" / keys[i] / RECORD).is_file()]
+            place = store.inside(store.folder / "features" / keys[number])
+            waiting = [i for i, key in keys.items() if not (store.folder / "features" / key / RECORD).is_file()]
+            bench.missing = list(dict.fromkeys([number, *waiting]))
             began = time.perf_counter()
             try:
                 bench.make(aims[number], place)
@@ -152,14 +157,15 @@ def make_cards(
 
 def _mine(store: Store, keys: Mapping[int, str], made: Made) -> Iterator[int]:
     """The features that are left, one by one, claimed for this process; waits for those that another holds."""
-    left = [i for i, key in keys.items() if not (store.folder / "features" / key / RECORD).is_file()]
+    places = {i: store.inside(store.folder / "features" / key) for i, key in keys.items()}
+    left = [i for i, place in places.items() if not is_there(place)]
     while left:
         held = []
         for i in left:
             with store.claim(keys[i]) as mine:
                 if not mine:
                     held.append(i)
-                elif not (store.folder / "features" / keys[i] / RECORD).is_file():  # nor has another finished it
+                elif not is_there(places[i]):  # nor has another finished it
                     yield i
         if len(held) == len(left):
             time.sleep(0.5)
@@ -172,7 +178,7 @@ def _hash(told: Mapping[str, Any]) -> str:
 
 def _record_failure(store: Store, key: str, index: int, error: Exception) -> None:
     path = store.folder / "failed" / f"{key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     told = dict(feature=index, error=str(error), trace="".join(traceback.format_exception(error)), when=now())
     write_whole(path, json.dumps(told, indent=1).encode())
 
@@ -198,15 +204,15 @@ class _Bench:
     def make(self, aim: Feature, place: Path) -> None:
         index = aim.parts[0][1].index
         made = self._prototypes(aim, place)
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         patches = self._patches(made[0])
         fires = torch.cat([part[:, index] for part in encoded(self.sae, patches)]).reshape(self.vlm.grid)
         heat = dataclasses.replace(made[0], heat=fires.clamp(min=0).numpy()).heat_map(256)
-        write_whole(place / "fires.png", _png(heat))
+        write_whole(place / "fires.png", to_png(heat))
         seen = self._responses()
         shown = seen.top_pictures(index, TOP)
         for n, (number, _) in enumerate(shown):
-            write_whole(place / f"real-{n}.png", _png(_small(self.material.pictures[number])))
+            write_whole(place / f"real-{n}.png", to_png(_small(self.material.pictures[number])))
         logits = top_logits(self.vlm, aim, self.site, TOP)
         crosses = facts_of(self.sae).architecture in TRANSCODERS
         strange = None
@@ -229,20 +235,24 @@ class _Bench:
             link=aim.link,
             facts=self._facts(aim, made[0]),
         )
-        write_whole(place / RECORD, json.dumps(told, indent=1, ensure_ascii=False).encode())
+        kept = [p for p in sorted(place.rglob("*")) if p.suffix in (".png", ".json") and p != place / RECORD]
+        told["files"] = {
+            str(p.relative_to(place).as_posix()): file_digest(p.read_bytes()) for p in kept if p.name[0] != "."
+        }
+        write_whole(place / RECORD, to_json(sealed(told)))
 
     def _prototypes(self, aim: Feature, place: Path) -> list[Prototype]:
         """The pictures of a card; those of equal steps are climbed together, and kept as soon as they are done."""
         for strength in dict.fromkeys(s.strength for s in self.shots):
             group = [s for s in self.shots if s.strength == strength]
-            if all((place / s.name / "prototype.json").is_file() for s in group):
+            if all(_is_whole(place / s.name) for s in group):
                 continue
             settings = self.settings.but(steps=max(1, round(strength * self.settings.steps)))
             made = climb_pairs(self.vlm, [(-aim if s.negative else aim, s.seed) for s in group], settings)
             if any(p.interrupted for p in made):
                 raise KeyboardInterrupt
             for shot, prototype in zip(group, made, strict=True):
-                prototype.save(place / shot.name)
+                write_over(prototype, place / shot.name)
         return [Prototype.load(place / s.name) for s in self.shots]
 
     def _patches(self, made: Prototype) -> torch.Tensor:
@@ -282,6 +292,17 @@ class _Bench:
             settings=dict(made.settings),
             versions=versions(),
         )
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether a prototype is there, as it was written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            Prototype.load(place)
+        except (OSError, UserWarning, ValueError):
+            return False
+    return True
 
 
 def _small(image: Image.Image) -> Image.Image:

@@ -10,6 +10,7 @@ locks/                                    who works on what; free once their hol
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from . import arguments, records
+from .files import DIGEST, damage, is_sealed
 from .pictures import ENDINGS, as_image, files
 from .prototype import Prototype
 
@@ -135,13 +137,21 @@ class Card:
 
     @classmethod
     def load(cls, folder: str | Path) -> Card:
-        """Read a finished card; raises FileNotFoundError where there is none, ValueError for a broken record."""
+        """Read a finished card; raises FileNotFoundError where there is none.
+
+        Raises ValueError for a broken record, and where a file is not as it was written: make_cards makes it anew.
+        """
         place = arguments.folder(folder)
         if not (place / RECORD).is_file():
             raise FileNotFoundError(f"{place} holds no {RECORD}: the card was not finished; make_cards goes on with it")
         try:
             told = json.loads((place / RECORD).read_text(encoding="utf-8"))
             records.check(told, records.CARD)
+            if not is_sealed(told):
+                raise ValueError("it is not as it was written")
+            if wrong := damage(place, told.pop("files", {})):
+                raise ValueError(wrong)
+            told.pop(DIGEST, None)
             for shot in told["shots"]:
                 records.check(shot, records.SHOT)
             told["shots"] = tuple(Shot(**s) for s in told["shots"])
@@ -150,6 +160,18 @@ class Card:
             return cls(key=place.name, folder=place, **{**told, "middle": tuple(told["middle"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{place / RECORD} is no card ({error!r}): remove the folder to make it anew") from error
+
+
+def is_there(place: Path) -> bool:
+    """Whether a card is finished, and whole; a warning says what is wrong with one that is not."""
+    if not (place / RECORD).is_file():
+        return False
+    try:
+        Card.load(place)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"a finished card is not whole and is made anew: {error}", stacklevel=3)
+        return False
+    return True
 
 
 def cards_of(folder: str | Path) -> list[Card]:

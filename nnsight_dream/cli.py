@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, arguments
+from .files import option_path
 
 MOST = 1000  # characters of an error; what was given may be as long as a book
 READER_GONE = 141  # 128 + SIGPIPE, as a shell reports of `yes | head`
@@ -95,7 +96,8 @@ def _climbing(sub: argparse.ArgumentParser) -> None:
     _device(sub)
     sub.add_argument("--steps", type=int, help="steps of the climb (default: the preset's)")
     sub.add_argument("--seed", type=int, nargs="+", default=[0], help="one picture for each (default 0)")
-    sub.add_argument("--out", type=Path, default=Path("dreams"), metavar="DIR", help="where to save (default dreams)")
+    out = "where to save (default dreams); nothing that is there is overwritten"
+    sub.add_argument("--out", type=option_path, default=Path("dreams"), metavar="DIR", help=out)
     sub.add_argument("--judge", action="store_true", help="let the bundled judge name what it sees")
 
 
@@ -271,6 +273,7 @@ def _synthesize(args: argparse.Namespace) -> int:
     from . import directions
 
     _check_numbers(args)
+    _check_out(args)
     words = _distinct(arguments.texts(list(args.concept), "CONCEPT")[0], "the concept")
     layers = _distinct(_layers(args.layer), "layer")
     vlm = _load(args)
@@ -284,6 +287,7 @@ def _feature(args: argparse.Namespace) -> int:
     from .sae_releases import folder_of
 
     _check_numbers(args)
+    _check_out(args)
     sae_id, indices = None, list(args.which)
     if not indices[0].isdecimal() or folder_of(args.sae, None) is None:  # a folder's may be left out
         sae_id, indices = indices[0], indices[1:]
@@ -334,6 +338,13 @@ def _check_numbers(args: argparse.Namespace) -> None:
     args.seed = _distinct([arguments.whole(n, "--seed", 0, arguments.SEED_MOST) for n in args.seed], "seed")
 
 
+def _check_out(args: argparse.Namespace) -> None:
+    """Whether what will be drawn can be kept, before anything is loaded."""
+    from .files import check_folder
+
+    check_folder(args.out, "--out", room=2_000_000)
+
+
 def _climb(args: argparse.Namespace, vlm: Any, flat: Sequence[Any]) -> int:
     from . import synthesis
     from .prototype import Prototype, Prototypes
@@ -341,10 +352,12 @@ def _climb(args: argparse.Namespace, vlm: Any, flat: Sequence[Any]) -> int:
     changes = {} if args.steps is None else {"steps": args.steps}
     made = synthesis.synthesize(vlm, flat, seed=list(args.seed), **changes)
     assert not isinstance(made, Prototype)
-    made.save(args.out)
+    places, moved = made.save_each(args.out)
+    for asked, chosen in moved:
+        print(f"nnsight-dream: {asked} holds another picture, which stays; this one is in {chosen}", file=sys.stderr)
     verdicts = _named(made) if args.judge else [None] * len(made)
     if args.json:
-        rows = [_row(p, v) for p, v in zip(made, verdicts, strict=True)]
+        rows = [_row(p, v) | {"folder": str(f)} for p, v, f in zip(made, verdicts, places, strict=True)]
         _print_json({"folder": str(args.out), "prototypes": rows})
     else:
         _print_prototypes(Prototypes(made), verdicts, args.out)
@@ -374,6 +387,9 @@ def _row(prototype: Any, verdict: Any) -> dict[str, Any]:
 
 
 def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
+    from .files import save_new
+    from .prototype import to_png
+
     console = _console()
     for prototype, verdict in zip(made, verdicts, strict=True):
         console.print(prototype)
@@ -381,8 +397,7 @@ def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
         if verdict is not None:
             seen = ", ".join(f"{n} {p:.0%}" for n, p in zip(verdict.names[:3], verdict.probabilities[:3], strict=True))
             console.print(f"the judge sees: {seen}", highlight=False)
-    sheet = out / "grid.png"
-    made.grid().save(sheet)
+    sheet = save_new(out / "grid.png", to_png(made.grid()))
     console.print(f"saved {len(made)} prototype(s) in {out}, all at one look in {sheet}", highlight=False)
 
 

@@ -83,6 +83,17 @@ def reach_disk(folder: Path) -> None:
             os.close(descriptor)
 
 
+def save_new(path: Path, data: bytes) -> Path:
+    """Write a file under its name, or with -2, -3 and so on where others of other content have it; returns where."""
+    with locked(path.parent):
+        chosen, copy = path, 2
+        while os.path.lexists(chosen) and not (chosen.is_file() and chosen.read_bytes() == data):
+            chosen, copy = path.with_name(f"{path.stem}-{copy}{path.suffix}"), copy + 1
+        if not chosen.exists():
+            write_whole(chosen, data)
+    return chosen
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those that hold it, so that they are there after a power cut too. Raises OSError."""
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
@@ -259,6 +270,15 @@ def _probing(probe: Path) -> Iterator[None]:
         yield
     finally:
         probe.unlink(missing_ok=True)
+
+
+def option_path(text: str) -> Path:
+    """The path that an option of a command gives; an empty one is not the folder that one is in."""
+    import argparse
+
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a path is needed; for the folder you are in, give .")
+    return Path(text)
 
 
 def check_file(path: Any, name: str = "path") -> Path:

@@ -31,6 +31,8 @@ from .questions import NO_ANSWER, PROTOCOLS
 from .tally import Agreement, agreement, grader_agreement, opened, results
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
     from .store import Entry, Job, Store
@@ -178,7 +180,7 @@ def _missing(
                 left = tuple(c for c in wanted if (*mark, c) not in done)
                 summary.there += answer is not None
                 if answer is None or (left and answer["kind"] == "answer"):
-                    opens = functools.partial(_open, entry)
+                    opens = functools.partial(_open_whole, entry)
                     found.append(Asked(entry.key, opens, job.concept, job.category, protocol, sample, answer, left))
     return found
 
@@ -199,11 +201,15 @@ def _grader(judge: Examiner, protocol: str) -> str:
     return questions.WORDS if protocol == "written" else str(getattr(judge, "grader", judge.name))
 
 
-def _open(entry: Entry) -> Image.Image:
+def _open_whole(entry: Entry) -> Image.Image:
+    entry.check()
+    return _open(entry.folder)
+
+
+def _open(folder: Path) -> Image.Image:
     from .pictures import own_png
 
-    entry.check()
-    return own_png(entry.folder / "prototype.png")
+    return own_png(folder / "prototype.png")
 
 
 def _group(job: Job) -> tuple[str, str, int]:

@@ -93,7 +93,7 @@ class Prototype:
         return Image.composite(light, dark, mask)
 
     def _repr_png_(self) -> bytes:
-        return _png(_enlarged(self.image))
+        return to_png(_enlarged(self.image))
 
     def _repr_html_(self) -> str:
         rows = "".join(_row(k, f"{float(v):.3f}") for k, v in self.scores.items())
@@ -125,7 +125,7 @@ class Prototype:
         record = {k: dict(v) if isinstance(v, Mapping) else v for k, v in record.items()}
         record["site"] = {"layer": self.site.layer, "kind": self.site.kind, "tokens": self.site.tokens}
         record["heat"] = self.heat.tolist()
-        pictures = {PICTURE: _png(self.image), HEAT: _png(self.heat_map())}
+        pictures = {PICTURE: to_png(self.image), HEAT: to_png(self.heat_map())}
         record["files"] = {name: files.digest(data) for name, data in pictures.items()}
         return {**pictures, RECORD: files.to_json(files.sealed(record))}
 
@@ -179,6 +179,15 @@ class Prototype:
         if not as_written:
             warnings.warn(f"{folder / RECORD} was changed, or damaged, since it was written", stacklevel=2)
         return prototype
+
+
+def write_over(prototype: Prototype, place: Path) -> dict[str, str]:
+    """Write a prototype into its own folder of a store, over what is there; returns digests of its files by name."""
+    content = prototype.files()
+    files.make_folder(place)
+    for name, data in content.items():
+        write_whole(place / name, data)
+    return {name: files.digest(data) for name, data in content.items()}
 
 
 def _save(prototype: Prototype, place: Path, taken: set[Path]) -> Path:
@@ -315,7 +324,8 @@ def _told(readings: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     ]
 
 
-def _png(image: Image.Image) -> bytes:
+def to_png(image: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -332,7 +342,7 @@ def _link(address: str) -> str:
 
 
 def _img(image: Image.Image) -> str:
-    return f'<img src="data:image/png;base64,{base64.b64encode(_png(image)).decode()}">'
+    return f'<img src="data:image/png;base64,{base64.b64encode(to_png(image)).decode()}">'
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

@@ -30,7 +30,7 @@ from .jobs import Job as Job
 from .jobs import job_of
 from .jobs import slug as slug
 from .plain import encodable, plain
-from .prototype import Prototype
+from .prototype import Prototype, write_over
 
 
 class Store:
@@ -60,10 +60,10 @@ class Store:
         """The folder of a job. Raises ValueError for what is no key, and for a link that leads out of the store."""
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9-]+", key):
             raise ValueError(f"{arguments.shown(key)} is no key of a job: letters, digits and hyphens only")
-        return self._inside(self.folder / "jobs" / key)
+        return self.inside(self.folder / "jobs" / key)
 
-    def _inside(self, path: Path) -> Path:
-        """A path that is in the store, whatever links there are on its way."""
+    def inside(self, path: Path) -> Path:
+        """A path that is in the store, whatever links are on its way. Raises ValueError for one that is not."""
         root = os.path.realpath(self.folder)
         if not os.path.realpath(path).startswith(os.path.join(root, "")):
             raise ValueError(f"{path} is, or is behind, a link that leads out of the store; remove the link")
@@ -92,12 +92,8 @@ class Store:
         """Keep a finished job, whole or not at all; what is there already, and whole, stays. Raises OSError."""
         place = self.place(key)
         if not self.has(key):
-            content = prototype.files()
-            make_folder(place)
-            for name, data in content.items():
-                write_whole(place / name, data)
-            record = {**dataclasses.asdict(job), **about(prototype, self._noted.pop(key, {}))}
-            record["files"] = {name: digest(data) for name, data in content.items()}
+            written = write_over(prototype, place)
+            record = {**dataclasses.asdict(job), **about(prototype, self._noted.pop(key, {})), "files": written}
             write_whole(place / RECORD, to_json(sealed(record)))
         with contextlib.suppress(FileNotFoundError):
             self._failure(key).unlink()
@@ -105,8 +101,9 @@ class Store:
 
     def tidy(self) -> int:
         """Remove what killed processes left half-written; returns how many files."""
-        jobs = [place for place in (self.folder / "jobs").glob("*") if place.is_dir() and not place.is_symlink()]
-        return sum(map(sweep_up, [*jobs, *(self.folder / name for name in ("failed", "remote", "judges", "locks"))]))
+        places = [self.folder / name for name in ("jobs", "features", "failed", "remote", "judges")]
+        below = [folder for place in places for folder, _, _ in os.walk(place)]  # which follows no links
+        return sum(sweep_up(Path(folder)) for folder in below)
 
     def keys(self) -> Iterator[str]:
         """Keys of the finished jobs, sorted."""
@@ -145,13 +142,13 @@ class Store:
         """The jobs that raised and have not been made since, by key."""
         for path in sorted((self.folder / "failed").glob("*.json")):
             try:
-                told = json.loads(self._inside(path).read_text(encoding="utf-8"))
+                told = json.loads(self.inside(path).read_text(encoding="utf-8"))
                 yield Failure(path.stem, job_of(told.pop("job")), **told)
             except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
                 raise ValueError(f"{path} is no record of a failure ({error!r}): remove the file") from error
 
     def _failure(self, key: str) -> Path:
-        return self._inside(self.folder / "failed" / f"{self.place(key).name}.json")
+        return self.inside(self.folder / "failed" / f"{self.place(key).name}.json")
 
     # -- jobs on a server ----------------------------------------------------------------------------------------
 
@@ -174,7 +171,7 @@ class Store:
         self._remote(name).unlink(missing_ok=True)
 
     def _remote(self, name: str) -> Path:
-        return self._inside(self.folder / "remote" / f"{slug(name, 80)}.json")
+        return self.inside(self.folder / "remote" / f"{slug(name, 80)}.json")
 
     # -- judges' answers -----------------------------------------------------------------------------------------
 
@@ -237,7 +234,7 @@ class Store:
         Raises OSError.
         """
         if judge not in self._enrolled:
-            make_folder(self._inside(self.folder / "judges"))
+            make_folder(self.inside(self.folder / "judges"))
             with open(self.folder / "judges" / ".lock", "ab") as file, _locked(file.fileno()):
                 short = self._short(judge, exact=True)
                 if self._owner(short) is None:
@@ -262,24 +259,17 @@ class Store:
             return None
 
     def _answers(self, key: str, short: str) -> Path:
-        return self._inside(self.place(key) / f"answers-{short}.jsonl")
+        return self.inside(self.place(key) / f"answers-{short}.jsonl")
 
     # -- several processes ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[bool]:
         """Whether this process may work on something that no other works on; free again once it ends or dies."""
-        path = self._inside(self.folder / "locks" / f"{slug(name, 80)}.lock")
+        path = self.inside(self.folder / "locks" / f"{slug(name, 80)}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as file:
             yield _try_lock(file.fileno())
-
-
-def opened(store: Store | str | os.PathLike[str], name: str = "store", *, must_exist: bool = True) -> Store:
-    """A store, or the one in a folder. Raises as `Store`, and TypeError for what is neither."""
-    if isinstance(store, Store):
-        return store
-    return Store(arguments.folder(store, name), must_exist=must_exist)
 
 
 def _check(row: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from .jobs import jobs_of as jobs_of
 from .objectives import Attention, Max, Mean
 from .prototype import Prototype
 from .settings import Choice, Settings, checked, choose
-from .store import Store, opened
+from .store import Store
 from .synthesis import climb_pairs
 from .vectors import Direction
 from .vlm import VLM, load
@@ -187,7 +187,7 @@ def sweep(
     folder cannot be written, before any work (a full disk ends a sweep).
     """
     concurrency = arguments.whole(remote_concurrency, "remote_concurrency", 1)
-    store = opened(folder, "folder", must_exist=False)
+    store = folder if isinstance(folder, Store) else Store(folder)
     check_folder(store.folder)
     if not isinstance(vlm, VLM):
         vlm = load(vlm)

@@ -35,6 +35,7 @@ import nnsight_dream as nd
 from nnsight_dream import alignment_experiments as experiments
 from nnsight_dream import alignment_figures, demo, encoders, pairs, tables
 from nnsight_dream.feature_store import features
+from nnsight_dream.files import check_folder, option_path
 from nnsight_dream.scores import Score, change
 
 QUICK = ["--quick"]
@@ -198,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Two small models trained apart, and what they share.")
     parser.add_argument("--art", type=Path, default=Path("build/train/art.npz"), help="as train_demo.py renders it")
     parser.add_argument("--work", type=Path, default=Path("build/apart"), help="where the two models go, or are")
-    parser.add_argument("--folder", type=Path, default=Path("apart"), help="where results go")
+    parser.add_argument("--folder", type=option_path, default=Path("apart"), help="where results go")
     parser.add_argument("--steps", type=int, default=500, help="of training each")
     parser.add_argument("--draws", type=int, default=200, help="of nulls and intervals")
     parser.add_argument("--threads", type=int, default=0, help="of torch; its own choice by default")
@@ -206,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few steps, few things and draws, in --folder alone")
     args = parser.parse_args(arguments)
+    check_folder(args.folder, "--folder")  # before any work
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.quick:

@@ -21,6 +21,7 @@ from PIL import Image
 
 import nnsight_dream as nd
 from nnsight_dream import alignment, demo, figures, tables
+from nnsight_dream.files import check_folder, option_path
 from nnsight_dream.pictures import ENDINGS, as_image, files
 
 QUICK = ["--quick"]
@@ -60,9 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, nargs="+", help="from 1; all by default")
     parser.add_argument("--noise", type=int, default=100, help="pictures of white noise")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of the permutations")
-    parser.add_argument("--folder", type=Path, default=Path("apples-and-oranges"), help="where results go")
+    parser.add_argument("--folder", type=option_path, default=Path("apples-and-oranges"), help="where results go")
     parser.add_argument("--quick", action="store_true", help="few pictures, two layers")
     args = parser.parse_args(arguments)
+    check_folder(args.folder, "--folder")  # before any work
     args.folder.mkdir(parents=True, exist_ok=True)
     vlm = nd.load(args.model, device=args.device)
     layers = args.layers or ([1, vlm.layers] if args.quick else None)

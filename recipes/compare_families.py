@@ -25,6 +25,7 @@ from apples_and_oranges import bundled, from_folder
 
 import nnsight_dream as nd
 from nnsight_dream import alignment, demo, figures, tables
+from nnsight_dream.files import check_folder, option_path
 
 QUICK = ["--quick"]
 
@@ -155,9 +156,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recognise", action="store_true", help="make prototypes of the words and have them judged")
     parser.add_argument("--judge", default="demo", help="demo, or a CLIP / SigLIP checkpoint")
     parser.add_argument("--steps", type=int, help="of each climb (default: the preset's)")
-    parser.add_argument("--folder", type=Path, default=Path("compare-families"), help="where results go")
+    parser.add_argument("--folder", type=option_path, default=Path("compare-families"), help="where results go")
     parser.add_argument("--quick", action="store_true", help="the bundled model and two miniatures, few words")
     args = parser.parse_args(arguments)
+    check_folder(args.folder, "--folder")  # before any work
     if args.quick:
         args.models = args.models or ["demo", "tiny:internvl", "tiny:qwen2_5_vl"]
         args.layers, args.words, args.steps = args.layers or [1, 4], args.words or ["fox", "bee"], args.steps or 3

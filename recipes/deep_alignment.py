@@ -36,6 +36,7 @@ import numpy as np
 import nnsight_dream as nd
 from nnsight_dream import alignment_dreams, alignment_figures, demo, encoders, manipulations, pairs, tables
 from nnsight_dream import alignment_experiments as experiments
+from nnsight_dream.files import check_folder, option_path
 from nnsight_dream.layer_maps import peak
 from nnsight_dream.pictures import as_image
 from nnsight_dream.preference import Choice, clip_scores, preference, rank_agreement
@@ -309,9 +310,10 @@ def asked(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dreams", type=int, default=15, help="prototypes a layer, where no store is given")
     parser.add_argument("--draws", type=int, default=100, help="of nulls and intervals; at most 39 in maps")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path("deep-alignment"), help="where results go")
+    parser.add_argument("--folder", type=option_path, default=Path("deep-alignment"), help="where results go")
     parser.add_argument("--quick", action="store_true", help="few pairs, layers and draws")
     args = parser.parse_args(arguments)
+    check_folder(args.folder, "--folder")  # before any work
     args.draws = 19 if args.quick else args.draws
     args.dreams = 6 if args.quick else args.dreams
     return args

@@ -27,6 +27,7 @@ from compare_families import figure, measured
 
 import nnsight_dream as nd
 from nnsight_dream import demo, families, tables
+from nnsight_dream.files import check_folder, option_path
 
 VARIANTS = {"bidirectional": False, "causal": True}
 # A Gemma 3 whose image tokens are told to be like all others: they see what is before them, as in training
@@ -73,7 +74,9 @@ def load(folder: Path, causal: bool, device: str | None = None) -> nd.VLM:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Causal against bidirectional attention among image tokens.")
     parser.add_argument("--work", type=Path, default=Path("build/train"), help="holds art.npz, npm and tower")
-    parser.add_argument("--folder", type=Path, default=Path("build/variants"), help="where models and results go")
+    parser.add_argument(
+        "--folder", type=option_path, default=Path("build/variants"), help="where models and results go"
+    )
     parser.add_argument("--share", type=float, default=1.0, help="of the bundled model's steps, above 0")
     parser.add_argument("--every", type=int, default=4, help="measure with every n-th concept")
     parser.add_argument("--seed", type=int, default=0)
@@ -81,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is)")
     parser.add_argument("--quick", action="store_true", help="two steps of each stage: nothing worth keeping")
     args = parser.parse_args(arguments)
+    check_folder(args.folder, "--folder")  # before any work
     if not (args.work / "art.npz").is_file():
         raise SystemExit(f"{args.work} holds no art.npz: run `python recipes/train_demo.py --only fetch render` first")
     if not args.share > 0:

@@ -23,6 +23,7 @@ from typing import Any
 
 import nnsight_dream as nd
 from nnsight_dream import alignment, demo, figures, judging, paper, report, sweeps, tables
+from nnsight_dream.files import check_folder, option_path
 from nnsight_dream.ray_workers import Cluster
 from nnsight_dream.store import slug
 
@@ -159,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="demo", help="'demo', a hub id or a folder")
     parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is; demo: cpu)")
     parser.add_argument(
-        "--folder", type=Path, default=Path("early-alignment"), help="the store; goes on where it stopped"
+        "--folder", type=option_path, default=Path("early-alignment"), help="the store; goes on where it stopped"
     )
     parser.add_argument("--layers", type=int, nargs="+", help="from 1 (demo: all; others: the paper's seven)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="the first for all, others for a third")
@@ -181,6 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--quick", action="store_true", help="six concepts, two layers")
     args = parser.parse_args(arguments)
+    check_folder(args.folder, "--folder")  # before any work
     try:
         shard = tuple(int(x) for x in args.shard.split("/"))
         assert len(shard) == 2

@@ -19,6 +19,7 @@ import argparse
 from pathlib import Path
 
 import nnsight_dream as nd
+from nnsight_dream.files import check_folder, option_path
 
 QUICK = ["--quick"]
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--words", nargs="+", default=["octopus", "fox"])
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 4], help="from 1")
     parser.add_argument("--steps", type=int, help="of each ascent (default: the preset's)")
-    parser.add_argument("--folder", type=Path, default=Path("remote-dreams"), help="where results go")
+    parser.add_argument("--folder", type=option_path, default=Path("remote-dreams"), help="where results go")
     parser.add_argument("--submit", action="store_true", help="leave the work to the server")
     parser.add_argument("--collect", metavar="ID", help="fetch what was left")
     parser.add_argument("--sweep", action="store_true", help="into a store, stopped and resumed at any moment")
@@ -42,6 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="a few steps")
     args = parser.parse_args()
+    check_folder(args.folder, "--folder")  # before any work
 
     vlm = nd.load(args.model, remote=args.remote, device=args.device, steps_per_job=args.steps_per_job)
     print(vlm)

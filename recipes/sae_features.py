@@ -31,6 +31,7 @@ from nnsight_dream import tables
 from nnsight_dream.card_making import Made, make_cards
 from nnsight_dream.cards import FILES, Material, opened
 from nnsight_dream.feature_judging import Judged, judge_features
+from nnsight_dream.files import check_folder, option_path
 from nnsight_dream.gallery import page, seen_by
 from nnsight_dream.judging import JudgeStopped
 from nnsight_dream.responses import Responses, responses, selective
@@ -193,10 +194,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--judge", default="demo", help="demo, openai, none, or a CLIP / SigLIP checkpoint")
     parser.add_argument("--base-url", help="of an OpenAI-compatible server")
     parser.add_argument("--max-cost", type=float, help="dollars after which the OpenAI judge stops")
-    parser.add_argument("--folder", type=Path, default=Path("sae-features"), help="goes on where it stopped")
+    parser.add_argument("--folder", type=option_path, default=Path("sae-features"), help="goes on where it stopped")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--quick", action="store_true", help="three features, few steps")
     args = parser.parse_args(arguments)
+    check_folder(args.folder, "--folder")  # before any work
     if args.count < 1:
         parser.error(f"--count {args.count}: at least 1 is needed")
     for file in args.picture or []:

@@ -31,6 +31,7 @@ import torch
 
 import nnsight_dream as nd
 from nnsight_dream import demo, spans
+from nnsight_dream.files import check_folder, option_path
 from nnsight_dream.pictures import as_tensors
 from nnsight_dream.responses import Responses, chance, responses, selective
 
@@ -263,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--layer", type=int, default=4, help="from 1")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="default: layerL in the package's data/sae")
+    parser.add_argument("--out", type=option_path, help="default: layerL in the package's data/sae")
     parser.add_argument("--pictures", choices=("art", "bundled"), default="art", help="what image tokens are views of")
     parser.add_argument("--tokens", type=int, default=120_000, help="of each modality; gone through again and again")
     parser.add_argument("--d-sae", type=int, default=2048, help="features")
@@ -277,6 +278,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--quick", action="store_true", help="30 steps on the bundled pictures, into a temporary folder"
     )
     args = parser.parse_args(arguments)
+    if args.out is not None:
+        check_folder(args.out, "--out")  # before any work
     torch.set_num_threads(args.threads)
     if args.quick:
         args.steps, args.tokens, args.d_sae, args.batch, args.pictures = 30, 3000, 256, 512, "bundled"

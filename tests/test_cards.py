@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,31 @@ def test_a_killed_run_goes_on(
     before = len(climbs)
     again = make_cards(vlm, sae, NUMBERS[:2], tmp_path, material=material, settings=FEW)
     assert (again.fresh, len(again.cards), len(climbs)) == (0, 2, before)
+
+
+def test_a_card_that_is_not_whole_is_made_anew(
+    vlm: nd.VLM, sae: Any, material: Material, deck: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = deck.cards[0]
+    place = tmp_path / "features" / whole.key
+    shutil.copytree(whole.folder, place)
+    climbs: list[Any] = []
+    climb = card_making.climb_pairs
+    monkeypatch.setattr(card_making, "climb_pairs", lambda *given: climbs.append(given) or climb(*given))
+    shots = [shot.name for shot in whole.shots]
+    for name in ("card.json", "fires.png", f"{shots[0]}/prototype.png", f"{shots[-1]}/prototype.json"):
+        data = (place / name).read_bytes()
+        (place / name).write_bytes(data[:-30] + bytes([data[-30] ^ 1]) + data[-29:])
+        (place / f".fires.png.{'a' * 32}.tmp").write_bytes(b"half")
+        with pytest.raises(ValueError, match="remove the folder to make it anew"):
+            cards.Card.load(place)
+        climbs.clear()
+        with pytest.warns(UserWarning, match="a finished card is not whole and is made anew"):
+            made = make_cards(vlm, sae, [whole.index], tmp_path, material=material, settings=FEW)
+        assert (made.fresh, len(made.cards), len(climbs)) == (1, 1, int("prototype" in name))
+        for file in sorted(p.relative_to(whole.folder) for p in whole.folder.rglob("*") if p.is_file()):
+            assert (place / file).read_bytes() == (whole.folder / file).read_bytes(), file
+        assert not list(place.rglob("*.tmp"))
 
 
 def test_failures_interrupts_and_refusals(

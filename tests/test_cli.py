@@ -80,6 +80,37 @@ def test_synthesize_shows_what_it_did(tiny_folder: Path, tmp_path: Path, capsys:
     assert Image.open(out / "grid.png").size == (128, 144)
 
 
+def test_a_second_drawing_overwrites_nothing(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    draw = ["synthesize", "bee", "--model", str(tiny_folder), "--layer", "1", "--out", str(tmp_path)]
+    (tmp_path / "grid.png").write_bytes(b"the user's own")
+    for steps, name, sheet in ((3, "bee-layer1-seed0", "grid-2.png"), (1, "bee-layer1-seed0-2", "grid-3.png")):
+        assert cli.main([*draw, "--steps", str(steps)]) == 0
+        out, err = capsys.readouterr()
+        assert len(nd.Prototype.load(tmp_path / name).history) == steps
+        assert sheet in " ".join(out.split()).replace(" ", "")
+        assert ("holds another picture, which stays; this one is in" in err) == (steps == 1)
+    assert cli.main([*draw, "--steps", "3", "--json"]) == 0  # the same as the first: it has its place
+    assert json.loads(capsys.readouterr().out)["prototypes"][0]["folder"] == str(tmp_path / "bee-layer1-seed0")
+    assert len(list(tmp_path.iterdir())) == 5
+    assert (tmp_path / "grid.png").read_bytes() == b"the user's own"
+
+
+def test_an_impossible_out_is_said_before_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_load", lambda *_, **__: pytest.fail("a model is loaded"))
+    (tmp_path / "file").write_text("in the way")
+    for command in (["synthesize", "bee"], ["feature", "demo", "3"]):
+        assert "file is a file, so" in failed(capsys, *command, "--out", str(tmp_path / "file" / "x"))
+        assert "File name too long" in failed(capsys, *command, "--out", str(tmp_path / ("x" * 300)))
+        with pytest.raises(SystemExit):
+            cli.main([*command, "--out", ""])
+        assert "argument --out: a path is needed; for the folder you are in, give ." in capsys.readouterr().err
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("usage", (), {"free": 1000}))
+    assert "0.0 MB are free, 2.0 MB are needed" in failed(capsys, "synthesize", "bee", "--out", str(tmp_path / "new"))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_inspect_tells_what_the_model_is(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["inspect", str(tiny_folder), "--layer", "3", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -1,0 +1,271 @@
+"""Blind naming: what people see in prototypes, looked at on shuffled sheets without labels.
+
+    python benchmarks/blind.py make  --folder build/blind [--count 60] [--layers 1 4] [--settings demo fine] [--model demo]
+    (look at sheet-*.png, write what is seen into form.csv: a name, or "none")
+    python benchmarks/blind.py hint  --folder build/blind     form-hint.csv, which also gives each picture's category
+    python benchmarks/blind.py score --folder build/blind     rates by setting, layer and category, beside the judge's
+    python benchmarks/blind.py keep  --folder build/blind     adds pictures, names and answers to benchmarks/blind/
+
+`key.json` holds the labels: it is opened by `hint` for the categories, only once every name is written, and by `score`.
+A tenth of the pictures are controls, prototypes of random directions; "none" is right for them.
+
+strict = the name says the concept or one of its other names; near = or something of its line in kin.txt; hint = the name
+given in the second form, which says the category.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+
+import nnsight_dream as nd
+from nnsight_dream import demo
+from nnsight_dream.examiners import demo_aliases
+from nnsight_dream.questions import mentions
+
+KEPT = Path(__file__).with_name("blind")
+TILE, COLUMNS, ROWS = 128, 6, 5
+NONE = "none"
+
+
+def presets() -> dict[str, nd.Settings]:
+    """The settings whose pictures can be put on a sheet, by name."""
+    base = nd.Settings.demo()
+    return {
+        "demo": base,
+        "fine": base.but(steps=200, batch=8),
+        "light": base.but(steps=120, batch=4, augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
+        "canvas 64": base.but(steps=120, batch=4, canvas=nd.Pixels(64)),
+    }
+
+
+def make(args: argparse.Namespace) -> None:
+    """Draw, shuffle, and write sheets, an empty form and the key."""
+    args.folder.mkdir(parents=True)
+    chance = random.Random(args.seed)
+    vlm, known = nd.load(args.model), presets()
+    concepts = demo.concepts()
+    animals = [c for c in concepts if c.category == "animal"]
+    others = [c for c in concepts if c.category != "animal"]
+    controls = args.count // 10
+    wanted = chance.sample(animals, (args.count - controls) // 2)
+    wanted += chance.sample(others, args.count - controls - len(wanted))
+    items: list[dict[str, Any]] = []
+    groups: dict[tuple[str, int], list[tuple[dict[str, Any], nd.Direction]]] = defaultdict(list)
+    for number, concept in enumerate([*wanted, *[None] * controls]):
+        setting, layer = chance.choice(args.settings), chance.choice(args.layers)
+        if concept is None:
+            generator = torch.Generator().manual_seed(1000 * args.seed + number)
+            like = nd.concept(vlm, chance.choice(animals).name, layer)
+            vector = torch.randn(like.vector.shape, generator=generator)
+            direction = nd.from_tensor(vlm, vector / vector.norm() * like.norm, layer, label="random")
+            item = dict(concept=None, category=chance.choice(concepts).category)
+        else:
+            direction = nd.concept(vlm, concept.name, layer)
+            item = dict(concept=concept.name, category=concept.category)
+        item |= dict(setting=setting, layer=layer, model=args.model, trained=args.trained)
+        items.append(item)
+        groups[setting, layer].append((item, direction))
+    for (setting, _), members in groups.items():
+        drawn = nd.synthesize(vlm, [d for _, d in members], settings=known[setting], seed=args.seed, progress=False)
+        for (item, _), prototype in zip(members, drawn, strict=True):
+            item["image"] = prototype.image
+    chance.shuffle(items)
+    for number, item in enumerate(items, 1):
+        item["number"] = number
+        item.pop("image").save(args.folder / f"{number:03d}.png")
+    (args.folder / "key.json").write_text(json.dumps(items, indent=0), encoding="utf-8")
+    sheets(args.folder, len(items))
+    write_form(args.folder / "form.csv", ({"number": i["number"], "name": ""} for i in items))
+    print(f"{len(items)} pictures; look at {args.folder}/sheet-*.png and fill {args.folder}/form.csv")
+
+
+def sheets(folder: Path, count: int) -> None:
+    """Numbered tiles, 30 a sheet."""
+    each = COLUMNS * ROWS
+    for start in range(0, count, each):
+        sheet = Image.new("RGB", (COLUMNS * (TILE + 8), ROWS * (TILE + 22)), "white")
+        pen = ImageDraw.Draw(sheet)
+        for place, number in enumerate(range(start + 1, min(count, start + each) + 1)):
+            x, y = place % COLUMNS * (TILE + 8), place // COLUMNS * (TILE + 22)
+            with Image.open(folder / f"{number:03d}.png") as image:
+                sheet.paste(image.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC), (x, y + 16))
+            pen.text((x + 2, y + 2), str(number), fill="black")
+        sheet.save(folder / f"sheet-{start // each + 1}.png")
+
+
+def write_form(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """A CSV form."""
+    rows = list(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_form(path: Path, count: int) -> dict[int, str]:
+    """The names by number; exits where one is missing."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        names = {int(row["number"]): row["name"].strip() for row in csv.DictReader(file)}
+    if missing := [n for n in range(1, count + 1) if not names.get(n)]:
+        sys.exit(f"{path}: no name for picture {', '.join(map(str, missing))}; write 'none' where nothing is seen")
+    return names
+
+
+def hint(args: argparse.Namespace) -> None:
+    """The second form, with categories."""
+    key = read_key(args.folder)
+    read_form(args.folder / "form.csv", len(key))
+    rows = ({"number": i["number"], "category": i["category"], "name": ""} for i in key)
+    write_form(args.folder / "form-hint.csv", rows)
+    print(f"fill {args.folder}/form-hint.csv")
+
+
+def read_key(folder: Path) -> list[dict[str, Any]]:
+    """The labels, by number."""
+    return sorted(json.loads((folder / "key.json").read_text(encoding="utf-8")), key=lambda item: item["number"])
+
+
+def answered(folder: Path) -> list[dict[str, Any]]:
+    """The labels with what was seen."""
+    key = read_key(folder)
+    names = read_form(folder / "form.csv", len(key))
+    second = folder / "form-hint.csv"
+    hinted = read_form(second, len(key)) if second.exists() else {}
+    return [item | {"name": names[item["number"]], "with_hint": hinted.get(item["number"])} for item in key]
+
+
+def kin() -> dict[str, tuple[str, ...]]:
+    """For each name the names that hardly differ from it in a small picture."""
+    lines = (KEPT / "kin.txt").read_text(encoding="utf-8").splitlines()
+    groups = [tuple(n.strip() for n in line.split(",")) for line in lines if line.strip() and line[0] != "#"]
+    return {name: group for group in groups for name in group}
+
+
+def rights(item: dict[str, Any]) -> tuple[bool, bool, bool | None]:
+    """Whether a picture was named strictly, nearly, and with hint (None where no second form was filled)."""
+    if item["concept"] is None:
+        right = item["name"] == NONE
+        return right, right, None if item["with_hint"] is None else item["with_hint"] == NONE
+    own = demo_aliases()[item["concept"]]
+    strict = mentions(item["name"], own)
+    near = strict or mentions(item["name"], kin().get(item["concept"], own))
+    return strict, near, None if item["with_hint"] is None else mentions(item["with_hint"], own)
+
+
+def rate(hits: Iterable[bool]) -> str:
+    """`62 % [48, 74] of 50`."""
+    hits = list(hits)
+    if not hits:
+        return "-"
+    low, high = nd.wilson(sum(hits), len(hits))
+    return f"{sum(hits) / len(hits):.0%} [{100 * low:.0f}, {100 * high:.0f}] of {len(hits)}"
+
+
+def kappa(a: list[bool], b: list[bool]) -> float:
+    """Cohen's kappa of two lists of verdicts."""
+    agree = sum(x == y for x, y in zip(a, b, strict=True)) / len(a)
+    chance = sum((sum(s == v for s in a) / len(a)) * (sum(s == v for s in b) / len(b)) for v in (True, False))
+    return (agree - chance) / (1 - chance) if chance < 1 else 1.0
+
+
+def table(items: list[dict[str, Any]], images: list[Image.Image]) -> None:
+    """Rates of eyes and judge, by what the pictures are."""
+    judge = nd.DemoJudge()
+    free = judge.judge(images)
+    hinted = [judge.judge([im], category=i["category"])[0] for im, i in zip(images, items, strict=True)]
+    for item, a, b in zip(items, free, hinted, strict=True):
+        names = demo_aliases()[item["concept"]] if item["concept"] else ()
+        item["judge"], item["judge hint"] = a.names[0] in names, b.names[0] in names
+        item["strict"], item["near"], item["hint"] = rights(item)
+    ways: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "all": lambda i: "control" if i["concept"] is None else "concepts",
+        "setting": lambda i: i["setting"],
+        "layer": lambda i: i["layer"],
+        "kind": lambda i: "animals" if i["category"] == "animal" else "other things",
+    }
+    print("| | eyes, strict | eyes, near | eyes, hint | judge, strict | judge, hint |\n|---|---|---|---|---|---|")
+    for way, of in ways.items():
+        rows = items if way == "all" else [i for i in items if i["concept"] is not None]
+        for value in sorted({str(of(i)) for i in rows}):
+            mine = [i for i in rows if str(of(i)) == value]
+            cells = [
+                rate(i[c] for i in mine if i[c] is not None) for c in ("strict", "near", "hint", "judge", "judge hint")
+            ]
+            print(f"| {way}: {value} | {' | '.join(cells)} |")
+    concepts = [i for i in items if i["concept"] is not None]
+    for eyes, machine in (("strict", "judge"), ("hint", "judge hint")):
+        both = [i for i in concepts if i[eyes] is not None]
+        if both:
+            print(
+                f"kappa, {eyes}: {kappa([i[eyes] for i in both], [i[machine] for i in both]):.2f} ({len(both)} pictures)"
+            )
+
+
+def score(args: argparse.Namespace) -> None:
+    """Print the table of one folder, or of everything that is kept."""
+    if args.kept:
+        items, images = [], []
+        for file in sorted(KEPT.glob("*.json")):
+            rows = json.loads(file.read_text(encoding="utf-8"))
+            with Image.open(file.with_suffix(".webp")) as sheet:
+                images += [sheet.convert("RGB").crop((64 * n, 0, 64 * n + 64, 64)) for n in range(len(rows))]
+            items += rows
+    else:
+        items = answered(args.folder)
+        images = [Image.open(args.folder / f"{i['number']:03d}.png").convert("RGB") for i in items]
+    table(items, images)
+    if args.verbose:
+        for i in items:
+            marks = "".join("x" if i[c] else "." for c in ("strict", "near", "hint", "judge", "judge hint"))
+            print(
+                f"{i['number']:4d} {marks} {i['concept']} | {i['name']} | {i['with_hint']} | {i['setting']} {i['layer']}"
+            )
+
+
+def keep(args: argparse.Namespace) -> None:
+    """Add a folder's pictures and answers to those that are kept."""
+    items = answered(args.folder)
+    day = datetime.date.today().isoformat()
+    name = next(f"{day}-{n}" for n in range(1, 100) if not (KEPT / f"{day}-{n}.json").exists())
+    sheet = Image.new("RGB", (64 * len(items), 64))
+    for place, item in enumerate(items):
+        with Image.open(args.folder / f"{item['number']:03d}.png") as image:
+            sheet.paste(image.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC), (64 * place, 0))
+    sheet.save(KEPT / f"{name}.webp", quality=95, method=6)
+    (KEPT / f"{name}.json").write_text(
+        json.dumps([i | {"date": day} for i in items], indent=0) + "\n", encoding="utf-8"
+    )
+    print(f"{len(items)} pictures kept in {KEPT / name}.webp and .json")
+
+
+def main() -> None:
+    """One of the four commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("make", "hint", "score", "keep"))
+    parser.add_argument("--folder", type=Path, default=Path("build/blind"))
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--layers", type=int, nargs="+", default=[1])
+    parser.add_argument("--settings", nargs="+", choices=list(presets()), default=["demo", "fine"])
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--trained", default="bundled", help="which training the model is of, for the record")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kept", action="store_true", help="score everything in benchmarks/blind/")
+    parser.add_argument("--verbose", action="store_true", help="a line for each picture")
+    args = parser.parse_args()
+    {"make": make, "hint": hint, "score": score, "keep": keep}[args.what](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -509,7 +509,7 @@ def test_without_a_bundled_autoencoder_it_is_said_how_to_get_one(
     assert nd.demo_sae(6).cfg.metadata.hf_hook_name == "model.layers.5.output"
     assert nd.feature("demo", 0).where == "model.layers.3.output"
     assert nd.feature("demo", "layer6", 0).where == "model.layers.5.output"
-    with pytest.raises(ValueError, match="no bundled sparse autoencoder '5'; there is layer4, layer6"):
+    with pytest.raises(ValueError, match="no bundled sparse autoencoder 5; there is layer4, layer6"):
         nd.demo_sae(5)
 
 

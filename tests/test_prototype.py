@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 import nnsight_dream as nd
-from nnsight_dream import cli, judging
+from nnsight_dream import cli, pictures
 
 
 def prototype(label: str = "octopus", colour: tuple[int, int, int] = (250, 120, 10), **changes: Any) -> nd.Prototype:
@@ -410,7 +410,7 @@ def test_a_link_cannot_leave_its_place() -> None:
 def test_a_picture_is_opened_as_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = prototype().save(tmp_path / "one")
     prototype().image.save(folder / "prototype.png", "JPEG")
-    for read in (lambda: nd.Prototype.load(folder), lambda: judging._open(folder)):
+    for read in (lambda: nd.Prototype.load(folder), lambda: pictures.own_png(folder / "prototype.png")):
         with pytest.raises((ValueError, OSError), match=r"prototype\.png"):
             read()
     assert cli.main(["judge", str(folder)]) == 1

@@ -84,6 +84,7 @@ class Swept:
     """What a sweep did: how many jobs were `made`, were there (`found`), and `failed`, by key with the error.
 
     damaged   jobs that were there but not whole, by key, with what was wrong: they were to be made anew
+    keys      of all its jobs; the store may hold others, of other settings or models
     """
 
     store: Store
@@ -92,6 +93,7 @@ class Swept:
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
     damaged: dict[str, str] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
 
     @property
     def ok(self) -> bool:
@@ -195,7 +197,7 @@ def sweep(
     from .sweep_display import display
 
     store.tidy()
-    done = Swept(store)
+    done = Swept(store, keys=frozenset(key for chunk in planned.chunks for key in chunk.keys))
     for key, job, error in planned.impossible:
         store.fail(key, job, error)
         done.failed[key] = str(error)
@@ -322,24 +324,8 @@ def _random(vlm: VLM, job: Job, like: Direction) -> Direction:
     return from_tensor(vlm, vector, like.site, label=f"random ({job.concept})")
 
 
-def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float:
-    """Seconds that the rest of a plan will take here, from two steps of one chunk at each layer and pooling."""
-    left = planned.chunks if store is None else planned.left(store)
-    rates: dict[tuple[Any, str], float] = {}
-    total = 0.0
-    for chunk in left:
-        kind = (chunk.jobs[0].layer, chunk.jobs[0].pooling)
-        if kind not in rates:
-            rates[kind] = _seconds_a_step(vlm, chunk) / len(chunk.jobs)
-        total += rates[kind] * len(chunk.jobs) * chunk.settings.steps
-    return total
+def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float | None:
+    """Seconds that the rest of a plan will take here, or None where that cannot be told; see `sweep_time.estimate`."""
+    from . import sweep_time
 
-
-def _seconds_a_step(vlm: VLM, chunk: Chunk) -> float:
-    spent = []
-    for steps in (1, 3):
-        probe = dataclasses.replace(chunk, settings=chunk.settings.but(steps=steps))
-        began = time.perf_counter()
-        run(vlm, probe)
-        spent.append(time.perf_counter() - began)
-    return max(1e-4, (spent[1] - spent[0]) / 2)
+    return sweep_time.estimate(vlm, planned, store)

@@ -91,7 +91,8 @@ def recognised(vlm: nd.VLM, args: argparse.Namespace, layers: Sequence[int], fol
         else nd.ZeroShotJudge(args.judge, names=args.words, device=args.device)
     )
     nd.examine(done.store, judge, protocols=["hint"])
-    rates = tables.rates(nd.results(done.store), by=("layer",), protocol="hint", judge=judge.name)
+    rows = [row for row in nd.results(done.store) if row["key"] in done.keys]  # of these settings alone
+    rates = tables.rates(rows, by=("layer",), protocol="hint", judge=judge.name)
     return {t["layer"]: t for t in rates}
 
 

@@ -229,7 +229,11 @@ def beside_dreams(vlm: nd.VLM, vision, language, everything: list[pairs.Pair], s
     rates = nd.rates(results, judge=args.judge) if results else []
     if args.rates is not None:
         with open(args.rates, encoding="utf-8", newline="") as file:
-            rates = [{k: float(v) if k != "layer" else v for k, v in row.items()} for row in csv.DictReader(file)]
+            numbers = ("rate", "low", "high")
+            rates = [
+                {"layer": row["layer"]} | {k: float(row[k]) for k in numbers if row.get(k)}
+                for row in csv.DictReader(file)
+            ]
     if not rates:
         return
     joined = alignment_dreams.beside_recognition(sides, rates)

@@ -18,11 +18,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import nnsight_dream as nd
 from nnsight_dream import alignment, demo, figures, judging, paper, report, sweeps, tables
+from nnsight_dream.asking import Asked
 from nnsight_dream.files import check_folder, option_path
 from nnsight_dream.ray_workers import Cluster
 from nnsight_dream.store import slug
@@ -92,6 +96,16 @@ def judges(args: argparse.Namespace) -> list[Any]:
     return found
 
 
+def seconds_a_question(judge: Any) -> float:
+    """How long the bundled judge takes for one, timed on a grey picture."""
+    image = Image.new("RGB", (32, 32), "grey")
+    asked = [Asked(str(i), lambda: image, "fox", "animal", "hint", 0) for i in range(9)]
+    judge.examine(asked[:1], lambda *_: None)
+    began = time.perf_counter()
+    judge.examine(asked[1:], lambda *_: None)
+    return (time.perf_counter() - began) / 8
+
+
 # %% [markdown]
 # ## What comes out
 # Tables, figures like the paper's 3, 4, 7, 8 and 9, a prediction beside the result, and one page to look through.
@@ -116,8 +130,8 @@ def prediction(vlm: nd.VLM, rows: list[dict[str, Any]], judge: str) -> list[dict
     return [{k: t[k] for k in keep} | {k: seen[t["layer"]][k] for k in ("rate", "low", "high")} for t in told]
 
 
-def results(vlm: nd.VLM, store: nd.Store, args: argparse.Namespace) -> None:
-    """Write tables, figures and the page into the folder."""
+def results(vlm: nd.VLM, store: nd.Store, keys: frozenset[str], args: argparse.Namespace) -> None:
+    """Write tables, figures and the page into the folder; `keys` are of this sweep's own pictures."""
     rows = nd.results(store)
     if not rows:
         print("nothing is judged yet")
@@ -145,7 +159,7 @@ def results(vlm: nd.VLM, store: nd.Store, args: argparse.Namespace) -> None:
         if args.against:
             theirs = [r for r in nd.results(nd.Store(args.against, must_exist=True), judge) if not r["pooling"]]
             figures.models({str(args.folder): plain, str(args.against): theirs}, out / f"{stem}-models")
-        beside = prediction(vlm, plain, judge)
+        beside = prediction(vlm, [r for r in plain if r["key"] in keys], judge)
         tables.write_csv(beside, out / f"{stem}-prediction.csv")
         print(f"\nalignment of words with labelled pictures, and how often {judge} names prototypes with hint\n"
               f"{tables.to_markdown(beside)}")  # fmt: skip
@@ -200,13 +214,15 @@ def main(arguments: list[str] | None = None) -> int:
     if args.dry_run:
         planned = sweeps.plan(vlm, wanted, settings=settings, shard=shard)
         left = sum(len(c.jobs) for c in planned.left(nd.Store(args.folder)))
-        minutes = sweeps.estimate(vlm, planned, nd.Store(args.folder)) / 60
-        print(
-            f"{planned.jobs} pictures in {len(planned.chunks)} batches, {left} left: about {minutes:.1f} minutes here"
-        )
+        seconds = sweeps.estimate(vlm, planned, nd.Store(args.folder))
+        print(f"{planned.jobs} pictures in {len(planned.chunks)} batches, {left} left")
         for judge in judges(args):
-            asked = [p for p in protocols if p in judge.protocols]
-            print(f"judge {judge.name}: {judging.plan_calls(planned.jobs, judge, asked)}")
+            calls = judging.plan_calls(planned.jobs, judge, [p for p in protocols if p in judge.protocols])
+            print(f"judge {judge.name}: {calls}")
+            if seconds is not None and isinstance(judge, nd.DemoExaminer):
+                seconds += calls.asking * seconds_a_question(judge)
+        print("how long cannot be told: steps take too long, or too unevenly, to be timed in a moment, or elsewhere"
+              if seconds is None else f"about {seconds / 60:.1f} minutes in one process here, as busy as it is now")  # fmt: skip
         return 0
 
     ray = None
@@ -226,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
         except judging.JudgeStopped as stop:
             print(f"judge {judge.name} stopped: {stop}", file=sys.stderr)
             failed = True
-    results(vlm, done.store, args)
+    results(vlm, done.store, done.keys, args)
     return 1 if failed else 0
 
 

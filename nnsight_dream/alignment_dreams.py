@@ -29,6 +29,7 @@ from .preference import fit_of_items, rank_score
 from .representation import ranks, retrieval, standardise
 from .scores import Score
 from .store import Entry, Store
+from .tally import opened
 from .vlm import VLM
 
 Row = Mapping[str, Any]
@@ -89,7 +90,10 @@ def beside_recognition(alignment: Sequence[Row], recognised: Sequence[Row]) -> l
     """
     rates = {str(r["layer"]): r for r in recognised if r.get("rate") is not None}
     if len(rates) < sum(r.get("rate") is not None for r in recognised):
-        raise ValueError("recognised= has a layer twice: one rate for each is needed, as nd.rates(rows) gives them")
+        raise ValueError(
+            "recognised= has a layer twice: one rate for each is needed, as nd.rates(rows) gives them for one model "
+            "and settings"
+        )
     joined = [
         dict(row) | dict(rate=r["rate"], rate_low=r.get("low"), rate_high=r.get("high"))
         for row in alignment
@@ -210,15 +214,23 @@ def prototypes(
     with captions of the same concepts). n is the number of concepts, the same for prototypes and pictures.
 
     A prototype was climbed towards its word in its own model: for what others see in it give encoders of others.
-    Raises ValueError where no layer has as many concepts as folds need.
+    Raises ValueError where no layer has as many concepts as folds need, and for several models or settings at a layer.
     """
     check_pairs(vision, language, pairs)
+    store = opened(store)
     own = {p.group: p for p in reversed(pairs)}
+    kinds: dict[Any, set[str]] = {}
     made: dict[tuple[Any, str], dict[str, Entry]] = {}
     for entry in sorted(store.entries(), key=lambda e: e.job.seed):
         if entry.job.concept in own and not entry.job.pooling:
             of = made.setdefault((entry.job.layer, entry.job.control), {})
             of.setdefault(entry.job.concept, entry)
+            kinds.setdefault(entry.job.layer, set()).add(f"{entry.model} ({entry.settings})")
+    if several := next((sorted(names) for names in kinds.values() if len(names) > 1), None):
+        raise ValueError(
+            f"{store.folder} holds prototypes of {' and '.join(several)} at one layer: what is made otherwise is not "
+            "mixed; sweep each into a folder of its own"
+        )
     least = 3 * setting.folds
     layers = [layer for (layer, control), of in made.items() if not control and len(of) >= least]
     if not layers:
@@ -230,12 +242,12 @@ def prototypes(
     rows = []
     for layer in sorted(layers, key=str):
         dreamt, random = made[layer, ""], made.get((layer, "random"), {})
-        kinds = {
+        sides = {
             "prototypes": (dreamt, [e.prototype().image for e in dreamt.values()]),
             "pictures": (dreamt, [own[name].image for name in dreamt]),
             "random directions": (random, [e.prototype().image for e in random.values()]),
         }
-        for kind, (names, images) in kinds.items():
+        for kind, (names, images) in sides.items():
             if len(names) < least:
                 continue
             seen = one_layer(vision, images, setting.layers[0], folder)

@@ -404,8 +404,9 @@ def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
 def _inspect(args: argparse.Namespace) -> int:
     arguments.whole(args.batch, "--batch", 1)
     layer = _layers([args.layer])[0]
-    step = _step(args, layer)
-    facts = {} if args.config_only else _facts(args, layer)
+    vlm = None if args.config_only else _loaded(args)
+    step = _step(args, layer, vlm)
+    facts = {} if vlm is None else _facts(vlm, layer)
     if args.json:
         _print_json({**facts, "step": step})
     else:
@@ -413,28 +414,38 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
-def _step(args: argparse.Namespace, layer: int | str) -> dict[str, Any]:
-    """What a step takes, from the config alone."""
+def _loaded(args: argparse.Namespace) -> Any:
     import torch
 
-    from .estimate import GPUS, cpu_rate, estimate, gpu_rate, story
+    dtype = {} if args.dtype is None else {"dtype": getattr(torch, args.dtype)}
+    return _load(args, checkpoint_tower=args.checkpoint_tower, **dtype)
+
+
+def _step(args: argparse.Namespace, layer: int | str, vlm: Any) -> dict[str, Any]:
+    """What a step takes, from the config alone; its time, from a few of a model that is loaded."""
+    import torch
+
+    from .canvas import MultiResolution
+    from .estimate import estimate, story
+    from .settings import Settings
+    from .sweep_time import seconds_a_step
 
     options: dict[str, Any] = {"batch": args.batch, "checkpoint_tower": args.checkpoint_tower}
     if args.dtype is not None:
         options["dtype"] = getattr(torch, args.dtype)
     x = _place(args.model)
     cpu, gpu = (estimate(x, layer, device=device, **options) for device in ("cpu", "cuda"))
+    settings = Settings(batch=args.batch, at_once=args.batch, canvas=MultiResolution(cpu.canvas))
+    seconds = None if vlm is None else seconds_a_step(vlm, layer, settings)
     if args.json:
-        return {"cpu": cpu.to_dict(), "cuda": gpu.to_dict()}
-    rates = [cpu_rate(getattr(torch, cpu.dtype)), *(gpu_rate(name, gpu.dtype) for name in GPUS)]
-    return story(cpu, gpu, rates)
+        return {"cpu": cpu.to_dict(), "cuda": gpu.to_dict(), "seconds": seconds}
+    words = "" if vlm is None else "not timed: a step takes too long, or too unevenly, to be timed in a moment"
+    if seconds is not None:
+        words = f"{seconds:.3g}: a few steps were timed on {vlm.device}, {torch.get_num_threads()} thread(s)"
+    return story(cpu, gpu, words)
 
 
-def _facts(args: argparse.Namespace, layer: int | str) -> dict[str, Any]:
-    import torch
-
-    dtype = {} if args.dtype is None else {"dtype": getattr(torch, args.dtype)}
-    vlm = _load(args, checkpoint_tower=args.checkpoint_tower, **dtype)
+def _facts(vlm: Any, layer: int | str) -> dict[str, Any]:
     first = vlm.site(layer)
     sites = [vlm.describe(vlm.site(first, kind)) for kind in vlm.family.kinds]
     proved = [what for what in ("paths", "image tokens", "pixels", "gradient") if what not in vlm.unproved]

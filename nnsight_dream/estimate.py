@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,8 +132,11 @@ class Estimate:
         return {**plain, "image_tokens": self.image_tokens, "memory_bytes": self.memory}
 
 
-def story(cpu: Estimate, gpu: Estimate, rates: Sequence[Rate] = ()) -> dict[str, Any]:
-    """Two estimates of one step, on the CPU and on a GPU, in words; `rates` are of machines to tell the time for."""
+def story(cpu: Estimate, gpu: Estimate, seconds: str = "") -> dict[str, Any]:
+    """Two estimates of one step, on the CPU and on a GPU, in words.
+
+    seconds   what is known of a step's time on this machine, in words; from shapes alone it cannot be told
+    """
     image, grid = gpu.image_size, gpu.grid
     kept = sum(gpu.kept.values())
     found: dict[str, Any] = {
@@ -149,11 +152,12 @@ def story(cpu: Estimate, gpu: Estimate, rates: Sequence[Rate] = ()) -> dict[str,
         found[f"{name}, {one.dtype}"] = {part: f"{n / 1e9:.3f} GB" for part, n in parts.items()}
     if not gpu.checkpoint_tower and gpu.kept["tower"] > kept / 2 > 1e9:
         found["to save"] = "checkpoint_tower=True keeps a small part of the tower's"
-    if rates:
-        found["seconds"] = {r.name: f"{(gpu if r.name in GPUS else cpu).seconds(r):.3g}" for r in rates}
-        found["of GPUs"] = (
-            f"none was seen: {GPU_USE[0]:.0%} of the vendor's peak in products, {GPU_USE[1]:.0%} in memory are assumed"
-        )
+    if seconds:
+        found["seconds"] = seconds
+    least = {name: sum(gpu.flops.values()) / gpu_rate(name, gpu.dtype).flops * GPU_USE[0] for name in GPUS}
+    found["of GPUs"] = "none was seen; in seconds, at the vendor's peak, a step takes at least " + ", ".join(
+        f"{value:.2g} ({name})" for name, value in least.items()
+    )
     if gpu.assumed:
         found["assumed"] = "; ".join(gpu.assumed)
     return found

@@ -7,12 +7,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .directions import from_tensor
+from .prototype import Prototype
+from .settings import Settings
+from .sites import Site
 from .store import Store
 from .synthesis import climb_pairs
 from .trace import read_pictures
@@ -49,7 +51,9 @@ def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float | Non
     left = list(planned.chunks if store is None else planned.left(store))
     if not left:
         return 0.0
-    if (vlm.remote is not None and vlm.remote.away) or _least_seconds(vlm, left[0]) > BUDGET / 4:
+    if (vlm.remote is not None and vlm.remote.away) or _least_seconds(
+        vlm, vlm.site(left[0].jobs[0].layer).layer
+    ) > BUDGET / 4:
         return None
     layers = sorted({vlm.site(c.jobs[0].layer).layer for c in left})
     probes = []
@@ -77,9 +81,21 @@ def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float | Non
     return total
 
 
-def _least_seconds(vlm: VLM, chunk: Chunk) -> float:
+def seconds_a_step(vlm: VLM, layer: int | str, settings: Settings) -> float | None:
+    """Seconds of a step of one picture's ascent here, from a few real ones; None where a step takes too long for that.
+
+    Raises as `synthesize`.
+    """
+    site = vlm.site(layer)
+    if (vlm.remote is not None and vlm.remote.away) or _least_seconds(vlm, site.layer) > BUDGET:
+        return None
+    steps, *_ = _steps(vlm, site, settings, 1)
+    return None if max(steps) > UNEVEN * min(steps) else sum(steps) / len(steps)
+
+
+def _least_seconds(vlm: VLM, layer: int) -> float:
     """Seconds that a view of a step takes at least, by the number of weights that every image token meets."""
-    family, layer = vlm.family, vlm.site(chunk.jobs[0].layer).layer
+    family = vlm.family
     tower = sum(p.numel() for p in vlm.hf.get_submodule(family.tower).parameters()) if family.tower else 0
     stack = vlm.hf.get_submodule(family.layers)
     blocks = sum(p.numel() for block in list(stack)[:layer] for p in block.parameters())  # type: ignore[call-overload]
@@ -99,11 +115,11 @@ def _timed(vlm: VLM, chunk: Chunk, layer: int, budget: float) -> _Probe | None:
         count = bigger
 
 
-def _climbed(vlm: VLM, chunk: Chunk, layer: int, count: int) -> _Probe | None:
-    site, stamps = vlm.site(chunk.jobs[0].layer), []
+def _steps(vlm: VLM, site: Site, settings: Settings, count: int) -> tuple[list[float], float, list[Prototype]]:
+    """Climb towards random directions: seconds of each step after the first, when the last was done, the pictures."""
+    stamps: list[float] = []
     width = vlm.width_at(site)
-    centre = torch.zeros(width)  # its pictures are not read
-    settings = chunk.settings.but(steps=STEPS + 1, centre=centre)
+    settings = settings.but(steps=STEPS + 1, centre=torch.zeros(width))  # the centre's pictures are not read
     generator = torch.Generator().manual_seed(0)
     aims = [from_tensor(vlm, torch.randn(width, generator=generator), site, label="timed") for _ in range(count)]
 
@@ -112,19 +128,21 @@ def _climbed(vlm: VLM, chunk: Chunk, layer: int, count: int) -> _Probe | None:
         stamps.append(time.perf_counter())
 
     made = climb_pairs(vlm, [(aim, 0) for aim in aims], settings, watch)
-    with tempfile.TemporaryDirectory() as folder:
-        Store(folder).put("timed", chunk.jobs[0], made[0])
-        ended = time.perf_counter()
-        written = ended - stamps[-1] if count == 1 else _seconds(lambda: made[0].save(Path(folder) / "again"))
-    measured = (ended - stamps[-1]) / count
-    steps = [b - a for a, b in itertools.pairwise(stamps)]
+    return [b - a for a, b in itertools.pairwise(stamps)], stamps[-1], made
+
+
+def _climbed(vlm: VLM, chunk: Chunk, layer: int, count: int) -> _Probe | None:
+    site = vlm.site(chunk.jobs[0].layer)
+    steps, last, made = _steps(vlm, site, chunk.settings, count)
+    measuring = (time.perf_counter() - last) / count
     if max(steps) > UNEVEN * min(steps):
         return None
-    height, size = vlm.image_size
-    pictures = torch.rand(2, 3, height, size, device=vlm.device)
+    with tempfile.TemporaryDirectory() as folder:
+        writing = _seconds(lambda: Store(folder).put("timed", chunk.jobs[0], made[0]))
+    pictures = torch.rand(2, 3, *vlm.image_size, device=vlm.device)
     reading = _seconds(lambda: read_pictures(vlm, pictures, [site])[site].float().sum().item()) / len(pictures)
-    view = sum(steps) / len(steps) / (count * settings.batch)
-    return _Probe(layer, view, reading, measured if count == 1 else max(measured, reading) + written)
+    view = sum(steps) / len(steps) / (count * chunk.settings.batch)
+    return _Probe(layer, view, reading, measuring + writing)
 
 
 def _seconds(run: Any) -> float:

@@ -121,6 +121,7 @@ def test_inspect_tells_what_the_model_is(tiny_folder: Path, capsys: pytest.Captu
     assert told["parameters"] == sum(p.numel() for p in vlm.hf.parameters())
     assert told["sites"]["mlp_out"] == vlm.describe("blocks.2.hook_mlp_out")
     assert set(told["sites"]) == set(vlm.family.kinds)
+    assert 0 < told["step"]["seconds"] < 60  # a few real steps were timed
     assert cli.main(["inspect", str(tiny_folder)]) == 0
     shown = capsys.readouterr().out
     assert "Gemma3ForConditionalGeneration" in shown

@@ -29,11 +29,12 @@ import torch
 import nnsight_dream as nd
 from nnsight_dream import tables
 from nnsight_dream.card_making import Made, make_cards
-from nnsight_dream.cards import FILES, Material, opened
+from nnsight_dream.cards import Material
 from nnsight_dream.feature_judging import Judged, judge_features
 from nnsight_dream.files import check_folder, option_path
 from nnsight_dream.gallery import page, seen_by
 from nnsight_dream.judging import JudgeStopped
+from nnsight_dream.pictures import ENDINGS, as_image, files
 from nnsight_dream.responses import Responses, responses, selective
 from nnsight_dream.sae_reading import site_of
 from nnsight_dream.sae_releases import load_sae
@@ -84,12 +85,12 @@ def picked(
         for one in nd.candidates(vlm, sae, words=args.word, top=args.count):
             found.setdefault(one.index, f"active on the word {', '.join(args.word)}")
     for file in args.picture or []:
-        for active in nd.features_of(vlm, sae, opened(file), top=args.count):
+        for active in nd.features_of(vlm, sae, as_image(file), top=args.count):
             found.setdefault(active.index, f"active on {file.name}")
     if args.data:
-        images = [opened(f) for f in sorted(args.data.glob("*")) if f.suffix.lower() in FILES]
+        images = [as_image(f) for f in files(args.data)]
         if not images:
-            raise SystemExit(f"--data {args.data}: no picture there ({', '.join(FILES)} are looked for)")
+            raise SystemExit(f"--data {args.data}: no picture there ({', '.join(ENDINGS)} are looked for)")
         for one in nd.candidates(vlm, sae, images=images, top=args.count):
             found.setdefault(one.index, f"active on the pictures of {args.data}")
     if args.bundled:
@@ -139,7 +140,7 @@ def results(
     args: argparse.Namespace,
 ) -> None:
     """Write the tables and the page."""
-    images, names = [opened(f) for f in args.picture or []], [f.name for f in args.picture or []]
+    images, names = [as_image(f) for f in args.picture or []], [f.name for f in args.picture or []]
     if not images:  # pictures that these features know
         known = list(dict.fromkeys(name for card in made.cards for name, _ in card.shown[:1]))[:8]
         images, names = [material.pictures[material.names.index(n)] for n in known], known

@@ -84,9 +84,11 @@ def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float | Non
 def seconds_a_step(vlm: VLM, layer: int | str, settings: Settings) -> float | None:
     """Seconds of a step of one picture's ascent here, from a few real ones; None where a step takes too long for that.
 
-    Raises as `synthesize`.
+    None also for a model through whose choice of words no gradient passes. Raises as `synthesize`.
     """
     site = vlm.site(layer)
+    if vlm.family.surrogate is not None and vlm.straight_through is None:
+        return None
     if (vlm.remote is not None and vlm.remote.away) or _least_seconds(vlm, site.layer) > BUDGET:
         return None
     steps, *_ = _steps(vlm, site, settings, 1)

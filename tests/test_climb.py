@@ -252,7 +252,14 @@ def test_a_server_under_autocast_measures_in_full_precision(vlm, directions):
     climbed = Plain(site=site, feature=feature, alone=[], reference="r")
     given = Plain(canvas=nd.Pixels(8), aims=[towards, climbed], poolings={"attention": nd.Attention()}, grid=(4, 4))
     vectors, centres = [torch.linspace(-1, 1, vlm.width), None], {site: torch.zeros(vlm.width)}
-    more = (given, torch.full((2, 8, 8, 3), 128, dtype=torch.uint8), vectors, centres, {(site, "r"): 1.0}, torch.device("cpu"))
+    more = (
+        given,
+        torch.full((2, 8, 8, 3), 128, dtype=torch.uint8),
+        vectors,
+        centres,
+        {(site, "r"): 1.0},
+        torch.device("cpu"),
+    )
     plain = shipped_jobs._measured(lambda pictures: {site: patches}, *more)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         around = shipped_jobs._measured(lambda pictures: {site: patches}, *more)

@@ -4,7 +4,7 @@
 
 hand-cut   plain torch: a private exception in a forward hook after the block, masks made once, weights frozen
 full hook  a forward hook on the block and the whole model run, with its head, masks built anew, weights as they come
-ours       nnsight_dream.read_pictures, as an ascent calls it
+ours       reading and gradient as a step of an ascent does them; what is entered once a climb is entered before
 
 All three get the same pixels, the same prompt and take the gradient of the same number with respect to the pixels;
 the table says how far the gradients differ. Variants are timed in turn, round by round; medians and ratios are given.
@@ -95,9 +95,17 @@ def full_hook(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]
 
 
 def ours(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """As `ascend` does it."""
+    """As a step of `ascend` does it."""
+    from nnsight_dream.trace import _at, _picture_inputs, _pixel_inputs, _runner
+
     site = vlm.site(layer)
-    return lambda pictures: nd.read_pictures(vlm, pictures, [site])[site]
+    read = _runner(vlm, [site])
+
+    def run(pictures: torch.Tensor) -> torch.Tensor:
+        found = read({**_picture_inputs(vlm, len(pictures)), **_pixel_inputs(vlm, pictures)})
+        return _at(vlm, site, found[site]).float()
+
+    return run
 
 
 def timed(run: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor) -> tuple[float, torch.Tensor]:
@@ -196,7 +204,7 @@ def family_rows(names: list[str], rounds: int) -> None:
         gradients = {}
         for _ in range(rounds + 1):
             for key, (run, x) in runs.items():
-                if key == "hand":
+                if key != "full":
                     with vlm.quiet():
                         seconds, gradients[key] = timed(run, x)
                 else:
@@ -288,7 +296,7 @@ def main() -> None:
             gradients = {}
             for _ in range(args.rounds + 1):
                 for key, run in runs.items():
-                    if key == "hand":
+                    if key != "full":
                         with vlm.quiet():
                             seconds, gradients[key] = timed(run, pictures)
                     else:

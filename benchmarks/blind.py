@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+from sklearn.metrics import cohen_kappa_score
 
 import nnsight_dream as nd
 from nnsight_dream import demo
@@ -173,13 +174,6 @@ def rate(hits: Iterable[bool]) -> str:
     return f"{sum(hits) / len(hits):.0%} [{100 * low:.0f}, {100 * high:.0f}] of {len(hits)}"
 
 
-def kappa(a: list[bool], b: list[bool]) -> float:
-    """Cohen's kappa of two lists of verdicts."""
-    agree = sum(x == y for x, y in zip(a, b, strict=True)) / len(a)
-    chance = sum((sum(s == v for s in a) / len(a)) * (sum(s == v for s in b) / len(b)) for v in (True, False))
-    return (agree - chance) / (1 - chance) if chance < 1 else 1.0
-
-
 def table(items: list[dict[str, Any]], images: list[Image.Image]) -> None:
     """Rates of eyes and judge, by what the pictures are."""
     judge = nd.DemoJudge()
@@ -209,7 +203,7 @@ def table(items: list[dict[str, Any]], images: list[Image.Image]) -> None:
         both = [i for i in concepts if i[eyes] is not None]
         if both:
             print(
-                f"kappa, {eyes}: {kappa([i[eyes] for i in both], [i[machine] for i in both]):.2f} ({len(both)} pictures)"
+                f"kappa, {eyes}: {cohen_kappa_score([i[eyes] for i in both], [i[machine] for i in both]):.2f} ({len(both)} pictures)"
             )
 
 

@@ -440,7 +440,7 @@ def _step(args: argparse.Namespace, layer: int | str, vlm: Any) -> dict[str, Any
     if args.json:
         return {"cpu": cpu.to_dict(), "cuda": gpu.to_dict(), "seconds": seconds}
     words = "" if vlm is None else "not timed: a step takes too long, or too unevenly, to be timed in a moment"
-    if vlm is not None and vlm.family.surrogate is not None and vlm.straight_through is None:
+    if vlm is not None and not vlm.passes_gradient:
         words = f"no step: gradient {vlm.unproved['gradient']}"
     if seconds is not None:
         words = f"{seconds:.3g}: a few steps were timed on {vlm.device}, {torch.get_num_threads()} thread(s)"

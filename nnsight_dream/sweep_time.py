@@ -87,7 +87,7 @@ def seconds_a_step(vlm: VLM, layer: int | str, settings: Settings) -> float | No
     None also for a model through whose choice of words no gradient passes. Raises as `synthesize`.
     """
     site = vlm.site(layer)
-    if vlm.family.surrogate is not None and vlm.straight_through is None:
+    if not vlm.passes_gradient:
         return None
     if (vlm.remote is not None and vlm.remote.away) or _least_seconds(vlm, site.layer) > BUDGET:
         return None

@@ -150,6 +150,11 @@ class VLM:
         return found
 
     @property
+    def passes_gradient(self) -> bool:
+        """Whether a gradient passes from patches to pixels: not through a choice of words without straight_through=."""
+        return self.family.surrogate is None or self.straight_through is not None
+
+    @property
     def unproved(self) -> dict[str, str]:
         """What `check` cannot compare here, each with the reason; empty where all is proved."""
         found = {}
@@ -162,7 +167,7 @@ class VLM:
             found["pixels"] = f"pixels are packed by the record: {self.family.stand_in} stands in for the processor"
         if self.remote is not None and self.remote.away:
             found["gradient"] = f"an ascent's first step proves it, on {self.remote}"
-        if self.family.surrogate is not None and self.straight_through is None:
+        if not self.passes_gradient:
             found["gradient"] = "none passes through the choice of words; straight_through= gives a surrogate"
         return found
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import http.server
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from heads import heads
 from PIL import Image
 
 import nnsight_dream as nd
@@ -118,25 +117,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def endpoint(how: str) -> Iterator[str]:
     """A hub that refuses connections, takes them and says nothing, or answers with a status."""
     if how.isdigit():
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.send_response(200 if self.path == "/" and how != "503" else int(how))
-                self.send_header("content-length", "0")
-                codes = {"404": "RepoNotFound", "403": "GatedRepo"}
-                if how in codes:
-                    self.send_header("X-Error-Code", codes[how])
-                self.end_headers()
-
-            do_GET = do_HEAD
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-            server.shutdown()
+        # the address itself answers, unless the whole hub is down
+        with heads(503 if how == "503" else 200, int(how), codes=True) as address:
+            yield address
         return
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

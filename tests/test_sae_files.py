@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import socket
@@ -18,6 +17,7 @@ import pytest
 import saes
 import tiny
 import torch
+from heads import heads
 from safetensors.torch import load_file, save_file
 
 import nnsight_dream as nd
@@ -302,20 +302,7 @@ def test_a_hub_that_answers_with_errors_costs_seconds(
     import sae_lens  # noqa: F401 - its ten seconds are not the network's
     from huggingface_hub import constants
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_response(root if self.path == "/" else file)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        do_GET = do_HEAD
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        here = f"http://127.0.0.1:{server.server_address[1]}"
+    with heads(root, file) as here:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", here)
         template = here + "/{repo_id}/resolve/{revision}/{filename}"
@@ -325,7 +312,6 @@ def test_a_hub_that_answers_with_errors_costs_seconds(
             with pytest.raises(ConnectionError, match=f"is not in the Hugging Face cache .*{words}"):
                 nd.feature(*named)
             assert time.monotonic() - began < 8
-        server.shutdown()
     assert constants.HF_HUB_OFFLINE is False
 
 

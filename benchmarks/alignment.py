@@ -16,10 +16,10 @@ import time
 
 import numpy as np
 
-from nnsight_dream.folds import make_folds
-from nnsight_dream.layer_maps import MEASURES, layer_map
-from nnsight_dream.predictivity import LAMBDAS, linear_predictivity
-from nnsight_dream.representation import cka, mutual_knn, rsa
+from nnsight_dream.stats.folds import make_folds
+from nnsight_dream.stats.layer_map import MEASURES, layer_map
+from nnsight_dream.stats.ridge import LAMBDAS, linear_predictivity
+from nnsight_dream.stats.similarity import cka, mutual_knn, rsa
 
 
 def obvious(x: np.ndarray, y: np.ndarray, folds: np.ndarray, some: int) -> tuple[list[float], list[float]]:

@@ -31,9 +31,9 @@ from PIL import Image, ImageDraw
 from sklearn.metrics import cohen_kappa_score
 
 import nnsight_dream as nd
-from nnsight_dream import demo
-from nnsight_dream.examiners import demo_aliases
-from nnsight_dream.questions import mentions
+from nnsight_dream.demo import bundle
+from nnsight_dream.judges.local import demo_aliases
+from nnsight_dream.judges.questions import mentions
 
 KEPT = Path(__file__).with_name("blind")
 TILE, COLUMNS, ROWS = 128, 6, 5
@@ -56,7 +56,7 @@ def make(args: argparse.Namespace) -> None:
     args.folder.mkdir(parents=True)
     chance = random.Random(args.seed)
     vlm, known = nd.load(args.model), presets()
-    concepts = demo.concepts()
+    concepts = bundle.concepts()
     animals = [c for c in concepts if c.category == "animal"]
     others = [c for c in concepts if c.category != "animal"]
     controls = args.count // 10

@@ -20,7 +20,8 @@ import torch
 from step import mid_size
 
 import nnsight_dream as nd
-from nnsight_dream.trace import _picture_inputs, _pixel_inputs, _runner
+from nnsight_dream.models.compiled import _runner
+from nnsight_dream.models.reading import _picture_inputs, _pixel_inputs
 
 
 def processor_seconds() -> float:

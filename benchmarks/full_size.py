@@ -130,8 +130,11 @@ def _status(line: str) -> int:
 def measure(name: str, dtype: torch.dtype) -> dict[str, float]:
     """Peak memory in bytes, seconds for the step, and by the CPU's own clock, of all threads together."""
     import nnsight_dream as nd
-    from nnsight_dream.objectives import Attention, cosine, group
-    from nnsight_dream.trace import Climb, _picture_inputs, ascend
+    from nnsight_dream.engine.objective import group
+    from nnsight_dream.engine.optimise import Climb
+    from nnsight_dream.engine.pooling import Attention, cosine
+    from nnsight_dream.models.reading import _picture_inputs
+    from nnsight_dream.synthesis.ascent import ascend
 
     config, processor = MODELS[name]()
     imported = _status("VmRSS")
@@ -175,7 +178,7 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args.model[0], dtype)))
         return
-    from nnsight_dream.estimate import cpu_rate, estimate
+    from nnsight_dream.models.estimate import cpu_rate, estimate
 
     for name in args.model:
         config, processor = MODELS[name]()

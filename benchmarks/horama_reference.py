@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 
 import nnsight_dream as nd
-from nnsight_dream import demo
-from nnsight_dream.objectives import group
-from nnsight_dream.pictures import as_tensors
-from nnsight_dream.synthesis import centre
+from nnsight_dream.demo import bundle
+from nnsight_dream.engine.objective import group
+from nnsight_dream.io.pictures import as_tensors
+from nnsight_dream.synthesis.centres import centre
 
 
 def bundled() -> torch.Tensor:
     """The bundled pictures (n, 3, 64, 64) in [0, 1]."""
-    return torch.cat(as_tensors([p.image for p in demo.pictures()], "images"))
+    return torch.cat(as_tensors([p.image for p in bundle.pictures()], "images"))
 
 
 def roi_align(pictures: torch.Tensor, boxes: torch.Tensor, output_size: tuple[int, int]) -> torch.Tensor:

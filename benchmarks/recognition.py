@@ -23,7 +23,7 @@ import horama_reference
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import demo
+from nnsight_dream.demo import bundle
 
 
 def rate(hits: int, n: int) -> str:
@@ -34,7 +34,7 @@ def rate(hits: int, n: int) -> str:
 
 def animals(count: int) -> list[str]:
     """The same `count` animals every time, drawn once from all the model knows."""
-    names = [c.name for c in demo.concepts() if c.category == "animal"]
+    names = [c.name for c in bundle.concepts() if c.category == "animal"]
     return sorted(random.Random(0).sample(names, min(count, len(names))))
 
 
@@ -104,10 +104,10 @@ def say(judge: nd.DemoJudge, names: list[str], images: Sequence[Any], before: st
 
 def sources(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
     """Where the direction comes from: the word, or held-out pictures of the thing; and the judge on those pictures."""
-    pictures = [p.image for p in demo.pictures(names)]
+    pictures = [p.image for p in bundle.pictures(names)]
     print(HEAD.format("direction from"))
     say(judge, names, pictures, "(the clean held-out pictures themselves) | ", " | ")
-    everything = [p.image for p in demo.pictures()]
+    everything = [p.image for p in bundle.pictures()]
     for layer in at:
         row(vlm, judge, names, layer, "word", base)
         own = [nd.from_images(vlm, p, layer, minus=everything, label=m) for m, p in zip(names, pictures, strict=True)]

@@ -36,7 +36,7 @@ class _Reached(Exception):
 
 def hand_cut(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model's own root module, stopped by an exception after `layer` blocks; masks are made once."""
-    from nnsight_dream.trace import _picture_inputs
+    from nnsight_dream.models.reading import _picture_inputs
 
     constants = _picture_inputs(vlm, 1)  # built by one forward of the model; data, not code under test
     block = vlm.hf.get_submodule(f"{vlm.family.layers}.{layer - 1}")
@@ -96,7 +96,8 @@ def full_hook(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]
 
 def ours(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """As a step of `ascend` does it."""
-    from nnsight_dream.trace import _at, _picture_inputs, _pixel_inputs, _runner
+    from nnsight_dream.models.compiled import _runner
+    from nnsight_dream.models.reading import _at, _picture_inputs, _pixel_inputs
 
     site = vlm.site(layer)
     read = _runner(vlm, [site])
@@ -141,7 +142,7 @@ def peak(threads: int) -> float:
 
 def hand_cut_family(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """As `hand_cut`, with the inputs that any family needs."""
-    from nnsight_dream.trace import _picture_inputs, _pixel_inputs
+    from nnsight_dream.models.reading import _picture_inputs, _pixel_inputs
 
     constants, places = _picture_inputs(vlm, 1), vlm.image_prompt.positions
     block, root = (vlm.hf.get_submodule(p) for p in (f"{vlm.family.layers}.{layer - 1}", vlm.family.root))

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import demo
-from nnsight_dream.ray_workers import Cluster
-from nnsight_dream.synthesis import centre
+from nnsight_dream.demo import bundle
+from nnsight_dream.sweeps.ray import Cluster
+from nnsight_dream.synthesis.centres import centre
 
 
 class Timed(Cluster):
@@ -54,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     vlm = nd.load("demo")
-    named = [(c.name, c.category, "") for c in demo.concepts()[: args.concepts]]
+    named = [(c.name, c.category, "") for c in bundle.concepts()[: args.concepts]]
     jobs = nd.jobs_of(named, args.layers)
     settings = nd.Settings.demo().but(at_once=4 * nd.Settings.demo().batch)  # small batches spread evenly
     for layer in args.layers:  # a process reads the centre of a layer once: the workers do in their first chunks

@@ -13,87 +13,185 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "vlm": ("VLM", "load"),
-    "sites": ("Site",),
-    "families": ("Family",),
-    "directions": ("Direction", "concept", "contrast", "cosine", "from_images", "from_tensor", "probe"),
-    "features": ("Feature", "feature", "feature_from_tensors"),
-    "latents": ("Latent",),
-    "objectives": (
+    "models.vlm": ("VLM",),
+    "models.load": ("load",),
+    "models.sites": ("Site",),
+    "models.family": ("Family",),
+    "directions.direction": (
+        "Direction",
+        "cosine",
+    ),
+    "directions.text": (
+        "concept",
+        "contrast",
+    ),
+    "directions.sources": (
+        "from_images",
+        "from_tensor",
+        "probe",
+    ),
+    "sae.feature": (
+        "Feature",
+        "feature",
+        "feature_from_tensors",
+    ),
+    "engine.latent": ("Latent",),
+    "engine.pooling": (
         "Attention",
-        "Away",
-        "Grey",
         "Max",
         "Mean",
-        "NaturalNoise",
-        "Objective",
-        "Pictures",
-        "TotalVariation",
     ),
-    "canvas": ("Fourier", "MACO", "MultiResolution", "Native", "Pixels"),
-    "augment": ("Noise", "Rotate", "Scale", "Shift"),
-    "synthesis": ("Settings", "synthesize"),
-    "detached": ("RemoteJob", "collect", "submit"),
-    "hosted": ("Hosted", "remote_models"),
-    "prototype": ("Prototype", "Prototypes"),
-    "sae_reading": ("Active", "Candidate", "Strangeness", "candidates", "features_of", "strangeness"),
-    "readouts": ("Logits", "top_logits"),
-    "cards": ("Card", "Material"),
-    "card_making": ("make_cards",),
-    "feature_judging": ("judge_features",),
-    "demo": ("demo_sae",),
-    "trace": ("Step", "check", "read_pictures", "read_text"),
-    "judges": ("DemoJudge", "Verdict"),
-    "representation": ("cka", "mutual_knn", "retrieval", "rsa"),
-    "predictivity": ("linear_predictivity",),
-    "layer_maps": ("layer_map",),
-    "store": ("Entry", "Job", "Store"),
-    "sweeps": ("Swept", "jobs_of", "sweep"),
-    "judging": ("agreement", "examine", "results"),
-    "examiners": ("DemoExaminer", "ZeroShotJudge"),
-    "vlm_judge": ("VLMJudge",),
-    "openai_judge": ("OpenAIJudge",),
-    "intervals": ("bootstrap", "wilson"),
-    "tables": ("rates",),
-    "words": ("BASELINE_WORDS",),
+    "synthesis.request": ("Away",),
+    "directions.centres": (
+        "Grey",
+        "NaturalNoise",
+        "Pictures",
+    ),
+    "engine.objective": ("Objective",),
+    "engine.terms": ("TotalVariation",),
+    "engine.canvas": (
+        "Fourier",
+        "MACO",
+        "MultiResolution",
+        "Native",
+        "Pixels",
+    ),
+    "engine.augment": (
+        "Noise",
+        "Rotate",
+        "Scale",
+        "Shift",
+    ),
+    "synthesis.settings": ("Settings",),
+    "synthesis.synthesize": ("synthesize",),
+    "synthesis.detached": (
+        "RemoteJob",
+        "collect",
+        "submit",
+    ),
+    "models.hosted": (
+        "Hosted",
+        "remote_models",
+    ),
+    "synthesis.prototype": (
+        "Prototype",
+        "Prototypes",
+    ),
+    "sae.activations": (
+        "Active",
+        "Candidate",
+        "Strangeness",
+        "candidates",
+        "features_of",
+        "strangeness",
+    ),
+    "sae.readouts": (
+        "Logits",
+        "top_logits",
+    ),
+    "cards.card": (
+        "Card",
+        "Material",
+    ),
+    "cards.make": ("make_cards",),
+    "cards.judged": ("judge_features",),
+    "sae.releases": ("demo_sae",),
+    "engine.optimise": ("Step",),
+    "models.check": ("check",),
+    "models.reading": (
+        "read_pictures",
+        "read_text",
+    ),
+    "judges.named": (
+        "DemoJudge",
+        "Verdict",
+    ),
+    "stats.similarity": (
+        "cka",
+        "mutual_knn",
+        "retrieval",
+        "rsa",
+    ),
+    "stats.ridge": ("linear_predictivity",),
+    "stats.layer_map": ("layer_map",),
+    "sweeps.entries": ("Entry",),
+    "sweeps.jobs": (
+        "Job",
+        "jobs_of",
+    ),
+    "sweeps.store": ("Store",),
+    "sweeps.sweep": (
+        "Swept",
+        "sweep",
+    ),
+    "judges.tally": (
+        "agreement",
+        "results",
+    ),
+    "judges.examine": ("examine",),
+    "judges.local": (
+        "DemoExaminer",
+        "ZeroShotJudge",
+    ),
+    "judges.vlm": ("VLMJudge",),
+    "judges.openai": ("OpenAIJudge",),
+    "stats.intervals": (
+        "bootstrap",
+        "wilson",
+    ),
+    "report.tables": ("rates",),
+    "directions.baseline_words": ("BASELINE_WORDS",),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
-    from .augment import Noise, Rotate, Scale, Shift
-    from .canvas import MACO, Fourier, MultiResolution, Native, Pixels
-    from .card_making import make_cards
-    from .cards import Card, Material
-    from .demo import demo_sae
-    from .detached import RemoteJob, collect, submit
-    from .directions import Direction, concept, contrast, cosine, from_images, from_tensor, probe
-    from .examiners import DemoExaminer, ZeroShotJudge
-    from .families import Family
-    from .feature_judging import judge_features
-    from .features import Feature, feature, feature_from_tensors
-    from .hosted import Hosted, remote_models
-    from .intervals import bootstrap, wilson
-    from .judges import DemoJudge, Verdict
-    from .judging import agreement, examine, results
-    from .latents import Latent
-    from .layer_maps import layer_map
-    from .objectives import Attention, Away, Grey, Max, Mean, NaturalNoise, Objective, Pictures, TotalVariation
-    from .openai_judge import OpenAIJudge
-    from .predictivity import linear_predictivity
-    from .prototype import Prototype, Prototypes
-    from .readouts import Logits, top_logits
-    from .representation import cka, mutual_knn, retrieval, rsa
-    from .sae_reading import Active, Candidate, Strangeness, candidates, features_of, strangeness
-    from .sites import Site
-    from .store import Entry, Job, Store
-    from .sweeps import Swept, jobs_of, sweep
-    from .synthesis import Settings, synthesize
-    from .tables import rates
-    from .trace import Step, check, read_pictures, read_text
-    from .vlm import VLM, load
-    from .vlm_judge import VLMJudge
-    from .words import BASELINE_WORDS
+    from .cards.card import Card, Material
+    from .cards.judged import judge_features
+    from .cards.make import make_cards
+    from .directions.baseline_words import BASELINE_WORDS
+    from .directions.centres import Grey, NaturalNoise, Pictures
+    from .directions.direction import Direction, cosine
+    from .directions.sources import from_images, from_tensor, probe
+    from .directions.text import concept, contrast
+    from .engine.augment import Noise, Rotate, Scale, Shift
+    from .engine.canvas import MACO, Fourier, MultiResolution, Native, Pixels
+    from .engine.latent import Latent
+    from .engine.objective import Objective
+    from .engine.optimise import Step
+    from .engine.pooling import Attention, Max, Mean
+    from .engine.terms import TotalVariation
+    from .judges.examine import examine
+    from .judges.local import DemoExaminer, ZeroShotJudge
+    from .judges.named import DemoJudge, Verdict
+    from .judges.openai import OpenAIJudge
+    from .judges.tally import agreement, results
+    from .judges.vlm import VLMJudge
+    from .models.check import check
+    from .models.family import Family
+    from .models.hosted import Hosted, remote_models
+    from .models.load import load
+    from .models.reading import read_pictures, read_text
+    from .models.sites import Site
+    from .models.vlm import VLM
+    from .report.tables import rates
+    from .sae.activations import Active, Candidate, Strangeness, candidates, features_of, strangeness
+    from .sae.feature import Feature, feature, feature_from_tensors
+    from .sae.readouts import Logits, top_logits
+    from .sae.releases import demo_sae
+    from .stats.intervals import bootstrap, wilson
+    from .stats.layer_map import layer_map
+    from .stats.ridge import linear_predictivity
+    from .stats.similarity import cka, mutual_knn, retrieval, rsa
+    from .sweeps.entries import Entry
+    from .sweeps.jobs import Job, jobs_of
+    from .sweeps.store import Store
+    from .sweeps.sweep import Swept, sweep
+    from .synthesis.detached import RemoteJob, collect, submit
+    from .synthesis.prototype import Prototype, Prototypes
+    from .synthesis.request import Away
+    from .synthesis.settings import Settings
+    from .synthesis.synthesize import synthesize
 
 
 def __getattr__(name: str) -> Any:

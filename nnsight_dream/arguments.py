@@ -1,8 +1,4 @@
-"""Arguments: a call that does not fit its function says what does fit; one check each for numbers, paths and lists.
-
-Every check takes the value and the argument's name, returns the value in plain Python types, or raises an error that
-says what was given, what is allowed and, where it is plain, what was meant. Nothing heavy is imported here.
-"""
+"""Checks of what users give: each message says what was given, what is allowed and how to mend it."""
 
 from __future__ import annotations
 
@@ -12,19 +8,24 @@ import inspect
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-
-if TYPE_CHECKING:
-    from .sites import Site
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
+
+
 R = TypeVar("R")
+
+
 T = TypeVar("T")
 
+
 SEED_MOST = 2**63 - 1  # a torch.Generator takes no more
+
+
 _NO_LIST = (str, bytes, bytearray, Mapping, set, frozenset)  # they can be walked through, but have no order or items
 
 
@@ -61,8 +62,7 @@ def strict(function: Callable[P, R]) -> Callable[P, R]:
 
 def model(value: Any, takes: str = "") -> None:
     """Raise TypeError, with what the function `takes`, unless a value is a VLM."""
-    from .vlm import VLM
-
+    VLM: Any = getattr(sys.modules.get(f"{__package__}.models.vlm"), "VLM", ())  # not imported: then no value is of it
     if not isinstance(value, VLM):
         if isinstance(value, type):
             form = f"the class {value.__name__}; make a model of it with nd.load(...)"
@@ -413,50 +413,3 @@ def seeds(value: Any, name: str = "seed") -> tuple[list[int], bool]:
     if not items:
         raise ValueError(f"{name}={shown(value)} asks for nothing; give a whole number, or a list of them")
     return [whole(item, f"{name}[{i}]", 0, SEED_MOST) for i, item in enumerate(items)], False
-
-
-def layers(value: Any, name: str = "layer", last: int | None = None) -> tuple[list[int | str | Site], bool]:
-    """A layer, or several in a list, range, array or tensor: as a list, and whether it was one.
-
-    A layer is a whole number, the name of a site ("4" and "blocks.3.hook_resid_post") or a Site; the model says whether
-    it has it. Raises TypeError for another kind, ValueError for an empty list and for a text that lists numbers.
-
-    last   the model's last layer, for the message
-
-    >>> layers(4), layers(range(1, 3)), layers("4")
-    (([4], True), ([1, 2], False), (['4'], True))
-    >>> layers("1,4")
-    Traceback (most recent call last):
-    ValueError: layer='1,4': one text is one layer; of several give a list: layer=[1, 4]
-    """
-    from .sites import Site
-
-    alone = isinstance(value, (str, bytes, Site)) or getattr(value, "shape", None) == ()
-    if alone or not isinstance(value, Iterable):
-        return [_layer(value, name)], True
-    items = listed(value, name, "a layer from 1, a site's name or a Site, or a list of these, is")
-    if not items:
-        there = "" if last is None else f" to {last}"
-        raise ValueError(f"{name}={shown(value)} asks for nothing; give a layer from 1{there}, or a list of them")
-    return [_layer(item, f"{name}[{i}]", name) for i, item in enumerate(items)], False
-
-
-def _layer(value: Any, place: str, name: str = "") -> int | str | Site:
-    from .sites import Site
-
-    number = plain(value)
-    if is_whole(number):
-        return int(number)
-    if isinstance(number, Site):
-        return number
-    if isinstance(number, str):
-        numbers = re.findall(r"\d+", number)
-        if len(numbers) > 1 and not re.search(r"[^\W\d]", number) and not re.fullmatch(r"\s*\d+\.\d+\s*", number):
-            meant = f"{name or place}=[{', '.join(str(int(n)) for n in numbers)}]"
-            raise ValueError(f"{place}={shown(value)}: one text is one layer; of several give a list: {meant}")
-        return str(number)
-    mend = _whole_in(number)
-    raise TypeError(
-        f"{place}={shown(value)}: a site is a layer number from 1, a name or a Site; got {type(value).__name__}"
-        + ("" if mend is None else f"; mend: {place}={mend}")
-    )

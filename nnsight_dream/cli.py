@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, arguments
-from .files import option_path
+from .io.files import option_path
 
 MOST = 1000  # characters of an error; what was given may be as long as a book
+
+
 READER_GONE = 141  # 128 + SIGPIPE, as a shell reports of `yes | head`
 
 
@@ -123,7 +125,7 @@ def _device(sub: argparse.ArgumentParser, default: str | None = None) -> None:
 def _once_ready(run: Any, args: argparse.Namespace) -> int:
     """Run a command once its model is known to be there: that takes no time, and importing torch takes seconds."""
     if getattr(args, "model", None) is not None:
-        from .hub import ready
+        from .models.hub import ready
 
         ready(args.model)
     return int(run(args) or 0)
@@ -245,8 +247,8 @@ def _distinct(values: Sequence[Any], name: str) -> list[Any]:
 
 def _load(args: argparse.Namespace, **options: Any) -> Any:
     """The model that the options mean; a hub id is only looked for when the user wrote one."""
-    from . import devices
-    from .vlm import load
+    from .models import devices
+    from .models.load import load
 
     place = {k: getattr(args, k) for k in ("remote", "steps_per_job") if hasattr(args, k)}
     device = args.device
@@ -270,21 +272,21 @@ def _place(name: str) -> str | Path:
 
 
 def _synthesize(args: argparse.Namespace) -> int:
-    from . import directions
+    from .directions.text import concept
 
     _check_numbers(args)
     _check_out(args)
     words = _distinct(arguments.texts(list(args.concept), "CONCEPT")[0], "the concept")
     layers = _distinct(_layers(args.layer), "layer")
     vlm = _load(args)
-    found = directions.concept(vlm, words, layers)
+    found = concept(vlm, words, layers)
     return _climb(args, vlm, [direction for of_word in found for direction in of_word])
 
 
 def _feature(args: argparse.Namespace) -> int:
-    from . import reference
-    from .features import feature
-    from .sae_releases import folder_of
+    from .sae import reference
+    from .sae.feature import feature
+    from .sae.releases import folder_of
 
     _check_numbers(args)
     _check_out(args)
@@ -307,8 +309,8 @@ def _feature(args: argparse.Namespace) -> int:
 
 
 def _features(args: argparse.Namespace) -> int:
-    from .sae_reading import candidates
-    from .sae_releases import load_sae
+    from .sae.activations import candidates
+    from .sae.releases import load_sae
 
     arguments.whole(args.top, "--top", 1)
     if args.word is None and args.picture is None:
@@ -340,17 +342,17 @@ def _check_numbers(args: argparse.Namespace) -> None:
 
 def _check_out(args: argparse.Namespace) -> None:
     """Whether what will be drawn can be kept, before anything is loaded."""
-    from .files import check_folder
+    from .io.files import check_folder
 
     check_folder(args.out, "--out", room=2_000_000)
 
 
 def _climb(args: argparse.Namespace, vlm: Any, flat: Sequence[Any]) -> int:
-    from . import synthesis
-    from .prototype import Prototype, Prototypes
+    from .synthesis import synthesize
+    from .synthesis.prototype import Prototype, Prototypes
 
     changes = {} if args.steps is None else {"steps": args.steps}
-    made = synthesis.synthesize(vlm, flat, seed=list(args.seed), **changes)
+    made = synthesize.synthesize(vlm, flat, seed=list(args.seed), **changes)
     assert not isinstance(made, Prototype)
     places, moved = made.save_each(args.out)
     for asked, chosen in moved:
@@ -365,7 +367,7 @@ def _climb(args: argparse.Namespace, vlm: Any, flat: Sequence[Any]) -> int:
 
 
 def _named(made: Any) -> list[Any]:
-    from .judges import DemoJudge
+    from .judges.named import DemoJudge
 
     return DemoJudge().judge([p.image for p in made])
 
@@ -387,8 +389,8 @@ def _row(prototype: Any, verdict: Any) -> dict[str, Any]:
 
 
 def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
-    from .files import save_new
-    from .prototype import to_png
+    from .io.files import save_new
+    from .synthesis.prototype import to_png
 
     console = _console()
     for prototype, verdict in zip(made, verdicts, strict=True):
@@ -425,10 +427,10 @@ def _step(args: argparse.Namespace, layer: int | str, vlm: Any) -> dict[str, Any
     """What a step takes, from the config alone; its time, from a few of a model that is loaded."""
     import torch
 
-    from .canvas import MultiResolution
-    from .estimate import estimate, story
-    from .settings import Settings
-    from .sweep_time import seconds_a_step
+    from .engine.canvas import MultiResolution
+    from .models.estimate import estimate, story
+    from .sweeps.duration import seconds_a_step
+    from .synthesis.settings import Settings
 
     options: dict[str, Any] = {"batch": args.batch, "checkpoint_tower": args.checkpoint_tower}
     if args.dtype is not None:
@@ -493,8 +495,8 @@ def _sizes(vlm: Any) -> str:
 
 
 def _judge(args: argparse.Namespace) -> int:
-    from .judges import DemoJudge
-    from .pictures import own_png
+    from .io.pictures import own_png
+    from .judges.named import DemoJudge
 
     arguments.whole(args.top, "--top", 1)
 
@@ -520,7 +522,7 @@ def _judge(args: argparse.Namespace) -> int:
 def _remote(args: argparse.Namespace) -> int:
     import dataclasses
 
-    from .hosted import remote_models
+    from .models.hosted import remote_models
 
     found = remote_models(args.host)
     if args.json:
@@ -538,9 +540,9 @@ def _remote(args: argparse.Namespace) -> int:
 def _concepts(args: argparse.Namespace) -> int:
     import difflib
 
-    from . import demo
+    from .demo import bundle
 
-    known = demo.concepts()
+    known = bundle.concepts()
     categories = list(dict.fromkeys(c.category for c in known))
     if args.category is not None and args.category not in categories:
         near = difflib.get_close_matches(args.category, categories, 1, 0.0)[0]

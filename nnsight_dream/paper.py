@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from . import demo
+from .demo import bundle
 
 LAYERS = (1, 5, 10, 15, 20, 25, 30)  # of Gemma 3 4B
 
@@ -59,6 +59,7 @@ _LISTS = (
     ),
 )
 
+
 HINTS: dict[str, str] = {category: hint for category, hint, _ in _LISTS}
 
 
@@ -80,6 +81,6 @@ def concepts() -> tuple[PaperConcept, ...]:
 
 def known_to_demo() -> tuple[list[PaperConcept], list[PaperConcept]]:
     """The paper's concepts that the bundled model was shown under that name or an alias, and those it cannot know."""
-    shown = {name.lower() for c in demo.concepts() for name in (c.name, *c.aliases)}
+    shown = {name.lower() for c in bundle.concepts() for name in (c.name, *c.aliases)}
     known = [c for c in concepts() if c.prompt.lower() in shown]
     return known, [c for c in concepts() if c not in known]

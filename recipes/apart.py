@@ -32,11 +32,13 @@ from demo_training import apart, art
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import alignment_experiments as experiments
-from nnsight_dream import alignment_figures, demo, encoders, pairs, tables
-from nnsight_dream.feature_store import features
-from nnsight_dream.files import check_folder, option_path
-from nnsight_dream.scores import Score, change
+from nnsight_dream.alignment import encoders, experiments, pairs
+from nnsight_dream.alignment import figures as alignment_figures
+from nnsight_dream.alignment.features import features
+from nnsight_dream.demo import bundle
+from nnsight_dream.io.files import check_folder, option_path
+from nnsight_dream.report import tables
+from nnsight_dream.stats.scores import Score, change
 
 QUICK = ["--quick"]
 KINDS = {"described": 0, "named": 1}  # a sentence with colours and parts; the bare name
@@ -115,7 +117,7 @@ def checked(towers: dict[str, encoders.Encoder], file: Path | None, work: Path) 
     names = [c.name for c in art.concepts()]
     shown = [Image.fromarray(p) for p in z["pictures"][mine]]
     seen = [Image.alpha_composite(Image.new("RGBA", p.size, "white"), p).convert("RGB") for p in shown]
-    test = demo.pictures()
+    test = bundle.pictures()
     for name, tower in towers.items():
         a, b = (features(tower, some, [tower.layers])[tower.layers] for some in ((p.image for p in test), seen))
         spread = b.std(0) + 1e-6
@@ -142,7 +144,7 @@ def measured(
     seen = experiments.one_layer(vision, (p.image for p in second), layers[0], None)
     said = experiments.one_layer(language, experiments.captions_of(second, caption), layers[1], None)
     scores = setting.scores(seen, said, None)
-    category = {c.name: c.category for c in demo.concepts()}
+    category = {c.name: c.category for c in bundle.concepts()}
     rows = []
     for (measure, direction), score in scores.items():
         inside = score.within([category[p.group] for p in second]).null(args.draws, seed=args.seed)

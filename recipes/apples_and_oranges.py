@@ -20,9 +20,11 @@ from pathlib import Path
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import alignment, demo, figures, tables
-from nnsight_dream.files import check_folder, option_path
-from nnsight_dream.pictures import ENDINGS, as_image, files
+from nnsight_dream.alignment import cosines as alignment
+from nnsight_dream.demo import bundle
+from nnsight_dream.io.files import check_folder, option_path
+from nnsight_dream.io.pictures import ENDINGS, as_image, files
+from nnsight_dream.report import figures, tables
 
 QUICK = ["--quick"]
 
@@ -47,7 +49,7 @@ def from_folder(folder: Path) -> dict[str, list[Image.Image]]:
 
 def bundled(words: list[str]) -> dict[str, list[Image.Image]]:
     """The bundled picture of each word, by an artist the model never saw, on five grounds."""
-    grounds = [demo.pictures(words, background=g) for g in (1.0, 0.75, 0.5, 0.25, 0.0)]
+    grounds = [bundle.pictures(words, background=g) for g in (1.0, 0.75, 0.5, 0.25, 0.0)]
     return {word: [g[i].image for g in grounds] for i, word in enumerate(words)}
 
 
@@ -76,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         if missing := [w for w in args.words if w not in everything]:
             raise SystemExit(f"--words {' '.join(missing)}: {args.pictures} has folders {', '.join(everything)}")
     else:
-        shown = [c.name for c in demo.concepts()]
+        shown = [c.name for c in bundle.concepts()]
         if missing := [w for w in args.words if w not in shown]:
             raise SystemExit(
                 f"--words {' '.join(missing)}: no bundled picture; `nnsight-dream concepts` lists them all"

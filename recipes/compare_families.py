@@ -24,8 +24,10 @@ from typing import Any
 from apples_and_oranges import bundled, from_folder
 
 import nnsight_dream as nd
-from nnsight_dream import alignment, demo, figures, tables
-from nnsight_dream.files import check_folder, option_path
+from nnsight_dream.alignment import cosines as alignment
+from nnsight_dream.demo import bundle
+from nnsight_dream.io.files import check_folder, option_path
+from nnsight_dream.report import figures, tables
 
 QUICK = ["--quick"]
 
@@ -71,7 +73,7 @@ def measured(
 
 def recognised(vlm: nd.VLM, args: argparse.Namespace, layers: Sequence[int], folder: Path) -> dict[int, dict[str, Any]]:
     """By layer, how often the judge names a prototype, from a store that goes on where it stopped."""
-    kinds = {c.name: c.category for c in demo.concepts()}
+    kinds = {c.name: c.category for c in bundle.concepts()}
     told = [(w, kinds.get(w, "thing"), w) for w in args.words]
     height, width = vlm.image_size
     canvas = nd.Native() if height == width else nd.MultiResolution(max(height, width))
@@ -166,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
         args.layers, args.words, args.steps = args.layers or [1, 4], args.words or ["fox", "bee"], args.steps or 3
     if not args.models:
         parser.error("give at least one model: 'demo', a hub id, a folder, or tiny:FAMILY")
-    known = [c.name for c in demo.concepts()]
+    known = [c.name for c in bundle.concepts()]
     everything = from_folder(args.pictures) if args.pictures else {}
     args.words = args.words or (list(everything) if args.pictures else known[::4])
     args.words = list(dict.fromkeys([*args.words, *args.two]))

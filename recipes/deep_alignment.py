@@ -34,13 +34,16 @@ from pathlib import Path
 import numpy as np
 
 import nnsight_dream as nd
-from nnsight_dream import alignment_dreams, alignment_figures, demo, encoders, manipulations, pairs, tables
-from nnsight_dream import alignment_experiments as experiments
-from nnsight_dream.files import check_folder, option_path
-from nnsight_dream.layer_maps import peak
-from nnsight_dream.pictures import as_image
-from nnsight_dream.preference import Choice, clip_scores, preference, rank_agreement
-from nnsight_dream.rows import file_beside, rows_of
+from nnsight_dream.alignment import dreams as alignment_dreams
+from nnsight_dream.alignment import encoders, experiments, manipulations, pairs
+from nnsight_dream.alignment import figures as alignment_figures
+from nnsight_dream.alignment.preference import Choice, clip_scores, preference, rank_agreement
+from nnsight_dream.demo import bundle
+from nnsight_dream.io.files import check_folder, option_path
+from nnsight_dream.io.pictures import as_image
+from nnsight_dream.io.rows import file_beside, rows_of
+from nnsight_dream.report import tables
+from nnsight_dream.stats.layer_map import peak
 
 QUICK = ["--quick"]
 FACTS = Path(__file__).parent / "demo_training" / "facts.txt"
@@ -89,7 +92,7 @@ def bundled() -> list[pairs.Pair]:
     written = facts() if FACTS.is_file() else {}
     found = []
     for ground in GROUNDS:
-        for shown in demo.pictures(background=ground):
+        for shown in bundle.pictures(background=ground):
             told = (
                 captions(shown.name, written[shown.name])
                 if shown.name in written
@@ -206,7 +209,7 @@ def dreamt(args: argparse.Namespace, vlm: nd.VLM, some: list[pairs.Pair]) -> nd.
     """The store that was given; or, of the bundled model, a small one, made and judged here."""
     if args.store is not None or args.model != "demo" or args.data is not None:
         return None if args.store is None else nd.Store(args.store, must_exist=True)
-    category = {c.name: c.category for c in demo.concepts()}
+    category = {c.name: c.category for c in bundle.concepts()}
     names = [p.group for p in some][:: max(1, len(some) // args.dreams)][: args.dreams]
     layers = [1, vlm.layers] if args.quick else [1, vlm.layers // 2, vlm.layers]
     jobs = nd.jobs_of([(n, category[n], "") for n in names], layers)
@@ -263,7 +266,7 @@ def choices(vision, language, other: list[pairs.Pair], setting: experiments.Sett
             files = [as_image(file_beside(args.choices, name), name) for name in row["pictures"]]
             found.append(Choice(row["prompt"], (files[0], files[1]), row["chosen"]))
     else:
-        category = {c.name: c.category for c in demo.concepts()}
+        category = {c.name: c.category for c in bundle.concepts()}
         random = np.random.default_rng(args.seed)
         for p in other:
             alike = [q for q in other if q.group != p.group and category.get(q.group) == category.get(p.group)]

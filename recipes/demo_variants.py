@@ -26,8 +26,10 @@ from apples_and_oranges import bundled
 from compare_families import figure, measured
 
 import nnsight_dream as nd
-from nnsight_dream import demo, families, tables
-from nnsight_dream.files import check_folder, option_path
+from nnsight_dream.demo import bundle
+from nnsight_dream.io.files import check_folder, option_path
+from nnsight_dream.models import families
+from nnsight_dream.report import tables
 
 VARIANTS = {"bidirectional": False, "causal": True}
 # A Gemma 3 whose image tokens are told to be like all others: they see what is before them, as in training
@@ -51,7 +53,7 @@ def train(args: argparse.Namespace, causal: bool, folder: Path) -> None:
 
     tower = args.work / "tower"
     if not tower.exists():  # then the bundled model's
-        tower = demo.folder() / "vlm" / "model.safetensors"
+        tower = bundle.folder() / "vlm" / "model.safetensors"
     language.train(
         args.work / "art.npz",
         args.work / "npm",
@@ -91,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--share {args.share}: a number above 0 is needed")
     torch.set_num_threads(args.threads)
     args.folder.mkdir(parents=True, exist_ok=True)
-    words = [c.name for c in demo.concepts()][:: 60 if args.quick else args.every]
+    words = [c.name for c in bundle.concepts()][:: 60 if args.quick else args.every]
     words = list(dict.fromkeys([*words, "apple", "orange"]))
     pictures, rows = bundled(words), []
     for name, causal in VARIANTS.items():

@@ -25,11 +25,16 @@ from typing import Any
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import alignment, demo, figures, judging, paper, report, sweeps, tables
-from nnsight_dream.asking import Asked
-from nnsight_dream.files import check_folder, option_path
-from nnsight_dream.ray_workers import Cluster
-from nnsight_dream.store import slug
+from nnsight_dream import paper
+from nnsight_dream.alignment import cosines as alignment
+from nnsight_dream.demo import bundle
+from nnsight_dream.io.files import check_folder, option_path
+from nnsight_dream.judges import examine as judging
+from nnsight_dream.judges.desk import Asked
+from nnsight_dream.report import figures, page, raters, tables
+from nnsight_dream.sweeps.jobs import slug
+from nnsight_dream.sweeps.ray import Cluster
+from nnsight_dream.sweeps.sweep import sweep as sweeps
 
 QUICK = ["--quick"]
 
@@ -46,14 +51,14 @@ def concepts(args: argparse.Namespace) -> list[tuple[str, str, str]]:
     if args.model != "demo":
         found = [(c.name, paper.HINTS[c.category], c.prompt) for c in paper.concepts()]
     else:
-        shown = {n.lower(): c for c in demo.concepts() for n in (c.name, *c.aliases)}
+        shown = {n.lower(): c for c in bundle.concepts() for n in (c.name, *c.aliases)}
         known, unknown = paper.known_to_demo()
         found = [(c.name, shown[c.prompt.lower()].category, c.prompt) for c in known]
         print(f"of the paper's {len(known) + len(unknown)} concepts the bundled model was never shown "
               f"{len(unknown)}: {', '.join(c.name for c in unknown)}")  # fmt: skip
         there = {shown[c.prompt.lower()].name for c in known}
-        for category in dict.fromkeys(c.category for c in demo.concepts() if args.more > 0):
-            own = [c.name for c in demo.concepts() if c.category == category and c.name not in there]
+        for category in dict.fromkeys(c.category for c in bundle.concepts() if args.more > 0):
+            own = [c.name for c in bundle.concepts() if c.category == category and c.name not in there]
             found += [(name, category, name) for name in own[:: max(1, len(own) // args.more)][: args.more]]
     if args.categories:
         kept = [c for c in found if c[1] in args.categories]
@@ -118,11 +123,11 @@ def prediction(vlm: nd.VLM, rows: list[dict[str, Any]], judge: str) -> list[dict
     The pictures are the bundled ones of those concepts that have one.
     """
     layers = sorted({r["layer"] for r in rows if isinstance(r["layer"], int)})
-    shown = {c.name for c in demo.concepts()}
+    shown = {c.name for c in bundle.concepts()}
     words = [name for name in dict.fromkeys(r["concept"] for r in rows) if name in shown]
     if len(words) < 2 or not layers:
         return []
-    pictures = {p.name: [p.image] for p in demo.pictures(words)}
+    pictures = {p.name: [p.image] for p in bundle.pictures(words)}
     noise = {alignment.NOISE: alignment.white_noise(32, vlm.image_size[0])}
     told = alignment.diagnosis(alignment.similarities(vlm, pictures | noise, layers))
     seen = {t["layer"]: t for t in tables.rates(rows, by=("layer",), protocol="hint", judge=judge)}
@@ -163,8 +168,8 @@ def results(vlm: nd.VLM, store: nd.Store, keys: frozenset[str], args: argparse.N
         tables.write_csv(beside, out / f"{stem}-prediction.csv")
         print(f"\nalignment of words with labelled pictures, and how often {judge} names prototypes with hint\n"
               f"{tables.to_markdown(beside)}")  # fmt: skip
-    report.page(store, store.folder / "index.html", rows=rows, title=f"Early alignment: {args.model}")
-    report.raters_page(store, store.folder / "raters.html")
+    page.page(store, store.folder / "index.html", rows=rows, title=f"Early alignment: {args.model}")
+    raters.raters_page(store, store.folder / "raters.html")
     print(f"\n{store.folder / 'index.html'}, {store.folder / 'raters.html'} and {out}")
 
 

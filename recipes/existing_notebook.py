@@ -24,11 +24,11 @@ from sae_lens import SAE, StandardSAE, StandardSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from nnsight_dream import demo  # only for where the bundled model and pictures are
+from nnsight_dream.demo import bundle  # only for where the bundled model and pictures are
 
 QUICK: list[str] = []  # this file is run as it is
 
-folder = demo.folder() / "vlm"
+folder = bundle.folder() / "vlm"
 hf = AutoModelForImageTextToText.from_pretrained(folder)
 processor = AutoProcessor.from_pretrained(folder)
 model = nnsight.TransformersModel(hf, processor=processor, task="image-text-to-text")
@@ -66,7 +66,7 @@ def tokens(picture: Any, module: Any) -> torch.Tensor:
 
 
 block = model.model.language_model.layers[3]
-pictures = demo.pictures(["octopus", "fox", "strawberry", "penguin", "bus", "sunflower", "frog", "pizza"])
+pictures = bundle.pictures(["octopus", "fox", "strawberry", "penguin", "bus", "sunflower", "frog", "pizza"])
 seen = torch.stack([tokens(picture.image, block) for picture in pictures])  # (pictures, tokens, d_model)
 
 # %% [markdown]
@@ -88,7 +88,7 @@ def stand_in() -> SAE:
 
 
 try:
-    sae = SAE.load_from_disk(str(demo.sae_folder(4)))
+    sae = SAE.load_from_disk(str(bundle.sae_folder(4)))
 except FileNotFoundError:
     sae = stand_in()
 

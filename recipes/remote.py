@@ -19,7 +19,7 @@ import argparse
 from pathlib import Path
 
 import nnsight_dream as nd
-from nnsight_dream.files import check_folder, option_path
+from nnsight_dream.io.files import check_folder, option_path
 
 QUICK = ["--quick"]
 

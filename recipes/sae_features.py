@@ -27,17 +27,17 @@ from typing import Any
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import tables
-from nnsight_dream.card_making import Made, make_cards
-from nnsight_dream.cards import Material
-from nnsight_dream.feature_judging import Judged, judge_features
-from nnsight_dream.files import check_folder, option_path
-from nnsight_dream.gallery import page, seen_by
-from nnsight_dream.judging import JudgeStopped
-from nnsight_dream.pictures import ENDINGS, as_image, files
-from nnsight_dream.responses import Responses, responses, selective
-from nnsight_dream.sae_reading import site_of
-from nnsight_dream.sae_releases import load_sae
+from nnsight_dream.cards.card import Material
+from nnsight_dream.cards.judged import Judged, judge_features
+from nnsight_dream.cards.make import Made, make_cards
+from nnsight_dream.cards.page import page, seen_by
+from nnsight_dream.io.files import check_folder, option_path
+from nnsight_dream.io.pictures import ENDINGS, as_image, files
+from nnsight_dream.judges.desk import JudgeStopped
+from nnsight_dream.report import tables
+from nnsight_dream.sae.encoding import site_of
+from nnsight_dream.sae.releases import load_sae
+from nnsight_dream.sae.responses import Responses, responses, selective
 
 QUICK = ["--quick"]
 

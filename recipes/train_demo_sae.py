@@ -30,10 +30,11 @@ import numpy as np
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import demo, spans
-from nnsight_dream.files import check_folder, option_path
-from nnsight_dream.pictures import as_tensors
-from nnsight_dream.responses import Responses, chance, responses, selective
+from nnsight_dream.demo import bundle
+from nnsight_dream.io.files import check_folder, option_path
+from nnsight_dream.io.pictures import as_tensors
+from nnsight_dream.models import spans
+from nnsight_dream.sae.responses import Responses, chance, responses, selective
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -100,7 +101,7 @@ def art_views(data: Path, side: int, seed: int) -> Iterator[torch.Tensor]:
 
 def bundled_views(side: int, seed: int) -> Iterator[torch.Tensor]:
     """The same of the bundled held-out pictures."""
-    shown = demo.pictures()
+    shown = bundle.pictures()
     clear = []
     for one in shown:
         numbers = np.dstack([np.asarray(one.image), np.asarray(one.mask)])
@@ -208,7 +209,7 @@ def save(sae: Any, folder: Path) -> Any:
 # ## Scores
 # FVU is the squared error of the reconstruction over the variance about the modality's own mean; L0 how many features
 # fire for a token. Both on texts and views that were not trained on. A feature is dead if it fires for none of the
-# tokens, training's or others'. Selectivity: see `nnsight_dream.responses.selective`; pictures are the bundled ones.
+# tokens, training's or others'. Selectivity: see `nnsight_dream.sae.responses.selective`; pictures are the bundled ones.
 
 
 # %%
@@ -233,8 +234,8 @@ def firing(sae: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 def known(vlm: nd.VLM, sae: Any, layer: int) -> Responses:
     """What the concepts' names and bundled pictures, on white, grey and black, make fire."""
-    names = [c.name for c in demo.concepts()]
-    shown = [p for ground in (1.0, 0.5, 0.0) for p in demo.pictures(names, background=ground)]
+    names = [c.name for c in bundle.concepts()]
+    shown = [p for ground in (1.0, 0.5, 0.0) for p in bundle.pictures(names, background=ground)]
     return responses(vlm, sae, layer, names, as_tensors([p.image for p in shown], "pictures"), [p.name for p in shown])
 
 
@@ -283,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     if args.quick:
         args.steps, args.tokens, args.d_sae, args.batch, args.pictures = 30, 3000, 256, 512, "bundled"
-    out = args.out or demo.folder() / "sae" / f"layer{args.layer}"
+    out = args.out or bundle.folder() / "sae" / f"layer{args.layer}"
     with tempfile.TemporaryDirectory() as spare:
         return run(args, Path(spare) / "sae" if args.quick and args.out is None else out)
 

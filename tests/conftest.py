@@ -59,9 +59,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, tiny_parts: tuple) -> 
 def demo_vlm() -> nd.VLM:
     """The bundled demo model."""
     try:
-        from nnsight_dream import demo
+        from nnsight_dream.demo import bundle
 
-        there = (demo.folder() / "vlm" / "config.json").is_file()
+        there = (bundle.folder() / "vlm" / "config.json").is_file()
     except (ImportError, FileNotFoundError):
         there = False
     if not there:

@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image
 from test_prototype import prototype
 
-from nnsight_dream.store import Job, Store
+from nnsight_dream.sweeps.jobs import Job
+from nnsight_dream.sweeps.store import Store
 
 COLOURS = {
     "octopus": (200, 40, 40),

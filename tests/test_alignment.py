@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import alignment
+from nnsight_dream.alignment import cosines as alignment
 
 
 def pictures(count: int, seed: int) -> list[Image.Image]:

@@ -11,12 +11,15 @@ from test_alignment_experiments import LANGUAGE, VISION, made
 from test_prototype import prototype
 
 import nnsight_dream as nd
-from nnsight_dream import alignment_dreams, alignment_figures, encoders
-from nnsight_dream.alignment_dreams import beside_recognition, over_concepts, over_layers, own_sides, prototypes
-from nnsight_dream.alignment_experiments import L_TO_V, V_TO_L, Setting, groups_of
-from nnsight_dream.feature_store import features
-from nnsight_dream.representation import cka, retrieval, standardise
-from nnsight_dream.store import Job, Store
+from nnsight_dream.alignment import dreams as alignment_dreams
+from nnsight_dream.alignment import encoders
+from nnsight_dream.alignment import figures as alignment_figures
+from nnsight_dream.alignment.dreams import beside_recognition, over_concepts, over_layers, own_sides, prototypes
+from nnsight_dream.alignment.experiments import L_TO_V, V_TO_L, Setting, groups_of
+from nnsight_dream.alignment.features import features
+from nnsight_dream.stats.similarity import cka, retrieval, standardise
+from nnsight_dream.sweeps.jobs import Job
+from nnsight_dream.sweeps.store import Store
 
 SETTING = Setting((1, 1), draws=19)
 
@@ -106,7 +109,7 @@ def test_concepts_that_align_and_are_recognised(planted: None) -> None:
 
 
 def nd_pair(a, captions):
-    from nnsight_dream.pairs import pair
+    from nnsight_dream.alignment.pairs import pair
 
     return pair(a.name, a.image, captions)
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from nnsight_dream import alignment_figures, manipulations
-from nnsight_dream.alignment_experiments import L_TO_V, V_TO_L, Setting, alignment_map, exemplar_averaging, manipulated
-from nnsight_dream.encoders import Encoder
-from nnsight_dream.pairs import Pair, pair
-from nnsight_dream.preference import Choice, clip_scores, preference, rank_agreement
+from nnsight_dream.alignment import figures as alignment_figures
+from nnsight_dream.alignment import manipulations
+from nnsight_dream.alignment.encoders import Encoder
+from nnsight_dream.alignment.experiments import L_TO_V, V_TO_L, Setting, alignment_map, exemplar_averaging, manipulated
+from nnsight_dream.alignment.pairs import Pair, pair
+from nnsight_dream.alignment.preference import Choice, clip_scores, preference, rank_agreement
 
 RANDOM = np.random.default_rng(0)
 SEEN, SAID = RANDOM.normal(size=(3, 10)), RANDOM.normal(size=(3, 8))
@@ -82,7 +83,7 @@ def test_directions_are_named_by_what_is_predicted() -> None:
         key=lambda r: r["direction"],
     )
     assert (there["direction"], back["direction"]) == (V_TO_L, L_TO_V)
-    from nnsight_dream.predictivity import linear_predictivity
+    from nnsight_dream.stats.ridge import linear_predictivity
 
     seen, said = look([p.image for p in pairs], [0])[0], read([p.captions[0] for p in pairs], [1])[1]
     assert there["value"] == pytest.approx(linear_predictivity(seen, said).value, abs=1e-5)

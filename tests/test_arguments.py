@@ -12,8 +12,14 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import alignment, arguments, demo, encoders, figures, judging, report, tables
-from nnsight_dream.sweeps import plan
+from nnsight_dream import arguments
+from nnsight_dream.alignment import cosines as alignment
+from nnsight_dream.alignment import encoders
+from nnsight_dream.demo import bundle
+from nnsight_dream.judges import examine as judging
+from nnsight_dream.models import checked
+from nnsight_dream.report import figures, page, raters, tables
+from nnsight_dream.sweeps.sweep import plan
 
 WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int16)]
 NOT_WHOLE = [
@@ -128,7 +134,7 @@ def test_what_is_no_seed_is_refused(value):
 
 @pytest.mark.parametrize("value", [[1, 4], (1, 4), range(1, 5, 3), np.array([1, 4]), torch.tensor([1, 4])], ids=repr)
 def test_several_layers_in_every_guise(value):
-    found = arguments.layers(value)
+    found = checked.layers(value)
     assert found == ([1, 4], False)
     assert all(type(n) is int for n in found[0])
 
@@ -136,23 +142,23 @@ def test_several_layers_in_every_guise(value):
 def test_one_layer_in_every_guise():
     site = nd.Site(4)
     for value in (4, np.int64(4), torch.tensor(4), np.array(4)):
-        assert arguments.layers(value) == ([4], True)
-    assert arguments.layers("14") == (["14"], True)
-    assert arguments.layers(site) == ([site], True)
-    assert arguments.layers([site, "blocks.3.hook_resid_post"]) == ([site, "blocks.3.hook_resid_post"], False)
+        assert checked.layers(value) == ([4], True)
+    assert checked.layers("14") == (["14"], True)
+    assert checked.layers(site) == ([site], True)
+    assert checked.layers([site, "blocks.3.hook_resid_post"]) == ([site, "blocks.3.hook_resid_post"], False)
 
 
 @pytest.mark.parametrize("value", ["1,4", "1, 4", "1 4", "[1, 4]", "1-4", "1:4", ["1,4"]])
 def test_numbers_in_one_text_are_no_layer_and_the_advice_works(value):
     with pytest.raises(ValueError, match=r"layer=\[1, 4\]$"):
-        arguments.layers(value)
-    assert arguments.layers([1, 4]) == ([1, 4], False)
+        checked.layers(value)
+    assert checked.layers([1, 4]) == ([1, 4], False)
 
 
 @pytest.mark.parametrize("value", [None, 4.0, True, b"4", {4}, {4: 1}, [], [4.0], [None], [[4]]], ids=repr)
 def test_what_is_no_layer_is_refused(value):
     with pytest.raises((ValueError, TypeError), match=r"^layer"):
-        arguments.layers(value)
+        checked.layers(value)
 
 
 def test_texts_and_items():
@@ -168,7 +174,7 @@ def test_texts_and_items():
 
 
 def test_messages_stay_short():
-    for check in (arguments.whole, arguments.real, arguments.path, arguments.seeds, arguments.layers, arguments.texts):
+    for check in (arguments.whole, arguments.real, arguments.path, arguments.seeds, checked.layers, arguments.texts):
         for value in (["x" * 100_000], torch.zeros(1000, 3), {"x" * 1000: 1}):
             with pytest.raises((ValueError, TypeError)) as caught:
                 check(value, "name")
@@ -340,8 +346,8 @@ def test_stores_and_rows_are_not_taken_for_each_other(tmp_path):
         nd.results(nd.Swept(store))
     for call in (
         lambda: nd.results([]),
-        lambda: report.page(3, tmp_path / "x.html"),
-        lambda: report.read_ratings(None, tmp_path),
+        lambda: page.page(3, tmp_path / "x.html"),
+        lambda: raters.read_ratings(None, tmp_path),
     ):
         with pytest.raises(TypeError, match=r"^store= is a Store or its folder"):
             call()
@@ -401,7 +407,8 @@ def test_synthesize_refuses_what_is_none_of_its_arguments_in_our_own_words():
 
 
 def test_a_path_that_is_none_is_refused_by_every_door(tmp_path):
-    from nnsight_dream import cards, pairs
+    from nnsight_dream.alignment import pairs
+    from nnsight_dream.cards import card as cards
 
     doors = [
         nd.Prototype.load,
@@ -450,7 +457,7 @@ def test_readings_say_what_they_read():
         (TypeError, r"^vlm= is a model", lambda: nd.check("demo")),
         (TypeError, r"^pictures=", lambda: alignment.similarities(vlm, [picture])),
         (TypeError, r"^words=", lambda: alignment.similarities(vlm, {"fox": [picture[0]]}, [4], words=3)),
-        (TypeError, r"^names\[0\]=3", lambda: demo.pictures([3])),
+        (TypeError, r"^names\[0\]=3", lambda: bundle.pictures([3])),
         (ValueError, r"^name=None", lambda: nd.Verdict(("fox",), (1.0,)).rank(None)),
         (ValueError, r"is no key of a job", lambda: nd.Store("x").has(None)),
         (TypeError, r"^ray=", lambda: nd.sweep(vlm, nd.Job("fox"), nd.Store("x"), ray="auto")),
@@ -480,7 +487,7 @@ def test_judges_encoders_and_tables_say_what_they_need(tmp_path):
         (ValueError, r"^tokens=array", lambda: encoders.text_side(vlm, np.array(3))),
         (TypeError, r"^columns\[0\]=3", lambda: tables.to_markdown([{"a": 1}], [3])),
         (TypeError, r"^stem= is a path", lambda: figures.recognition(ROWS, None)),
-        (ValueError, r"^title=3", lambda: report.page(nd.Store(tmp_path), tmp_path / "x.html", title=3)),
+        (ValueError, r"^title=3", lambda: page.page(nd.Store(tmp_path), tmp_path / "x.html", title=3)),
         (OSError, r"^path=.*File name too long", lambda: tables.write_csv([], "x" * 300)),
         (TypeError, r"^graders=", lambda: nd.agreement(tmp_path, "a", "b", "hint", graders="words")),
         (TypeError, r"^W_enc=None", lambda: nd.feature_from_tensors(0, 4, W_enc=None)),

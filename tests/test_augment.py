@@ -14,8 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-import nnsight_dream.augment
-from nnsight_dream.augment import Noise, Rotate, Scale, Shift, _read_lines, _read_points, rotated, scaled, shifted
+import nnsight_dream.engine.augment
+from nnsight_dream.engine.augment import (
+    Noise,
+    Rotate,
+    Scale,
+    Shift,
+    _read_lines,
+    _read_points,
+    rotated,
+    scaled,
+    shifted,
+)
 
 ALL = [Shift(), Shift(pixels=2), Noise(), Scale(0.6, 1.4), Rotate(30)]
 FEW = settings(max_examples=15, deadline=None)
@@ -33,7 +43,7 @@ def mended(error: pytest.ExceptionInfo, **names: object) -> list[object]:
     """What an error advises after "mend:", done."""
     codes = re.findall(r"`([^`]+)`", str(error.value).partition("mend:")[2])
     assert codes, f"no advice in: {error.value}"
-    return [eval(code, {"torch": torch, **vars(nnsight_dream.augment), **names}) for code in codes]
+    return [eval(code, {"torch": torch, **vars(nnsight_dream.engine.augment), **names}) for code in codes]
 
 
 # -- against references -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nnsight_dream import cache
+from nnsight_dream.io import cache
 
 
 @pytest.fixture(autouse=True)

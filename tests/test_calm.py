@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import demo, encoders
-from nnsight_dream.calm import calm
-from nnsight_dream.trace import mean_patches
+from nnsight_dream.alignment import encoders
+from nnsight_dream.demo import bundle
+from nnsight_dream.models.reading import mean_patches
+from nnsight_dream.state.calm import calm
 
 FEW: dict[str, Any] = {"steps": 2, "batch": 2, "progress": False}
 
@@ -25,7 +26,7 @@ def work() -> dict[str, Any]:
     """Numbers by every door, from loading on."""
     vlm = nd.load("demo")
     sae, feature = nd.demo_sae(), nd.feature("demo", 425)
-    seen = [p.image for p in demo.pictures(["frog"])[:2]]
+    seen = [p.image for p in bundle.pictures(["frog"])[:2]]
     octopus = nd.concept(vlm, "octopus", 4, baseline=["cat", "a dog"], cache=False)
     grey = torch.full((1, 3, 32, 32), 0.25, dtype=torch.float32, device="cpu")
     climbed = nd.synthesize(vlm, feature, **FEW)

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-import nnsight_dream.canvas
-from nnsight_dream.canvas import MACO, Fourier, MultiResolution, Pixels, upscale
+import nnsight_dream.engine.canvas
+from nnsight_dream.engine.canvas import MACO, Fourier, MultiResolution, Pixels, upscale
 
 SMALL = [
     MultiResolution(16),
@@ -51,7 +51,7 @@ def mended(error: pytest.ExceptionInfo, **names: object) -> list[object]:
     """What an error advises after "mend:", done."""
     codes = re.findall(r"`([^`]+)`", str(error.value).partition("mend:")[2])
     assert codes, f"no advice in: {error.value}"
-    return [eval(code, {"torch": torch, **vars(nnsight_dream.canvas), **names}) for code in codes]
+    return [eval(code, {"torch": torch, **vars(nnsight_dream.engine.canvas), **names}) for code in codes]
 
 
 # -- against references -----------------------------------------------------------------------------------------
@@ -421,7 +421,7 @@ def test_pictures_without_contrast_have_no_magnitude():
 
 # -- what a server runs -----------------------------------------------------------------------------------------
 
-SHIPPED = [Path(nnsight_dream.canvas.__file__).with_name(name) for name in ("canvas.py", "augment.py")]
+SHIPPED = [Path(nnsight_dream.engine.canvas.__file__).with_name(name) for name in ("canvas.py", "augment.py")]
 MAKERS = {
     "zeros",
     "ones",

@@ -20,21 +20,19 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import (
-    card_making,
-    cards,
-    cli,
-    demo,
-    feature_judging,
-    gallery,
-    readouts,
-    tables,
-)
-from nnsight_dream import reference as reference_module
-from nnsight_dream.asking import answer_row, grade_row
-from nnsight_dream.card_making import Made, make_cards
-from nnsight_dream.cards import Card, Material
-from nnsight_dream.responses import responses
+from nnsight_dream import cli
+from nnsight_dream.cards import card as cards
+from nnsight_dream.cards import judged as feature_judging
+from nnsight_dream.cards import make as card_making
+from nnsight_dream.cards import page as gallery
+from nnsight_dream.cards.card import Card, Material
+from nnsight_dream.cards.make import Made, make_cards
+from nnsight_dream.demo import bundle
+from nnsight_dream.judges.desk import answer_row, grade_row
+from nnsight_dream.report import tables
+from nnsight_dream.sae import readouts
+from nnsight_dream.sae import reference as reference_module
+from nnsight_dream.sae.responses import responses
 
 BAD = "<script>document.title='broken'</script>"
 WORDS = ("octopus", BAD, "a red fish", "desk", '"quoted" & <b>bold</b>', "the lion sleeps")
@@ -216,7 +214,7 @@ def killed(folder: Path, after: int, vlm: nd.VLM, sae: Any, material: Material) 
     """Make cards in a process that is killed outright at its n-th file; returns how it ended."""
 
     def work() -> None:
-        from nnsight_dream import prototype
+        from nnsight_dream.synthesis import prototype
 
         left, write = [after], card_making.write_whole
 
@@ -383,7 +381,7 @@ def test_features_of_a_picture_on_the_command_line(
     tiny_folder: Path, sae: Any, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sae.save_model(tmp_path / "sae")
-    monkeypatch.setattr(demo, "sae_folder", lambda name: tmp_path / "sae")
+    monkeypatch.setattr(bundle, "sae_folder", lambda name: tmp_path / "sae")
     (image,) = noise(1)
     image.save(tmp_path / "a.png")
     given = ["features", "--picture", tmp_path / "a.png", "--model", tiny_folder, "--json", "--top", 5]

@@ -12,10 +12,11 @@ import tiny_families
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import changes, encoders
-from nnsight_dream.reference import reference_norm
-from nnsight_dream.synthesis import centre as centre_of
-from nnsight_dream.trace import mean_patches
+from nnsight_dream.alignment import encoders
+from nnsight_dream.models.reading import mean_patches
+from nnsight_dream.sae.reference import reference_norm
+from nnsight_dream.state import changes
+from nnsight_dream.synthesis.centres import centre as centre_of
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 MASK = torch.ones_like(IDS)

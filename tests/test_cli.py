@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import cli, demo, synthesis
+from nnsight_dream import cli
+from nnsight_dream.demo import bundle
+from nnsight_dream.synthesis import synthesize
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bundled() -> Path:
     try:
-        return demo.folder()
+        return bundle.folder()
     except FileNotFoundError:
         pytest.skip("no bundled data: run `make train-demo`")
 
@@ -192,7 +194,7 @@ def test_interrupts_are_status_130(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["synthesize", "bee", "--model", str(tiny_folder), "--layer", "1", "--out", str(tmp_path)]
-    real = synthesis.synthesize
+    real = synthesize.synthesize
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
         def stop(step: int, scores: torch.Tensor) -> None:
@@ -200,7 +202,7 @@ def test_interrupts_are_status_130(
 
         return real(*args, **kwargs, progress=stop)
 
-    monkeypatch.setattr(synthesis, "synthesize", stopped)
+    monkeypatch.setattr(synthesize, "synthesize", stopped)
     assert cli.main(arguments) == 130
     assert nd.Prototype.load(tmp_path / "bee-layer1-seed0").interrupted  # the picture so far is kept
     capsys.readouterr()
@@ -208,7 +210,7 @@ def test_interrupts_are_status_130(
     def before(*args: Any, **kwargs: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(synthesis, "synthesize", before)
+    monkeypatch.setattr(synthesize, "synthesize", before)
     assert cli.main(arguments) == 130
     assert capsys.readouterr().err.strip() == "nnsight-dream: interrupted"
 
@@ -229,7 +231,7 @@ def test_concepts(bundled: Path, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["concepts", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {(r["name"], r["category"], tuple(r["aliases"])) for r in rows} == {
-        (c.name, c.category, c.aliases) for c in demo.concepts()
+        (c.name, c.category, c.aliases) for c in bundle.concepts()
     }
     assert cli.main(["concepts", "--category", "animal", "--json"]) == 0
     animals = json.loads(capsys.readouterr().out)
@@ -237,13 +239,13 @@ def test_concepts(bundled: Path, capsys: pytest.CaptureFixture) -> None:
     assert animals
     assert cli.main(["concepts"]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
-    assert [line.split(":")[0] for line in lines] == list(dict.fromkeys(c.category for c in demo.concepts()))
+    assert [line.split(":")[0] for line in lines] == list(dict.fromkeys(c.category for c in bundle.concepts()))
     assert "squirrel (chipmunk)" in " ".join(lines)
     assert "did you mean 'animal'" in failed(capsys, "concepts", "--category", "animals")
 
 
 def test_judge(bundled: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (picture,) = demo.pictures(["sunflower"])
+    (picture,) = bundle.pictures(["sunflower"])
     picture.image.save(tmp_path / "one.png")
     file = str(tmp_path / "one.png")
     assert cli.main(["judge", file, file, "--top", "2", "--json"]) == 0

@@ -11,8 +11,10 @@ import tiny
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import cache, concepts, spans
-from nnsight_dream.words import BASELINE_WORDS
+from nnsight_dream.directions import text as concepts
+from nnsight_dream.directions.baseline_words import BASELINE_WORDS
+from nnsight_dream.io import cache
+from nnsight_dream.models import spans
 
 BEFORE, AFTER = "<bos><start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"
 WORDS = ["octopus", "user", "San Francisco", "木星 🐙", "bee bee"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import demo
+from nnsight_dream.demo import bundle
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def test_import_is_light() -> None:
 
 
 def test_names_are_unique_and_agree_with_the_judge(judge: nd.DemoJudge) -> None:
-    concepts = demo.concepts()
+    concepts = bundle.concepts()
     assert len(concepts) >= 400
     assert len({c.name for c in concepts}) == len(concepts)
     assert tuple(c.name for c in concepts) == judge.names
@@ -32,15 +32,15 @@ def test_names_are_unique_and_agree_with_the_judge(judge: nd.DemoJudge) -> None:
 
 
 def test_every_concept_has_its_own_picture() -> None:
-    found = demo.pictures()
-    assert [p.name for p in found] == [c.name for c in demo.concepts()]
+    found = bundle.pictures()
+    assert [p.name for p in found] == [c.name for c in bundle.concepts()]
     assert {p.image.size for p in found} == {p.mask.size for p in found} == {(64, 64)}
     assert min((np.asarray(p.mask) > 128).mean() for p in found) > 0.02
     assert len({p.image.tobytes() for p in found}) == len(found)
 
 
 def test_background_shows_only_where_the_mask_is_empty() -> None:
-    white, black = (demo.pictures(["frog"], background=b)[0] for b in (1.0, 0.0))
+    white, black = (bundle.pictures(["frog"], background=b)[0] for b in (1.0, 0.0))
     mask = np.asarray(white.mask) / 255
     difference = (np.asarray(white.image).astype(float) - np.asarray(black.image)) / 255
     assert np.abs(difference - (1 - mask)[..., None]).max() < 0.02
@@ -50,14 +50,14 @@ def test_background_shows_only_where_the_mask_is_empty() -> None:
 
 def test_advice_of_errors_works() -> None:
     with pytest.raises(ValueError, match="octopus"):
-        demo.pictures(["octupus"])
-    assert demo.pictures(["octopus"])[0].name == "octopus"
+        bundle.pictures(["octupus"])
+    assert bundle.pictures(["octopus"])[0].name == "octopus"
     with pytest.raises(ValueError, match=r"0 \(black\) to 1 \(white\)"):
-        demo.pictures(["octopus"], background=255)
+        bundle.pictures(["octopus"], background=255)
 
 
 def test_judge_transfers_to_these_pictures(judge: nd.DemoJudge) -> None:
-    found = demo.pictures()
+    found = bundle.pictures()
     ranks = torch.tensor([v.rank(p.name) for v, p in zip(judge.judge([p.image for p in found]), found, strict=True)])
     top1, top5 = (ranks == 1).float().mean().item(), (ranks <= 5).float().mean().item()
     assert top1 >= 0.65

@@ -16,9 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import nnsight_dream as nd
-from nnsight_dream import checkpoints, cli, devices, encoders, vlm
-from nnsight_dream.estimate import Weights
-from nnsight_dream.ray_workers import Cluster
+from nnsight_dream import cli
+from nnsight_dream.alignment import encoders
+from nnsight_dream.models import checkpoint as checkpoints
+from nnsight_dream.models import devices, parts
+from nnsight_dream.models import load as load_module
+from nnsight_dream.models.size import Weights
+from nnsight_dream.sweeps.ray import Cluster
 
 GB = 1_000_000_000
 
@@ -53,7 +57,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gone:
             return self
         return moved(self, *args, **more)
 
-    monkeypatch.setattr(vlm, "from_checkpoint", here)
+    monkeypatch.setattr(parts, "from_checkpoint", here)
     monkeypatch.setattr(torch.nn.Module, "to", to)
     return gone
 
@@ -153,7 +157,7 @@ def test_a_gpu_that_torch_cannot_use_is_said(
 ) -> None:
     real = os.path.exists
     monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/nvidiactl" or real(path))
-    monkeypatch.setattr(vlm, "_from_checkpoint", lambda x, *rest: devices.chosen(rest[3], str(x)))
+    monkeypatch.setattr(load_module, "_from_checkpoint", lambda x, *rest: devices.chosen(rest[3], str(x)))
     with pytest.raises(AttributeError):
         nd.load(tiny_folder)
     assert "goes to the cpu: torch sees no GPU, though this machine has one" in capsys.readouterr().err
@@ -166,7 +170,7 @@ def test_a_gpu_that_torch_cannot_use_is_said(
 )
 def test_every_command_takes_a_device(arguments: list[str], monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
     seen = []
-    monkeypatch.setattr(vlm, "load", lambda x, **options: seen.append(options["device"]))
+    monkeypatch.setattr(load_module, "load", lambda x, **options: seen.append(options["device"]))
     model = [str(tiny_folder)] if arguments == ["inspect"] else ["--model", str(tiny_folder)]
     best = "cpu" if devices.best().type == "cpu" and not devices.has_unseen_gpu() else None
     for more, device in (([], best), (["--device", "cuda:1"], "cuda:1")):

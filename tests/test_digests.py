@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream.digests import digest
+from nnsight_dream.synthesis.digests import digest
 
 HERE = Path(__file__).parent
 
@@ -334,7 +334,7 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_scores_have_two_keys_in_a_sweep(tiny_vlm: nd.VLM) -> None:
-    from nnsight_dream.sweeps import plan
+    from nnsight_dream.sweeps.sweep import plan
 
     keys = set()
     for power in (1, 2, 2):
@@ -355,7 +355,7 @@ def test_hooks_count_by_what_they_do_not_by_their_number() -> None:
 
 
 def test_at_once_is_no_part_of_a_key(tiny_vlm: nd.VLM) -> None:
-    from nnsight_dream.sweeps import plan
+    from nnsight_dream.sweeps.sweep import plan
 
     base = nd.Settings(batch=2)
     plans = [plan(tiny_vlm, [nd.Job("dog"), nd.Job("cat")], settings=base.but(at_once=n)) for n in (1, 4)]
@@ -420,7 +420,7 @@ def test_the_same_in_another_process_and_wherever_the_code_stands(
 
     here = [digest(one) for one in mine.ALL]
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import mine; from nnsight_dream.digests import digest;"
+        "import sys; sys.path.insert(0, sys.argv[1]); import mine; from nnsight_dream.synthesis.digests import digest;"
         "print(*(digest(one) for one in mine.ALL))"
     )
     environment = dict(os.environ, PYTHONHASHSEED="7")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream.pictures import as_tensors
+from nnsight_dream.io.pictures import as_tensors
 
 
 def noise(seed, size=(112, 112), mode="RGB"):

@@ -12,8 +12,9 @@ import transformers
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import encoders, feature_store
-from nnsight_dream.feature_store import features
+from nnsight_dream.alignment import encoders
+from nnsight_dream.alignment import features as feature_store
+from nnsight_dream.alignment.features import features
 
 SMALL = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24)
 SEEN = dict(**SMALL, image_size=32, patch_size=8)
@@ -99,7 +100,7 @@ def test_sides_of_a_vlm(tiny_vlm: nd.VLM) -> None:
     for tokens in ("mean", "last"):
         read = encoders.text_side(tiny_vlm, tokens).read(TEXTS, [0, 2])
         for i, text in enumerate(TEXTS):
-            from nnsight_dream.spans import wrap
+            from nnsight_dream.models.spans import wrap
 
             (prompt,) = wrap(tiny_vlm.tokenizer, [text])
             hidden = tiny_vlm.hf(input_ids=torch.tensor([prompt.ids]), output_hidden_states=True).hidden_states

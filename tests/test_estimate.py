@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nnsight_dream as nd
 from nnsight_dream import cli
-from nnsight_dream.dry_run import DryRun
-from nnsight_dream.estimate import GPUS, Rate, cpu_rate, estimate, gpu_rate
-from nnsight_dream.pixels import resize
+from nnsight_dream.engine.pixels import resize
+from nnsight_dream.models.dry_run import DryRun
+from nnsight_dream.models.estimate import GPUS, Rate, cpu_rate, estimate, gpu_rate
 
 PARTS = ("tower", "projector", "decoder")
 

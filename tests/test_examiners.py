@@ -27,11 +27,13 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 import nnsight_dream as nd
-from nnsight_dream import demo, pairs
-from nnsight_dream.examiners import demo_aliases
-from nnsight_dream.judging import results
-from nnsight_dream.preference import clip_scores
-from nnsight_dream.store import Job, Store
+from nnsight_dream.alignment import pairs
+from nnsight_dream.alignment.preference import clip_scores
+from nnsight_dream.demo import bundle
+from nnsight_dream.judges.local import demo_aliases
+from nnsight_dream.judges.tally import results
+from nnsight_dream.sweeps.jobs import Job
+from nnsight_dream.sweeps.store import Store
 
 NAMES = [("octopus", "animal"), ("frog", "animal"), ("bee", "animal"), ("winter", "season"), ("summer", "season")]
 
@@ -48,7 +50,7 @@ def store_of(folder: Path, shown: dict[Job, str]) -> Store:
     """A store whose pictures show bundled art, perhaps of something else than the job's concept."""
     store = Store(folder)
     for job, name in shown.items():
-        store.put(job.key(), job, prototype(job.concept, image=demo.pictures([name])[0].image))
+        store.put(job.key(), job, prototype(job.concept, image=bundle.pictures([name])[0].image))
     return store
 
 
@@ -82,7 +84,7 @@ def test_bundled_judge_on_a_store(tmp_path: Path, demo_judge: nd.DemoJudge) -> N
 def test_rows_of_the_bundled_judge(tmp_path: Path, demo_judge: nd.DemoJudge) -> None:
     store = store_of(tmp_path, {Job("bee", "animal"): "frog"})
     nd.examine(store, nd.DemoExaminer(demo_judge), progress=False)
-    image = demo.pictures(["frog"])[0].image
+    image = bundle.pictures(["frog"])[0].image
     for row in (r for r in store.answers(next(store.keys()), "demo") if r["what"] == "answer"):
         category = "animal" if row["protocol"] == "hint" else None
         (verdict,) = demo_judge.judge(image, category=category)
@@ -93,15 +95,15 @@ def test_rows_of_the_bundled_judge(tmp_path: Path, demo_judge: nd.DemoJudge) -> 
 
 
 def test_temperature_of_the_bundled_judge(demo_judge: nd.DemoJudge) -> None:
-    warmth = json.loads((demo.folder() / "judge" / "config.json").read_text(encoding="utf-8"))["temperature"]
-    image = demo.pictures(["bee"])[0].image
+    warmth = json.loads((bundle.folder() / "judge" / "config.json").read_text(encoding="utf-8"))["temperature"]
+    image = bundle.pictures(["bee"])[0].image
     expected = (demo_judge.logits(image)[0] / warmth).softmax(-1).sort(descending=True).values
     assert demo_judge.judge(image)[0].probabilities == pytest.approx(expected.tolist(), abs=1e-5)
     assert warmth != 1
 
 
 def test_more_pictures_than_a_batch(tmp_path: Path, demo_judge: nd.DemoJudge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnsight_dream.examiners._AT_ONCE", 2)
+    monkeypatch.setattr("nnsight_dream.judges.local._AT_ONCE", 2)
     names = ("octopus", "frog", "rocket", "pizza", "sunflower")
     store = store_of(tmp_path, {Job(n): n for n in names})
     nd.examine(store, nd.DemoExaminer(demo_judge), protocols=["strict"], progress=False)
@@ -245,12 +247,12 @@ def test_zero_shot_from_a_folder(tmp_path: Path, encoder: tuple[str, Any, Any]) 
 
 def test_zero_shot_names_and_template() -> None:
     model, processor = dual_encoder("clip")
-    judge = nd.ZeroShotJudge(model, processor, names=demo.concepts()[:5], template="{name}, drawn")
-    assert judge.names == tuple(c.name for c in demo.concepts()[:5])
-    assert judge.categories == tuple(c.category for c in demo.concepts()[:5])
-    plain = nd.ZeroShotJudge(model, processor, names=demo.concepts()[:5])
+    judge = nd.ZeroShotJudge(model, processor, names=bundle.concepts()[:5], template="{name}, drawn")
+    assert judge.names == tuple(c.name for c in bundle.concepts()[:5])
+    assert judge.categories == tuple(c.category for c in bundle.concepts()[:5])
+    plain = nd.ZeroShotJudge(model, processor, names=bundle.concepts()[:5])
     assert (judge.logits(images()) - plain.logits(images())).abs().max() > 1e-3
-    aliased = next(c for c in demo.concepts() if c.aliases)
+    aliased = next(c for c in bundle.concepts() if c.aliases)
     known = nd.ZeroShotJudge(model, processor, names=[aliased])
     assert known.accepted(aliased.aliases[0].upper()) == {aliased.name}
     for wrong, error in (

@@ -21,10 +21,13 @@ from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import nnsight_dream as nd
-from nnsight_dream import families
 from nnsight_dream.cli import main
-from nnsight_dream.trace import Climb, _keeps_shape, _picture_inputs, ascend
-from nnsight_dream.vlm import Parts
+from nnsight_dream.engine.optimise import Climb
+from nnsight_dream.models import families
+from nnsight_dream.models.check import _keeps_shape
+from nnsight_dream.models.parts import Parts
+from nnsight_dream.models.reading import _picture_inputs
+from nnsight_dream.synthesis.ascent import ascend
 
 NAMES = list(tiny_families.BUILDERS)
 CLOSE = {"atol": 3e-5, "rtol": 1e-4}

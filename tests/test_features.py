@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import reference as reference_module
-from nnsight_dream.pictures import as_tensors
-from nnsight_dream.sae_models import resolve
+from nnsight_dream.io.pictures import as_tensors
+from nnsight_dream.sae import reference as reference_module
+from nnsight_dream.sae.hooks import resolve
 
 FEW = nd.Settings(steps=3, batch=2, rate=0.5, clip=0.1, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),))
 
@@ -682,15 +682,13 @@ def test_resolve_takes_sites_and_numbers(vlm: nd.VLM) -> None:
 
 
 def test_the_reference_pictures_are_spread_over_all_bundled_ones() -> None:
-    from nnsight_dream import demo
+    from nnsight_dream.demo import bundle
 
     try:
-        every = demo.pictures()
+        every = bundle.pictures()
     except FileNotFoundError:
         pytest.skip("no bundled data")
-    code = (
-        "from nnsight_dream.reference import reference_pictures as r; print(len(r()), len({p.tobytes() for p in r()}))"
-    )
+    code = "from nnsight_dream.sae.reference import reference_pictures as r; print(len(r()), len({p.tobytes() for p in r()}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert len(every) >= 48
     assert done.stdout.split() == ["48", "48"]

@@ -23,8 +23,11 @@ from PIL import Image
 from safetensors import safe_open
 
 import nnsight_dream as nd
-from nnsight_dream import feature_climb, sae_files, sae_releases, trace
-from nnsight_dream import reference as reference_module
+from nnsight_dream.engine import optimise
+from nnsight_dream.sae import files as sae_files
+from nnsight_dream.sae import reference as reference_module
+from nnsight_dream.sae import releases as sae_releases
+from nnsight_dream.synthesis import ascent, feature_climb
 
 REPO = "google/gemma-scope-2-4b-it"
 FEATURES, INDEX = 16384, 12345
@@ -127,9 +130,9 @@ def test_one_step_at_the_real_width(
     (gradient,) = torch.autograd.grad(by_hand, start)
     rate = 0.5 / float(gradient.abs().max())
 
-    climb = trace.Climb(steps=1, batch=1, rate=rate, clip=1e9)
+    climb = optimise.Climb(steps=1, batch=1, rate=rate, clip=1e9)
     goal = [feature_climb.objective(vlm, feature, site, 0)]
-    (after,), history, _ = trace.ascend(vlm, canvas, (), goal, [site], climb, [generator], parts=[start.detach()])
+    (after,), history, _ = ascent.ascend(vlm, canvas, (), goal, [site], climb, [generator], parts=[start.detach()])
     torch.testing.assert_close(history[0, 0], by_hand.detach(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(after - start.detach(), rate * gradient, atol=1e-4, rtol=1e-3)
     assert hf.training is False

@@ -11,7 +11,7 @@ import tiny_families
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import gradients, trace
+from nnsight_dream.models import check, gradients
 
 DECODER, TOWER = "model.language_model.layers", "model.vision_tower.encoder.layers"
 
@@ -179,7 +179,7 @@ def test_the_bundled_model_is_proved_here_and_not_at_every_load(demo_vlm: nd.VLM
     fresh = nd.load("demo", check=False)
     fresh.is_demo = False
     before = set(gradients._PROVED.get(fresh.hf, ()))
-    trace._check_gradient(fresh)
+    check._check_gradient(fresh)
     assert len(gradients._PROVED[fresh.hf]) == len(before) + 1
     said, found = measured_small(fresh)
     assert said == pytest.approx(found, rel=2e-2)

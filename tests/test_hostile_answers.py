@@ -13,13 +13,16 @@ from stores import filled, jobs
 from test_openai_judge import judge, rows, texts
 
 import nnsight_dream as nd
-from nnsight_dream import demo, keys, questions
-from nnsight_dream.judging import JudgeStopped, answer_row, grade_row, plan_calls
-from nnsight_dream.openai_judge import _field_score, _said, _text_score
-from nnsight_dream.plain import plain
-from nnsight_dream.refusals import refuses
-from nnsight_dream.store import Store
-from nnsight_dream.thinking import begun, spoken
+from nnsight_dream.demo import bundle
+from nnsight_dream.io import secrets as keys
+from nnsight_dream.io.json_values import plain
+from nnsight_dream.judges import questions
+from nnsight_dream.judges.desk import JudgeStopped, answer_row, grade_row
+from nnsight_dream.judges.examine import plan_calls
+from nnsight_dream.judges.openai import _field_score, _said, _text_score
+from nnsight_dream.judges.refusals import refuses
+from nnsight_dream.judges.thinking import begun, spoken
+from nnsight_dream.sweeps.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +157,7 @@ I don't see anything in particular; maybe a frog.|I think I see an owl""".replac
 def test_refusals_in_many_words_and_languages() -> None:
     assert [text for text in REFUSALS if not refuses(text)] == []
     assert [text for text in ANSWERS if refuses(text)] == []
-    assert [c.name for c in demo.concepts() if any(map(refuses, (c.name, *c.aliases)))] == []
+    assert [c.name for c in bundle.concepts() if any(map(refuses, (c.name, *c.aliases)))] == []
 
 
 # -- what cannot be written --------------------------------------------------------------------------------------
@@ -421,7 +424,7 @@ def test_a_vlm_whose_template_lies_elsewhere(tmp_path: Path, name: str) -> None:
 def test_the_key_to_a_server_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     from nnsight.schema.config import CONFIG
 
-    from nnsight_dream.remote_errors import refused, translated, unreachable
+    from nnsight_dream.remote.errors import refused, translated, unreachable
 
     monkeypatch.setattr(CONFIG.API, "APIKEY", KEY)
     for error in (

@@ -20,11 +20,12 @@ from heads import heads
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import encoders, hub
+from nnsight_dream.alignment import encoders
+from nnsight_dream.alignment.pairs import from_hub, pair
+from nnsight_dream.alignment.preference import clip_scores
 from nnsight_dream.cli import main
-from nnsight_dream.estimate import estimate
-from nnsight_dream.pairs import from_hub, pair
-from nnsight_dream.preference import clip_scores
+from nnsight_dream.models import hub
+from nnsight_dream.models.estimate import estimate
 
 DOORS: dict[str, Callable[[Any], Any]] = {
     "load": nd.load,

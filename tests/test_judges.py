@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import cli, demo
+from nnsight_dream import cli
+from nnsight_dream.demo import bundle
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def judge():
 
 
 def test_judge_knows_art_it_never_saw(judge):
-    pictures = demo.pictures()
+    pictures = bundle.pictures()
     verdicts = judge.judge([p.image for p in pictures])
     first = sum(v.top == p.name for v, p in zip(verdicts, pictures, strict=True)) / len(pictures)
     five = sum(p.name in v.names[:5] for v, p in zip(verdicts, pictures, strict=True)) / len(pictures)
@@ -28,32 +29,32 @@ def test_judge_knows_art_it_never_saw(judge):
 
 
 def test_hint_is_strict_renormalised(judge):
-    (picture,) = demo.pictures(["octopus"])
+    (picture,) = bundle.pictures(["octopus"])
     strict = judge.judge(picture.image)[0]
     hint = judge.judge(picture.image, category="animal")[0]
     share = dict(zip(strict.names, strict.probabilities, strict=True))
     total = sum(share[n] for n in hint.names)
-    assert len(hint.names) == sum(c.category == "animal" for c in demo.concepts())
+    assert len(hint.names) == sum(c.category == "animal" for c in bundle.concepts())
     for name, p in zip(hint.names[:10], hint.probabilities[:10], strict=True):
         assert p == pytest.approx(share[name] / total, abs=1e-4)
     assert sum(strict.probabilities) == pytest.approx(1, abs=1e-4)
 
 
 def test_batch_equals_single(judge):
-    images = [p.image for p in demo.pictures(["frog", "rocket", "pizza"])]
+    images = [p.image for p in bundle.pictures(["frog", "rocket", "pizza"])]
     torch.testing.assert_close(judge.logits(images), torch.cat([judge.logits(i) for i in images]), atol=1e-4, rtol=1e-4)
 
 
 def test_names_agree(judge):
-    assert list(judge.names) == [c.name for c in demo.concepts()]
+    assert list(judge.names) == [c.name for c in bundle.concepts()]
     assert len(judge.names) >= 400
 
 
 def test_errors_name_the_nearest(judge):
     with pytest.raises(ValueError, match="did you mean 'animal'"):
-        judge.judge(demo.pictures(["frog"])[0].image, category="animals")
+        judge.judge(bundle.pictures(["frog"])[0].image, category="animals")
     with pytest.raises(ValueError, match="octopus"):
-        demo.pictures(["octopuss"])
+        bundle.pictures(["octopuss"])
 
 
 def test_import_is_light():

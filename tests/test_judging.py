@@ -13,18 +13,12 @@ import pytest
 from stores import concept_of, filled, jobs
 
 import nnsight_dream as nd
-from nnsight_dream import questions
-from nnsight_dream.judging import (
-    Calls,
-    JudgeStopped,
-    answer_row,
-    examine,
-    grade_row,
-    grader_agreement,
-    plan_calls,
-    results,
-)
-from nnsight_dream.store import Job, Store
+from nnsight_dream.judges import questions
+from nnsight_dream.judges.desk import JudgeStopped, answer_row, grade_row
+from nnsight_dream.judges.examine import Calls, examine, plan_calls
+from nnsight_dream.judges.tally import grader_agreement, results
+from nnsight_dream.sweeps.jobs import Job
+from nnsight_dream.sweeps.store import Store
 
 
 class Fake:
@@ -463,6 +457,6 @@ def test_a_plan_tells_what_will_be_asked(tmp_path: Path) -> None:
 
 def test_import_is_light() -> None:
     heavy = "('torch', 'transformers', 'openai', 'numpy', 'PIL')"
-    code = f"import sys, nnsight_dream.judging; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, nnsight_dream.judges.examine; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnsight_dream.layer_maps import MEASURES, layer_map, peak
-from nnsight_dream.predictivity import linear_predictivity
-from nnsight_dream.representation import cka, mutual_knn, rsa
+from nnsight_dream.stats.layer_map import MEASURES, layer_map, peak
+from nnsight_dream.stats.ridge import linear_predictivity
+from nnsight_dream.stats.similarity import cka, mutual_knn, rsa
 
 ALONE = {
     "predictivity": linear_predictivity,

@@ -15,8 +15,8 @@ import tiny_families
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream.checkpoints import INDEX, default_dtype, wanted
-from nnsight_dream.families import GEMMA3
+from nnsight_dream.models.checkpoint import INDEX, default_dtype, wanted
+from nnsight_dream.models.families import GEMMA3
 
 SIDE = 112
 

@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import objectives, trace
-from nnsight_dream.digests import digest
-from nnsight_dream.synthesis import centre
+from nnsight_dream.directions import centres
+from nnsight_dream.engine import objective, pooling
+from nnsight_dream.models import reading
+from nnsight_dream.synthesis.centres import centre
+from nnsight_dream.synthesis.digests import digest
 
 FEW = nd.Settings(steps=2, batch=2, rate=0.5, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),))
 
@@ -124,8 +126,8 @@ def test_scores() -> None:
     pooled, vectors = rand(4, 6), 3 * rand(4, 6, seed=1)
     for row in range(4):
         a, b = pooled[row].double().numpy(), vectors[row].double().numpy()
-        assert objectives.cosine(pooled, vectors)[row].item() == pytest.approx(reference.cosine(a, b), abs=1e-6)
-        assert objectives.dot(pooled, vectors)[row].item() == pytest.approx(a @ b / np.sqrt(b @ b), rel=1e-5)
+        assert pooling.cosine(pooled, vectors)[row].item() == pytest.approx(reference.cosine(a, b), abs=1e-6)
+        assert pooling.dot(pooled, vectors)[row].item() == pytest.approx(a @ b / np.sqrt(b @ b), rel=1e-5)
 
 
 # -- centres -----------------------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ def test_natural_noise(tiny_vlm: nd.VLM) -> None:
 def test_natural_noise_falls_as_one_over_frequency(tiny_vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(
-        trace, "read_pictures", lambda vlm, x, sites: seen.append(x) or {sites[0]: torch.zeros(len(x), 16, 32)}
+        centres, "read_pictures", lambda vlm, x, sites: seen.append(x) or {sites[0]: torch.zeros(len(x), 16, 32)}
     )
     nd.NaturalNoise(16).of(tiny_vlm, nd.Site(1))
     x = torch.cat(seen)
@@ -239,8 +241,8 @@ def test_the_centre_of_pictures_that_travelled_is_not_computed_again(
 ) -> None:
     """A Ray worker unpickles its settings with every chunk: what they mean is known there after the first."""
     asked = []
-    mean_patches = objectives.mean_patches
-    monkeypatch.setattr(objectives, "mean_patches", lambda *a: asked.append(a) or mean_patches(*a))
+    mean_patches = reading.mean_patches
+    monkeypatch.setattr(centres, "mean_patches", lambda *a: asked.append(a) or mean_patches(*a))
     images = [Image.new("RGB", (20, 20), (200, 30, 90 + i)) for i in range(2)]
     for _ in range(2):
         travelled = pickle.loads(pickle.dumps(FEW.but(centre=nd.Pictures(images))))
@@ -277,7 +279,7 @@ def test_objectives_are_grouped_by_site() -> None:
     sites = [nd.Site(2), nd.Site(1), nd.Site(2), nd.Site(3)]
     jobs = [(site, rand(5, seed=i), rand(5, seed=10 + i)) for i, site in enumerate(sites)]
     patches = {site: rand(8, 6, 5, seed=20 + site.layer) for site in set(sites)}
-    found = objectives.group(jobs, nd.Attention(tau=0.1), objectives.cosine)
+    found = objective.group(jobs, nd.Attention(tau=0.1), pooling.cosine)
     assert [o.site for o in found] == [nd.Site(2), nd.Site(1), nd.Site(3)]
     total = sum(o(step_of(patches)) for o in found)
     for j, (site, vector, middle) in enumerate(jobs):

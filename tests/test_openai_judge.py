@@ -18,9 +18,11 @@ from PIL import Image
 from stores import filled, jobs
 
 import nnsight_dream as nd
-from nnsight_dream.judging import BudgetReached, JudgeStopped, grader_agreement, plan_calls
-from nnsight_dream.openai_calls import _seconds
-from nnsight_dream.openai_judge import GIVE_UP, data_url
+from nnsight_dream.judges.desk import BudgetReached, JudgeStopped
+from nnsight_dream.judges.examine import plan_calls
+from nnsight_dream.judges.openai import GIVE_UP, data_url
+from nnsight_dream.judges.openai_calls import _seconds
+from nnsight_dream.judges.tally import grader_agreement
 
 KEY = "sk-test-0123456789-abcdefghij"
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnsight_dream import pairs
-from nnsight_dream.coco import outlines, unpacked
+from nnsight_dream.alignment import pairs
+from nnsight_dream.alignment.coco import outlines, unpacked
 
 
 def picture(path: Path, colour: str = "red", mode: str = "RGB", size: tuple[int, int] = (8, 6)) -> Path:

@@ -15,9 +15,14 @@ import torch
 from PIL import Image, ImageOps
 
 import nnsight_dream as nd
-from nnsight_dream import cli, demo, encoders, feature_store, pairs, pictures, reference
-from nnsight_dream.judges import as_pil
-from nnsight_dream.pictures import as_image, as_images, as_tensors, content, files, read
+from nnsight_dream import cli
+from nnsight_dream.alignment import encoders, pairs
+from nnsight_dream.alignment import features as feature_store
+from nnsight_dream.demo import bundle
+from nnsight_dream.io import pictures
+from nnsight_dream.io.pictures import as_image, as_images, as_tensors, content, files, read
+from nnsight_dream.judges.named import as_pil
+from nnsight_dream.sae import reference
 
 BLOCKS = np.kron(np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8), np.ones((4, 4, 1), np.uint8))
 RGB = Image.fromarray(BLOCKS)
@@ -155,7 +160,7 @@ def test_broken_exif_turns_nothing() -> None:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Image.Image]:
     """A picture that is stored turned and transparent, and what it shows."""
-    shown = demo.pictures(["octopus"])[0]
+    shown = bundle.pictures(["octopus"])[0]
     clear = shown.image.convert("RGBA")
     clear.putalpha(shown.mask)
     values = np.array(clear)
@@ -210,7 +215,7 @@ def test_the_command_and_features_read_alike(
 
 def test_no_picture_depends_on_its_company(tiny_vlm: nd.VLM) -> None:
     sizes = [(40, 60), (112, 112), (40, 60), (90, 90)]
-    mixed = [p.image.resize(size) for p, size in zip(demo.pictures()[:4], sizes, strict=True)]
+    mixed = [p.image.resize(size) for p, size in zip(bundle.pictures()[:4], sizes, strict=True)]
     for encoder in (encoders.image_side(tiny_vlm), encoders.tower(tiny_vlm)):
         together = encoder.read(mixed, [1])[1]
         assert torch.allclose(together, torch.cat([encoder.read([one], [1])[1] for one in mixed]), atol=1e-5)
@@ -222,7 +227,7 @@ def test_pictures_of_one_size_are_judged_in_one_pass(monkeypatch: pytest.MonkeyP
     judge, passes = nd.DemoJudge(), []
     inner = judge._input
     monkeypatch.setattr(judge, "_input", lambda part: passes.append(len(part)) or inner(part))
-    judge.judge([p.image for p in demo.pictures()[:5]])
+    judge.judge([p.image for p in bundle.pictures()[:5]])
     assert passes == [5]
 
 

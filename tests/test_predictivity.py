@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnsight_dream.folds import duplicate_groups, make_folds
-from nnsight_dream.predictivity import linear_predictivity, predict, side
-from nnsight_dream.representation import retrieval
+from nnsight_dream.stats.folds import duplicate_groups, make_folds
+from nnsight_dream.stats.ridge import linear_predictivity, predict, side
+from nnsight_dream.stats.similarity import retrieval
 
 SOME = (1.0, 10.0, 100.0, 1000.0)
 

@@ -19,7 +19,8 @@ from PIL import Image
 from rich.console import Console
 
 import nnsight_dream as nd
-from nnsight_dream import cli, pictures
+from nnsight_dream import cli
+from nnsight_dream.io import pictures
 
 
 def prototype(label: str = "octopus", colour: tuple[int, int, int] = (250, 120, 10), **changes: Any) -> nd.Prototype:

@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import cli, demo, reference
-from nnsight_dream.pictures import as_tensors
+from nnsight_dream import cli
+from nnsight_dream.demo import bundle
+from nnsight_dream.io.pictures import as_tensors
+from nnsight_dream.sae import reference
 
 
 def noise(sides: list[int], seed: int = 0) -> list[Image.Image]:
@@ -99,7 +101,7 @@ def test_the_default_is_said_once_for_a_model_that_is_not_the_bundled_one(vlm: n
 def test_with_pictures_of_ones_own_nothing_is_said_and_emoji_are_not_read(
     vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "pictures", lambda: pytest.fail("the bundled pictures were read"))
+    monkeypatch.setattr(bundle, "pictures", lambda: pytest.fail("the bundled pictures were read"))
     monkeypatch.setattr(reference, "reference_pictures", lambda: pytest.fail("the bundled pictures were read"))
     sae, images = saes.build("standard", model=None), noise([28, 40])
     with warnings.catch_warnings():

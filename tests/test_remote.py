@@ -25,25 +25,22 @@ import tiny_families
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import (
-    cli,
-    demo,
-    remote,
-    remote_ascents,
-    remote_errors,
-    remote_jobs,
-    remote_notes,
-    shipped_jobs,
-    shipping,
-    synthesis,
-)
+from nnsight_dream import cli
+from nnsight_dream.demo import bundle
+from nnsight_dream.engine import jobs as shipped_jobs
+from nnsight_dream.remote import client, loopback, run
+from nnsight_dream.remote import errors as remote_errors
+from nnsight_dream.remote import payload as shipping
+from nnsight_dream.remote.client import _COMPARED, backend, wait_for
+from nnsight_dream.synthesis import notes, synthesize
+from nnsight_dream.synthesis.ascent import prepare
 
 HERE = Path(__file__).parent
 NAME = "dream/demo"
 COMMIT = "0" * 40
 FEW = nd.Settings.demo().but(steps=2, batch=1, centre=nd.Grey())
 WORDS = ["octopus", "fox"]
-SOME = nd.Pictures(tuple(p.image for p in demo.pictures(["fox", "octopus"])))
+SOME = nd.Pictures(tuple(p.image for p in bundle.pictures(["fox", "octopus"])))
 # all that a payload may name: torch, how nnsight pickles, and a server's own nnsight
 ALLOWED = {
     "builtins",
@@ -85,7 +82,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    command = [sys.executable, str(HERE / "ndif_stub.py"), str(demo.folder() / "vlm"), NAME, "nnsight_dream"]
+    command = [sys.executable, str(HERE / "ndif_stub.py"), str(bundle.folder() / "vlm"), NAME, "nnsight_dream"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             assert process.stdout is not None
@@ -103,7 +100,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept.mkdir(parents=True)
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text(COMMIT)
-    for file in (demo.folder() / "vlm").iterdir():
+    for file in (bundle.folder() / "vlm").iterdir():
         if file.suffix != ".safetensors":
             (kept / file.name).write_bytes(file.read_bytes())
     return folder
@@ -111,9 +108,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_jobs, "WAITS", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(remote_jobs, "ASK_EVERY", 0.05)
-    monkeypatch.setattr("nnsight_dream.remote_sweeps.WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(client, "WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(client, "ASK_EVERY", 0.05)
+    monkeypatch.setattr("nnsight_dream.sweeps.servers.WAITS", (0.01, 0.01, 0.01))
 
 
 @pytest.fixture(autouse=True)
@@ -185,8 +182,8 @@ def test_an_ascent_is_one_job(
 ) -> None:
     vlm = local if kind == "local" else there
     sizes: list[int] = []
-    real = remote.payload
-    monkeypatch.setattr(remote, "payload", lambda *a: (blob := real(*a), sizes.append(len(blob)))[0])
+    real = run.payload
+    monkeypatch.setattr(run, "payload", lambda *a: (blob := real(*a), sizes.append(len(blob)))[0])
     steps: list[tuple[int, int]] = []
     found = nd.synthesize(
         vlm, concepts(vlm), settings=FEW, progress=lambda step, scores: steps.append((step, len(scores)))
@@ -311,8 +308,8 @@ def test_a_payload_names_nothing_strange(local: nd.VLM, there: nd.VLM) -> None:
             few = FEW.but(canvas=canvas, augment=augment, pooling=pooling, centre=centre)
             aims = [*concepts(vlm), nd.feature("demo", 3)]
             away = nd.Away(nd.from_tensor(vlm, torch.ones(vlm.width), 2), 0.3)
-            (ascent,) = synthesis.prepare(vlm, [(a, 0) for a in aims], few, [nd.TotalVariation(), away])
-            blob = remote.payload(vlm, shipped_jobs.ascent, ascent.piece())
+            (ascent,) = prepare(vlm, [(a, 0) for a in aims], few, [nd.TotalVariation(), away])
+            blob = run.payload(vlm, shipped_jobs.ascent, ascent.piece())
             named |= shipping.named_modules(blob)
             assert len(blob) < 2**20
     assert named <= ALLOWED, named - ALLOWED
@@ -322,8 +319,8 @@ def test_a_payload_names_nothing_strange(local: nd.VLM, there: nd.VLM) -> None:
 def test_a_paper_ascent_is_a_few_kilobytes(there: nd.VLM) -> None:
     import zstandard
 
-    (ascent,) = synthesis.prepare(there, [(concepts(there)[0], 0)], nd.Settings.paper(4))
-    blob = remote.payload(there, shipped_jobs.ascent, ascent.piece())
+    (ascent,) = prepare(there, [(concepts(there)[0], 0)], nd.Settings.paper(4))
+    blob = run.payload(there, shipped_jobs.ascent, ascent.piece())
     assert len(zstandard.ZstdCompressor(level=6).compress(blob)) < 40_000
 
 
@@ -385,7 +382,7 @@ import rich.text as rich_text  # noqa: E402
         (Grand(), r"super\(\) without arguments.*Base.method\(self"),
         (_with_package, r"names nnsight_dream.*import the function itself, or use torch"),
         (_with_judge, r"names rich.text.*torch and math only"),
-        (functools.partial(Bright(), image=demo.pictures(["fox"])[0].image), r"cannot travel.*as a tensor"),
+        (functools.partial(Bright(), image=bundle.pictures(["fox"])[0].image), r"cannot travel.*as a tensor"),
     ],
     ids=["super", "package", "strange", "picture"],
 )
@@ -484,7 +481,7 @@ def test_other_versions_are_told(load: Callable[..., nd.VLM], server: Server) ->
 
     mine = version("transformers")
     vlm = load()
-    remote_jobs._COMPARED.clear()
+    _COMPARED.clear()
     try:
         server.trouble(transformers="4.1.0")
         with pytest.raises(
@@ -497,7 +494,7 @@ def test_other_versions_are_told(load: Callable[..., nd.VLM], server: Server) ->
             nd.concept(vlm, "fox", layer=1, baseline=None).norm  # noqa: B018
     finally:
         server.trouble(transformers=mine)
-        remote_jobs._COMPARED.clear()
+        _COMPARED.clear()
 
 
 def test_a_server_that_is_not_there(hub: Path) -> None:
@@ -557,7 +554,7 @@ def test_jobs_that_cannot_be_collected(
             nd.submit(vlm, aims(vlm), settings=FEW)
         with pytest.raises(ValueError, match="is on no server"):
             nd.collect(vlm, "x")
-    monkeypatch.setattr(remote_jobs.wait_for, "__defaults__", (None, 0.0))
+    monkeypatch.setattr(wait_for, "__defaults__", (None, 0.0))
     with pytest.raises(LookupError, match="knows no job 'x'"):
         nd.collect(there, "x")
     few = FEW.but(score=lambda pooled, direction: (pooled - pooled).sum(-1) / 0)
@@ -582,11 +579,11 @@ def test_ctrl_c_asks_whether_to_leave_it(
     assert ("Leave it to the server" in capsys.readouterr().err) == (answer is not None)
     if answer == "y\n":
         left = stopped.value
-        assert isinstance(left, remote_ascents.LeftRunning)
+        assert isinstance(left, synthesize.LeftRunning)
         assert f"nd.collect(vlm, '{left.job}')" in str(left)
         same(nd.collect(there, left.job), plain)
     else:
-        assert not isinstance(stopped.value, remote_ascents.LeftRunning)
+        assert not isinstance(stopped.value, synthesize.LeftRunning)
 
 
 def test_ctrl_c_in_a_job_that_runs_here(local: nd.VLM) -> None:
@@ -623,7 +620,7 @@ def test_what_a_killed_client_sent_is_collected(
     load: Callable[..., nd.VLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed while waiting for the first piece, then for the second; nothing is sent twice."""
-    from nnsight_dream import remote_sweeps
+    from nnsight_dream.sweeps import servers as remote_sweeps
 
     jobs, few = nd.jobs_of([("fox", "animal", "fox")], [4]), FEW.but(steps=4)
     sent: list[str] = []
@@ -761,17 +758,17 @@ NOTE = {
 
 
 def changed(**fields: Any) -> bytes:
-    found = json.loads(remote_notes.sealed(NOTE, []))
+    found = json.loads(notes.sealed(NOTE, []))
     return json.dumps({**found, **fields}).encode()
 
 
 def test_a_note_is_json_and_comes_back() -> None:
     history = [torch.rand(3, 1), torch.zeros(0, 1)]
-    found = remote_notes.opened(remote_notes.sealed(NOTE, history), "j")
+    found = notes.opened(notes.sealed(NOTE, history), "j")
     assert {k: v for k, v in found.items() if k != "history"} == NOTE
     assert all(torch.equal(a, b) for a, b in zip(found["history"], history, strict=True))
     with pytest.raises(TypeError, match="the story of fox cannot be kept for another process"):
-        remote_notes.sealed({**NOTE, "story": {"settings": {1j}}}, [])
+        notes.sealed({**NOTE, "story": {"settings": {1j}}}, [])
 
 
 @pytest.mark.parametrize(
@@ -798,11 +795,13 @@ def test_a_note_is_json_and_comes_back() -> None:
 )
 def test_a_note_of_another_form_is_refused(note: Any) -> None:
     with pytest.raises(ValueError, match=r"job .j. is no ascent that nd\.submit or nd\.sweep of this version sent"):
-        remote_notes.opened(note, "j")
+        notes.opened(note, "j")
 
 
 def test_no_note_runs_code(there: nd.VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnsight_dream.detached.wait_for", lambda *_: {"note": pickle.dumps(Runs(tmp_path / "ran"))})
+    monkeypatch.setattr(
+        "nnsight_dream.synthesis.detached.wait_for", lambda *_: {"note": pickle.dumps(Runs(tmp_path / "ran"))}
+    )
     with pytest.raises(ValueError, match=r"no ascent that nd\.submit"):
         nd.collect(there, "j")
     assert not (tmp_path / "ran").exists()
@@ -818,7 +817,7 @@ def stored(value: Any, **options: Any) -> bytes:
 def test_answers_hold_tensors_and_plain_values_only(protocol: int, there: nd.VLM, tmp_path: Path) -> None:
     from nnsight.schema.response import ResponseModel, Status
 
-    client = remote_jobs.backend(there)
+    client = backend(there)
     client.compress = False
     value = {
         "note": b"\x00\xff",
@@ -854,8 +853,8 @@ def test_pieces_of_another_form_are_refused() -> None:
         "pictures": torch.zeros(1, 8, 8, 3, dtype=torch.uint8),
         "measured": [({"mean": 0.5}, torch.rand(4), None)],
     }
-    assert remote_notes.check_piece(good, 1) is good
-    assert remote_notes.check_piece({**good, "measured": None}, 1)
+    assert notes.check_piece(good, 1) is good
+    assert notes.check_piece({**good, "measured": None}, 1)
     for wrong in (
         [],
         {},
@@ -869,9 +868,9 @@ def test_pieces_of_another_form_are_refused() -> None:
         {**good, "measured": [({"mean": 1.0}, torch.rand(2, 2), None)]},
     ):
         with pytest.raises(remote_errors.ServerError, match="the server's answer is none to an ascent"):
-            remote_notes.check_piece(wrong, 1)
+            notes.check_piece(wrong, 1)
     with pytest.raises(remote_errors.ServerError, match=r"a heat map is \(4,\)"):
-        remote_notes.check_heat(torch.rand(5), nd.Site(1), (2, 2))
+        notes.check_heat(torch.rand(5), nd.Site(1), (2, 2))
 
 
 # -- here, as on a server ----------------------------------------------------------------------------------------
@@ -881,33 +880,38 @@ def test_a_callback_may_use_the_package(local: nd.VLM) -> None:
     seen = []
 
     def watch(step: int, scores: Any) -> None:
-        sys.modules.pop("nnsight_dream.words", None)
-        seen.append((len(importlib.import_module("nnsight_dream.words").BASELINE_WORDS), nd.Settings.demo().steps > 0))
+        sys.modules.pop("nnsight_dream.directions.baseline_words", None)
+        seen.append(
+            (
+                len(importlib.import_module("nnsight_dream.directions.baseline_words").BASELINE_WORDS),
+                nd.Settings.demo().steps > 0,
+            )
+        )
 
-    kept = sys.modules["nnsight_dream.words"]
+    kept = sys.modules["nnsight_dream.directions.baseline_words"]
     try:
         nd.synthesize(local, aims(local), settings=FEW, progress=watch)
     finally:
-        sys.modules["nnsight_dream.words"] = kept
+        sys.modules["nnsight_dream.directions.baseline_words"] = kept
     assert seen == [(100, True)] * FEW.steps
 
 
 def test_only_who_reads_a_payload_misses_the_package() -> None:
     def imports() -> str:
         try:
-            exec("import nnsight_dream.pairs", {})
+            exec("import nnsight_dream.alignment.pairs", {})
             return "there"
         except ModuleNotFoundError:
             return "absent"
 
-    with remote._package_absent(), ThreadPoolExecutor(1) as pool:
+    with loopback._package_absent(), ThreadPoolExecutor(1) as pool:
         assert (imports(), pool.submit(imports).result()) == ("absent", "there")
     assert imports() == "there"
 
 
 def test_what_another_thread_prints_is_no_line_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[Any] = []
-    lines = remote.Lines(lambda step, scores: seen.append(step))
+    lines = loopback.Lines(lambda step, scores: seen.append(step))
     with contextlib.redirect_stdout(lines), ThreadPoolExecutor(1) as pool:
         pool.submit(print, "@nnsight-dream [7, [0.0]]").result()
         print("@nnsight-dream [8, [0.0]]")

@@ -10,7 +10,11 @@ import sandbox
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import demo, remote, shipped_jobs, synthesis
+from nnsight_dream.demo import bundle
+from nnsight_dream.engine import jobs as shipped_jobs
+from nnsight_dream.models.place import Remote
+from nnsight_dream.remote import run
+from nnsight_dream.synthesis.ascent import prepare
 
 if importlib.util.find_spec("ndif.services") is None:  # a folder of these tests is called ndif too
     pytest.skip(
@@ -25,12 +29,12 @@ def held() -> tuple[Any, nd.VLM]:
     from nnsight.modeling.transformers import TransformersModel
     from transformers import AutoProcessor
 
-    place = str(demo.folder() / "vlm")
+    place = str(bundle.folder() / "vlm")
     processor = AutoProcessor.from_pretrained(place)
     model = TransformersModel(place, task="image-text-to-text", processor=processor, dispatch=True)
     model._module.requires_grad_(False)
     vlm = nd.load(model, check=False)
-    vlm.remote = remote.Remote("http://ndif.example")
+    vlm.remote = Remote("http://ndif.example")
     return model, vlm
 
 
@@ -38,7 +42,7 @@ def test_concept_vectors_need_no_gradient(held: tuple[Any, nd.VLM], demo_vlm: nd
     model, vlm = held
     words = ["fox", "bee"]
     (mine,) = nd.concept(vlm, words, layer=[4], baseline=["cat", "dog"])[0]
-    found = sandbox.run(model, remote.payload(vlm, shipped_jobs.vectors, mine.request.given()))  # type: ignore[attr-defined]
+    found = sandbox.run(model, run.payload(vlm, shipped_jobs.vectors, mine.request.given()))  # type: ignore[attr-defined]
     wanted = nd.concept(demo_vlm, words, layer=4, baseline=["cat", "dog"])
     for row, direction in zip(found["rows"][0], wanted, strict=True):
         assert (row - direction.vector).abs().max() < 1e-5
@@ -48,6 +52,6 @@ def test_a_climb_is_refused_in_words(held: tuple[Any, nd.VLM]) -> None:
     model, vlm = held
     few = nd.Settings.demo().but(steps=2, batch=1, centre=torch.zeros(vlm.width))
     aim = nd.from_tensor(vlm, torch.linspace(-1, 1, vlm.width), 2)
-    (ascent,) = synthesis.prepare(vlm, [(aim, 0)], few)
+    (ascent,) = prepare(vlm, [(aim, 0)], few)
     with pytest.raises(Exception, match=r"step 0: no gradient reaches the picture.*http://ndif.example.*'trusted' tag"):
-        sandbox.run(model, remote.payload(vlm, shipped_jobs.ascent, ascent.piece()))
+        sandbox.run(model, run.payload(vlm, shipped_jobs.ascent, ascent.piece()))

@@ -19,8 +19,11 @@ import pytest
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import figures, intervals, page_pictures, report, tables
-from nnsight_dream.store import Job, Store
+from nnsight_dream.report import figures, page_pictures, raters, tables
+from nnsight_dream.report import page as page_
+from nnsight_dream.stats import intervals
+from nnsight_dream.sweeps.jobs import Job
+from nnsight_dream.sweeps.store import Store
 
 CONCEPTS = [
     ("octopus", "animal"),
@@ -323,7 +326,7 @@ def test_other_figures(rows: list[dict], tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def page(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report.page(store, tmp_path_factory.mktemp("page") / "index.html", title="A <b>test</b> & more")
+    return page_.page(store, tmp_path_factory.mktemp("page") / "index.html", title="A <b>test</b> & more")
 
 
 def test_the_page_holds_all_and_loads_nothing(page: Path, store: Store) -> None:
@@ -335,7 +338,7 @@ def test_the_page_holds_all_and_loads_nothing(page: Path, store: Store) -> None:
     assert {c["concept"] for c in data["cells"]} == {n for n, _ in CONCEPTS}
     assert all(len(c["history"]) == 120 for c in data["cells"])
     with pytest.raises(ValueError, match=r"run nd\.sweep first"):
-        report.page(Store(page.parent / "none"), page.parent / "x.html")
+        page_.page(Store(page.parent / "none"), page.parent / "x.html")
 
 
 PICK = """
@@ -350,7 +353,7 @@ const pick = (name, value) => {
 
 def test_a_large_page_has_its_pictures_beside_it(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_pictures, "MOST", 5)
-    for write, count in ((report.page, 28), (report.raters_page, 17)):
+    for write, count in ((page_.page, 28), (raters.raters_page, 17)):
         path = write(store, tmp_path / f"{write.__name__} ü.html")
         text = path.read_text(encoding="utf-8")
         data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
@@ -364,7 +367,7 @@ def test_a_large_page_has_its_pictures_beside_it(store: Store, tmp_path: Path, m
         assert not any(c.casefold() in name.casefold() for name in named for c, _ in CONCEPTS)
     monkeypatch.setattr(page_pictures, "MOST", 200)
     monkeypatch.setattr(page_pictures, "MOST_BYTES", 9000)  # found out on the way
-    text = report.page(store, tmp_path / "b.html").read_text(encoding="utf-8")
+    text = page_.page(store, tmp_path / "b.html").read_text(encoding="utf-8")
     assert "base64" not in text
     assert len(list((tmp_path / "b_files").iterdir())) == 28
 
@@ -376,7 +379,7 @@ def test_a_damaged_picture_is_not_shown_or_judged(store: Store, tmp_path: Path) 
     data = (entry.folder / "prototype.png").read_bytes()
     (entry.folder / "prototype.png").write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
     with pytest.raises(ValueError, match=r"prototype\.png is not as it was written; a sweep of the same jobs"):
-        report.page(entry.folder.parent.parent, tmp_path / "page.html")
+        page_.page(entry.folder.parent.parent, tmp_path / "page.html")
     summary = nd.examine(tmp_path / "copy", nd.DemoExaminer(), protocols=["hint"], progress=False)
     assert sum(summary.errors.values()) == 1
     assert "is not as it was written" in next(iter(summary.errors))
@@ -459,7 +462,7 @@ def test_pictures_that_differ_in_their_words_only_stand_side_by_side(tmp_path: P
     for prompt in ("", "an octopus"):
         job = Job("octopus", "animal", 1, prompt=prompt)
         store.put(job.key(), job, prototype("octopus", 1, 0))
-    with chromium.opened(report.page(store, tmp_path / "p.html"), tmp_path) as tab:
+    with chromium.opened(page_.page(store, tmp_path / "p.html"), tmp_path) as tab:
         assert tab.run("return document.querySelectorAll('tbody td .cell').length;") == 2
         assert tab.run("return document.getElementById('count').textContent;").endswith("not judged")
 
@@ -468,7 +471,7 @@ def test_names_that_look_like_the_template(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     for name in ("__TITLE__", "__DATA__"):
         store.put(Job(name).key(), Job(name), prototype(name, 1, 0))
-    for write in (report.page, report.raters_page):
+    for write in (page_.page, raters.raters_page):
         text = write(store, tmp_path / "p.html", title='"quoted"').read_text(encoding="utf-8")
         told = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
         assert "__TITLE__" in json.dumps(told)
@@ -480,7 +483,7 @@ def test_names_that_look_like_the_template(tmp_path: Path) -> None:
 
 @chromium.needed
 def test_a_person_rates_and_is_read_back(store: Store, tmp_path: Path) -> None:
-    page = report.raters_page(store, tmp_path / "raters.html", choices=3)
+    page = raters.raters_page(store, tmp_path / "raters.html", choices=3)
     visible = re.sub(r'<script type="application/json".*?</script>', "", page.read_text(encoding="utf-8"), flags=re.S)
     assert "octopus" not in visible
     said = "return document.getElementById('told').textContent;"
@@ -511,8 +514,8 @@ def test_a_person_rates_and_is_read_back(store: Store, tmp_path: Path) -> None:
                 break
             time.sleep(0.1)
         assert tab.troubles == []
-    assert report.read_ratings(store, file) == 4
-    assert report.read_ratings(store, file) == 0
+    assert raters.read_ratings(store, file) == 4
+    assert raters.read_ratings(store, file) == 0
     mine = nd.results(store, "rater-ann")
     assert sorted(r["protocol"] for r in mine) == ["hint", "hint", "strict", "strict"]
     assert sum(r["empty"] for r in mine) == 1
@@ -537,44 +540,44 @@ def test_a_person_rates_and_is_read_back(store: Store, tmp_path: Path) -> None:
     ],
 )
 def test_broken_ratings_store_nothing(store: Store, tmp_path: Path, text: str, words: str) -> None:
-    ids = [report._opaque(e.key) for e in store.entries()]
+    ids = [raters._opaque(e.key) for e in store.entries()]
     (tmp_path / "bob.csv").write_text(text.format(*ids))
     with pytest.raises(ValueError, match=words):
-        report.read_ratings(store, tmp_path / "bob.csv")
+        raters.read_ratings(store, tmp_path / "bob.csv")
     assert not [judge for judge in store.judges() if "bob" in judge]
 
 
 def test_ratings_from_a_spreadsheet_and_of_people_with_like_names(store: Store, tmp_path: Path) -> None:
     entry = next(e for e in store.entries() if e.job.concept == "日本")
     path = tmp_path / "x (1).csv"
-    path.write_bytes(f"rater;id;free;chosen\r\n太郎;{report._opaque(entry.key)};;日本\r\n".encode("utf-8-sig"))
-    assert report.read_ratings(store, path) == 2
-    assert report.read_ratings(store, path) == 0
+    path.write_bytes(f"rater;id;free;chosen\r\n太郎;{raters._opaque(entry.key)};;日本\r\n".encode("utf-8-sig"))
+    assert raters.read_ratings(store, path) == 2
+    assert raters.read_ratings(store, path) == 0
     (judge,) = [j for j in store.judges() if j.startswith("rater-concept-")]
     strict, hint = nd.results(store, judge)
     assert (strict["empty"], strict["score"], strict["answers"]) == (1, None, 0)  # no word is not a wrong word
     assert (hint["score"], hint["shuffled"]) == (1, 0)
-    assert report.read_ratings(store, path, rater="次郎") == 2
+    assert raters.read_ratings(store, path, rater="次郎") == 2
     assert len([j for j in store.judges() if j.startswith("rater-concept-")]) == 2
     path.write_text(path.read_text(encoding="utf-8-sig").replace(";;", ";Nippon;"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"line 2: rater-concept-\w+ said '' before, and now 'Nippon'"):
-        report.read_ratings(store, path)
+        raters.read_ratings(store, path)
     path.write_bytes(path.read_text(encoding="utf-8").encode("utf-16"))
     with pytest.raises(ValueError, match="is not UTF-8"):
-        report.read_ratings(store, path)
+        raters.read_ratings(store, path)
 
 
 def test_wrong_raters_pages(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="choices=1"):
-        report.raters_page(store, tmp_path / "r.html", choices=1)
+        raters.raters_page(store, tmp_path / "r.html", choices=1)
     with pytest.raises(ValueError, match="no finished picture has the key 'x'"):
-        report.raters_page(store, tmp_path / "r.html", keys=["x"])
+        raters.raters_page(store, tmp_path / "r.html", keys=["x"])
 
 
 def test_offered_names_hold_the_right_one_in_random_places(store: Store, tmp_path: Path) -> None:
-    text = report.raters_page(store, tmp_path / "r.html", choices=4, seed=random.Random(3).randrange(99)).read_text()
+    text = raters.raters_page(store, tmp_path / "r.html", choices=4, seed=random.Random(3).randrange(99)).read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
-    right = {report._opaque(e.key): e.job.concept for e in store.entries()}
+    right = {raters._opaque(e.key): e.job.concept for e in store.entries()}
     places = [item["names"].index(right[item["id"]]) for item in data["items"]]
     assert len(set(places)) > 1
     assert all(len(set(item["names"])) == 4 for item in data["items"])

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnsight_dream.representation import cka, mutual_knn, ranks, retrieval, rsa, standardise
-from nnsight_dream.scores import change
+from nnsight_dream.stats.scores import change
+from nnsight_dream.stats.similarity import cka, mutual_knn, ranks, retrieval, rsa, standardise
 
 MEASURES = {
     "cka": lambda x, y, **more: cka(x, y, debiased=False, **more),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream.pixels import PixelFormat, plain_pixels
+from nnsight_dream.engine.pixels import PixelFormat, plain_pixels
 
 SHORT = nd.Settings(steps=2, batch=2, rate=0.5, augment=(nd.Noise(0.1),), pooling=nd.Attention(tau=0.1))
 
@@ -145,7 +145,7 @@ def test_sizes_that_gemma_cannot_be_given(tiny_parts: tuple) -> None:
 def test_a_size_of_ones_own_is_another_job(tiny_parts: tuple) -> None:
     """Pictures that a model sees at another size are not taken for the same in a store."""
     hf, processor = tiny_parts
-    from nnsight_dream.sweeps import plan
+    from nnsight_dream.sweeps.sweep import plan
 
     jobs = nd.jobs_of([("fish", "animal", "fish")], [1])
     keys = [

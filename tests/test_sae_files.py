@@ -21,9 +21,10 @@ from heads import heads
 from safetensors.torch import load_file, save_file
 
 import nnsight_dream as nd
-from nnsight_dream import hub as hub_files
-from nnsight_dream import reference as reference_module
-from nnsight_dream import sae_files, sae_releases
+from nnsight_dream.models import hub as hub_files
+from nnsight_dream.sae import files as sae_files
+from nnsight_dream.sae import reference as reference_module
+from nnsight_dream.sae import releases as sae_releases
 
 REPO = "google/gemma-scope-2-4b-it"
 RELEASE = "gemma-scope-2-4b-it-res"
@@ -481,9 +482,10 @@ def test_a_feature_of_a_million_is_climbed(
 def test_without_a_bundled_autoencoder_it_is_said_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from nnsight_dream import demo
 
-    monkeypatch.setattr(demo, "folder", lambda: tmp_path)
+    from nnsight_dream.demo import bundle
+
+    monkeypatch.setattr(bundle, "folder", lambda: tmp_path)
     for call in (nd.demo_sae, lambda: nd.feature("demo", 0)):
         with pytest.raises(FileNotFoundError, match=r"no bundled sparse autoencoder .*recipes/train_demo_sae.py"):
             call()
@@ -500,10 +502,10 @@ def test_without_a_bundled_autoencoder_it_is_said_how_to_get_one(
 
 
 def test_the_bundled_autoencoder_belongs_to_the_bundled_model(demo_vlm: nd.VLM) -> None:
-    from nnsight_dream import demo
+    from nnsight_dream.demo import bundle
 
     try:
-        folder = demo.sae_folder()
+        folder = bundle.sae_folder()
     except FileNotFoundError:
         pytest.skip("no bundled sparse autoencoder yet: run `python recipes/train_demo_sae.py`")
     sae = nd.demo_sae()

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import cli, sae_encoding
-from nnsight_dream import reference as reference_module
+from nnsight_dream import cli
+from nnsight_dream.sae import encoding as sae_encoding
+from nnsight_dream.sae import reference as reference_module
 
 
 def noise(count: int, side: int = 28, seed: int = 0) -> list[Image.Image]:

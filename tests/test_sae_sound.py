@@ -17,8 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import nnsight_dream as nd
-from nnsight_dream import demo, pictures, readouts, sae_encoding, sae_releases
-from nnsight_dream.responses import responses
+from nnsight_dream.demo import bundle
+from nnsight_dream.io import pictures
+from nnsight_dream.sae import encoding as sae_encoding
+from nnsight_dream.sae import readouts
+from nnsight_dream.sae import releases as sae_releases
+from nnsight_dream.sae.responses import responses
 
 FILE = "sae_weights.safetensors"
 
@@ -26,7 +30,7 @@ FILE = "sae_weights.safetensors"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the bundled autoencoder of 2,048 features and 160 numbers, in float16."""
-    return Path(shutil.copytree(demo.sae_folder(4), tmp_path / "sae"))
+    return Path(shutil.copytree(bundle.sae_folder(4), tmp_path / "sae"))
 
 
 def changed(folder: Path, **tensors: torch.Tensor | None) -> None:
@@ -182,7 +186,7 @@ def test_what_is_used_is_finite_and_what_is_not_used_may_be_anything(folder: Pat
     with pytest.raises(ValueError, match=rf"feature 5: its column of W_enc holds 1 of 160 .*\({value}\) at place 7"):
         nd.feature(folder, 5)
     assert nd.feature(folder, 6).label == "feature 6"
-    state = load_file(demo.sae_folder(4) / FILE)
+    state = load_file(bundle.sae_folder(4) / FILE)
     state["b_enc"][5] = value
     changed(folder, **state)
     with pytest.raises(ValueError, match=f"feature 5: its bias is {value}"):

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnsight_dream as nd
-from nnsight_dream import alignment, folds, intervals, scales
-from nnsight_dream.representation import matrix, standardise
-from nnsight_dream.vectors import Direction, unit
+from nnsight_dream.alignment import cosines as alignment
+from nnsight_dream.directions.direction import Direction, unit
+from nnsight_dream.stats import folds, intervals, scales
+from nnsight_dream.stats.similarity import matrix, standardise
 
 SCALES = [1e-300, 1e-160, 1e-38, 1e-30, 1e30, 1e38, 1e160, 1e300]
 SCORES: dict[str, Callable[..., Any]] = {
@@ -378,8 +379,8 @@ def test_layers_and_clusters_of_other_forms() -> None:
 
 
 def test_p_of_the_whole_map_is_none_where_a_value_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnsight_dream import layer_maps
-    from nnsight_dream.scores import Score
+    from nnsight_dream.stats import layer_map as layer_maps
+    from nnsight_dream.stats.scores import Score
 
     x, y = pair()
     nothing = Score(

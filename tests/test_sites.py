@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream.sites import KINDS
+from nnsight_dream.models.sites import KINDS
 
 LAYERS = "model.language_model.layers"
 # where each kind is, written down anew: (module below the block, side)

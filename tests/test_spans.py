@@ -7,7 +7,7 @@ import tiny
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nnsight_dream import spans
+from nnsight_dream.models import spans
 
 BEFORE, AFTER = "<bos><start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"
 

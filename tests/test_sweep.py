@@ -16,9 +16,13 @@ import pytest
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import paper, ray_workers, store, sweep_display
-from nnsight_dream import sweeps as sweeping
-from nnsight_dream.store import Job, Store
+from nnsight_dream import paper
+from nnsight_dream.sweeps import display as sweep_display
+from nnsight_dream.sweeps import ray as ray_workers
+from nnsight_dream.sweeps import store
+from nnsight_dream.sweeps.jobs import Job
+from nnsight_dream.sweeps.store import Store
+from nnsight_dream.sweeps.sweep import sweep as sweeping
 
 FEW = nd.Settings(
     steps=3, batch=2, rate=0.5, at_once=4, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),), pooling=nd.Attention(tau=0.1)
@@ -97,7 +101,7 @@ def test_any_name_is_a_safe_folder(name: str) -> None:
 
 
 def test_digest_sees_into_tensors_pictures_and_functions() -> None:
-    from nnsight_dream.digests import digest
+    from nnsight_dream.synthesis.digests import digest
 
     base = FEW.but(centre=torch.zeros(32))
     ones = FEW.but(centre=torch.zeros(32).index_fill(0, torch.tensor([3]), 1.0))
@@ -228,7 +232,7 @@ def test_a_full_disk_ends_it_and_space_lets_it_go_on(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, data)
 
-    from nnsight_dream import prototype
+    from nnsight_dream.synthesis import prototype
 
     monkeypatch.setattr(store, "write_whole", write)
     monkeypatch.setattr(prototype, "write_whole", write)
@@ -519,7 +523,7 @@ def test_an_estimate_grows_with_the_steps(tiny_vlm: nd.VLM, tmp_path: Path) -> N
 def test_an_estimate_is_quick_and_close_or_none(
     tiny_vlm: nd.VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nnsight_dream import sweep_time
+    from nnsight_dream.sweeps import duration as sweep_time
 
     settings = FEW.but(steps=40, at_once=16)
     planned = sweeping.plan(tiny_vlm, jobs(seeds=[0, 1]), settings=settings)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream import templates
+from nnsight_dream.models import templates
 
 ONE = tiny.CHAT_TEMPLATE
 OTHER = ONE.replace("<start_of_turn>", "The sea. <start_of_turn>", 1)

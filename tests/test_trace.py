@@ -16,9 +16,10 @@ import tiny
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream.families import GEMMA3
-from nnsight_dream.objectives import group
-from nnsight_dream.trace import Climb, ascend
+from nnsight_dream.engine.objective import group
+from nnsight_dream.engine.optimise import Climb
+from nnsight_dream.models.families import GEMMA3
+from nnsight_dream.synthesis.ascent import ascend
 
 SIDE = 112
 

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream.changes import spread
-from nnsight_dream.families import GEMMA3
-from nnsight_dream.pixels import PixelFormat, plain_pixels
+from nnsight_dream.engine.pixels import PixelFormat, plain_pixels
+from nnsight_dream.models.families import GEMMA3
+from nnsight_dream.state.changes import spread
 
 SIDE, GRID = 112, 4
 

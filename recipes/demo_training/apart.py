@@ -55,9 +55,9 @@ TEMPERATURE = 0.2
 def pictures(file: Path | None) -> np.ndarray:
     """RGBA art (n, S, S, 4) of every vendor but the bundled pictures' own; without a file, the bundled pictures."""
     if file is None:
-        from nnsight_dream import demo
+        from nnsight_dream.demo import bundle
 
-        shown = demo.pictures()
+        shown = bundle.pictures()
         return np.stack([np.dstack([np.asarray(p.image), np.asarray(p.mask)]) for p in shown])
     z, styles = np.load(file), list(art.STYLES.values())
     seen = np.array([styles[s].side != "held-out" for s in z["style"]])

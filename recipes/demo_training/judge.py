@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnsight_dream.judge_net import EfficientNetLite0
+from nnsight_dream.judges.efficientnet import EfficientNetLite0
 
 from . import art, augment, outlines
 

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 import nnsight_dream as nd
-from nnsight_dream import remote_jobs
+from nnsight_dream.remote import client
+from nnsight_dream.remote.client import _request, _send
 
 HOST = os.environ.get("NDIF_HOST", "http://127.0.0.1:8001")
 NAME = os.environ.get("NDIF_REPO", "dream/demo")
@@ -67,10 +68,8 @@ def test_an_ascent_is_one_job_and_tells_its_steps(
     there: nd.VLM, expected: nd.Prototypes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[int] = []
-    real = remote_jobs._send
-    monkeypatch.setattr(
-        remote_jobs, "_send", lambda made, blob, *rest: sent.append(len(blob)) or real(made, blob, *rest)
-    )
+    real = _send
+    monkeypatch.setattr(client, "_send", lambda made, blob, *rest: sent.append(len(blob)) or real(made, blob, *rest))
     steps: list[int] = []
     states: list[str] = []
 
@@ -154,7 +153,7 @@ def test_a_detached_job_is_collected_by_another_process(there: nd.VLM, expected:
 
 
 def test_a_sandbox_is_an_error_that_says_so(there: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = remote_jobs._request
+    real = _request
 
     def untrusted(made: Any, session: str) -> Any:
         request = real(made, session)
@@ -162,7 +161,7 @@ def test_a_sandbox_is_an_error_that_says_so(there: nd.VLM, monkeypatch: pytest.M
         object.__setattr__(request, "metadata", lambda: told)
         return request
 
-    monkeypatch.setattr(remote_jobs, "_request", untrusted)
+    monkeypatch.setattr(client, "_request", untrusted)
     with pytest.raises(RuntimeError, match=r"no gradient reaches the picture.*sandbox.*'trusted' tag.*own"):
         nd.synthesize(there, nd.concept(there, WORDS, layer=4), settings=FEW)
     assert nd.concept(there, "bee", layer=3).norm > 0  # no gradient is needed
@@ -198,7 +197,7 @@ def test_a_killed_client_collects_what_it_sent(there: nd.VLM, tmp_path: Path, mo
     client.wait()
     (record,) = (tmp_path / "remote").glob("*.json")
     sent: list[Any] = []
-    monkeypatch.setattr("nnsight_dream.remote_sweeps.send_detached", lambda *a: sent.append(a))
+    monkeypatch.setattr("nnsight_dream.sweeps.servers.send_detached", lambda *a: sent.append(a))
     jobs = nd.jobs_of([("fox", "animal", "fox"), ("bee", "animal", "bee")], [4])
     swept = nd.sweep(there, jobs, tmp_path, settings=nd.Settings.demo().but(steps=150), progress=False)
     assert (swept.made, swept.failed, sent) == (2, {}, [])

@@ -1,0 +1,1 @@
+"""Feature cards: what a feature looks like, where it fires, what judges say."""

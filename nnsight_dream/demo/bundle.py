@@ -1,0 +1,120 @@
+"""The bundle: the small model, its judge, its autoencoders, real pictures and the list of concepts."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import arguments
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+_SIDE, _COLUMNS = 64, 22
+
+
+@dataclass(frozen=True)
+class DemoConcept:
+    """A thing that the bundled model was shown: its name, its category, and other names it was told."""
+
+    name: str
+    category: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A labelled picture: `image` RGB 64 x 64, `mask` what is thing (255) and what is ground (0)."""
+
+    name: str
+    category: str
+    image: Image.Image
+    mask: Image.Image
+
+
+def folder() -> Path:
+    """Where the bundled data are; raises FileNotFoundError where this installation lacks them."""
+    found = Path(__file__).parents[1] / "data"
+    if not (found / "concepts.json").is_file():
+        raise FileNotFoundError(
+            f"this installation has no bundled data in {found}: install the wheel, or make them with "
+            "`python recipes/train_demo.py` from a checkout"
+        )
+    return found
+
+
+@functools.cache
+def concepts() -> tuple[DemoConcept, ...]:
+    """Everything the bundled model was shown, in the order of its categories.
+
+    >>> from nnsight_dream import demo
+    >>> next(c for c in demo.concepts() if c.name == "squirrel").aliases
+    ('chipmunk',)
+    """
+    rows = json.loads((folder() / "concepts.json").read_text(encoding="utf-8"))
+    return tuple(DemoConcept(row["name"], row["category"], tuple(row["aliases"])) for row in rows)
+
+
+def pictures(names: Iterable[str] | None = None, *, background: float = 1.0) -> list[Picture]:
+    """One picture of each concept, by a vendor (Twemoji) that neither the model nor the judge was trained on.
+
+    names        which; all by default
+    background   grey value of the ground, from 0 (black) to 1 (white)
+
+    Raises ValueError for a name that is not among `concepts()`, with the nearest, and for a background out of range.
+
+    >>> from nnsight_dream import demo
+    >>> demo.pictures(["octopus"])[0].image.size
+    (64, 64)
+    """
+    from PIL import Image
+
+    if not arguments.is_real(background) or not 0 <= background <= 1:
+        raise ValueError(
+            f"background={arguments.shown(background)}: a grey value from 0 (black) to 1 (white) is needed"
+        )
+    known = {c.name: i for i, c in enumerate(concepts())}
+    form = "a concept's name, or a list of them, is"
+    wanted = list(known) if names is None else arguments.several(names, str, "names", form)[0]
+    for name in wanted:
+        if name not in known:
+            near = ", ".join(difflib.get_close_matches(name, known, 3, 0.0))
+            raise ValueError(
+                f"no picture of {arguments.shown(name)}; the nearest names are {near}; demo.concepts() has them all"
+            )
+    with Image.open(folder() / "pictures" / "held_out.webp") as file:
+        sheet = file.convert("RGBA")
+    found = []
+    for name in wanted:
+        i = known[name]
+        x, y = i % _COLUMNS * _SIDE, i // _COLUMNS * _SIDE
+        art = sheet.crop((x, y, x + _SIDE, y + _SIDE))
+        ground = Image.new("RGBA", art.size, (round(255 * background),) * 3 + (255,))
+        ground.alpha_composite(art)
+        found.append(Picture(name, concepts()[i].category, ground.convert("RGB"), art.getchannel("A")))
+    return found
+
+
+def sae_folder(name: str | int | None = None) -> Path:
+    """Where a bundled sparse autoencoder is: that of a layer (4 or "layer4"), or the first there is.
+
+    Raises FileNotFoundError where there is none, ValueError for a layer that has none.
+    """
+    there = {p.name: p for p in sorted((folder() / "sae").glob("*")) if (p / "cfg.json").is_file()}
+    if not there:
+        raise FileNotFoundError(
+            f"this installation has no bundled sparse autoencoder in {folder() / 'sae'}: install the wheel, or make "
+            "one with `python recipes/train_demo_sae.py` from a checkout"
+        )
+    if name is None:
+        return next(iter(there.values()))
+    wanted = str(name) if str(name) in there else f"layer{name}"
+    if wanted not in there:
+        raise ValueError(f"no bundled sparse autoencoder {arguments.shown(name)}; there is {', '.join(there)}")
+    return there[wanted]

@@ -1,0 +1,1 @@
+"""Directions in activation space, and where they come from."""

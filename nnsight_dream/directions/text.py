@@ -1,0 +1,262 @@
+"""Concepts: directions made from text, read at the text's own tokens inside the chat template."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+
+from ..arguments import choice, strict, texts
+from ..arguments import text as checked
+from ..io import cache as store
+from ..models import spans
+from ..models.reading import read_text
+from .baseline_words import BASELINE_WORDS
+from .direction import made, sites_of
+
+if TYPE_CHECKING:
+    from ..models.sites import Site
+    from ..models.vlm import VLM
+    from .direction import Direction, Many, Where
+
+
+Texts = list[str] | tuple[str, ...]
+
+
+@overload
+def concept(vlm: VLM, words: str, layer: Where, *, baseline: Texts | None = ..., cache: bool = ...) -> Direction: ...
+
+
+@overload
+def concept(
+    vlm: VLM, words: str, layer: Many, *, baseline: Texts | None = ..., cache: bool = ...
+) -> list[Direction]: ...
+
+
+@overload
+def concept(
+    vlm: VLM, words: Texts, layer: Where, *, baseline: Texts | None = ..., cache: bool = ...
+) -> list[Direction]: ...
+
+
+@overload
+def concept(
+    vlm: VLM, words: Texts, layer: Many, *, baseline: Texts | None = ..., cache: bool = ...
+) -> list[list[Direction]]: ...
+
+
+@strict
+def concept(
+    vlm: VLM,
+    words: str | Texts,
+    layer: Where | Many,
+    *,
+    baseline: Texts | None = BASELINE_WORDS,
+    cache: bool = True,
+) -> Any:
+    """What a model holds for a word or phrase, less what it holds for any word (arXiv 2601.08017, section 2.1).
+
+        v_L(w) = a_L(w) - mean over u in baseline of a_L(u)
+
+    a_L is the activation at the site while the text stands in the chat template as a user's words, averaged over
+    exactly the text's own tokens. Templates trim, so white space around a text does not count.
+
+    words     a text, or a list; then a list is returned
+    layer     a layer from 1, a hook name or a Site, or a list of them; then a list is returned, [word][layer] for both
+    baseline  the words to subtract the mean of; None subtracts nothing
+    cache     keep the baseline's mean in the user's cache folder ($NNSIGHT_DREAM_CACHE) for the next call
+
+    All words and layers are read together, in padded batches. Raises ValueError for a layer that is not there or a text
+    that the chat template or the tokenizer cannot keep, TypeError for a tokenizer without character offsets. On the
+    demo it warns about a concept that was never shown to it, and names the nearest.
+
+    >>> import nnsight_dream as nd
+    >>> vlm = nd.load("demo")
+    >>> octopus = nd.concept(vlm, "octopus", layer=4)
+    >>> octopus.width == vlm.width
+    True
+    >>> [[v.site.layer for v in row] for row in nd.concept(vlm, ["frog", "bee"], layer=[1, 4])]
+    [[1, 4], [1, 4]]
+    """
+    given = _texts(words, "words")
+    sites, one_site = sites_of(vlm, layer)
+    if vlm.is_demo:
+        _warn_unshown(given)
+    prompts = _wrapped(vlm, given)
+    told: Any = None
+    if baseline is not None:
+        told = "BASELINE_WORDS" if baseline is BASELINE_WORDS else _texts(baseline, "baseline")
+    story = {"method": "concept", "source": "arXiv 2601.08017, section 2.1", "baseline": told}
+    if vlm.remote is not None:
+        rows: list[list[Direction]] = _asked(vlm, prompts, sites, baseline, story, cache)
+        shaped: Any = [row[0] for row in rows] if one_site else rows
+        return shaped[0] if isinstance(words, str) else shaped
+    states = _means(vlm, prompts, sites)
+    if baseline is not None:
+        centres = _baseline(vlm, _texts(baseline, "baseline"), sites, cache)
+        states = {site: states[site] - centres[site] for site in sites}
+    rows = [
+        [
+            made(vlm, site, states[site][i], prompt.text, **story, tokens=[prompt.ids[t] for t in prompt.own])
+            for site in sites
+        ]
+        for i, prompt in enumerate(prompts)
+    ]
+    shaped = [row[0] for row in rows] if one_site else rows
+    return shaped[0] if isinstance(words, str) else shaped
+
+
+def _asked(
+    vlm: VLM,
+    prompts: Sequence[spans.Prompt],
+    sites: Sequence[Site],
+    baseline: Texts | None,
+    story: dict[str, Any],
+    cache: bool,
+) -> list[list[Direction]]:
+    """Directions of a remote model, whose vectors come with the first job that needs them."""
+    from .deferred import Pending, Request
+
+    words = () if baseline is None else tuple(_texts(baseline, "baseline"))
+    taken = None if baseline is None else _batches(vlm, _wrapped(vlm, words))
+    keys: dict[Site, str] | None = {} if cache else None
+    named = vlm.remote is None or not vlm.remote.away or vlm.revision is not None  # else weights may change unseen
+    if cache and baseline is not None and named:
+        keys = {site: _key(vlm, site, _wrapped(vlm, words)) for site in sites}
+    request = Request(vlm, sites, _batches(vlm, prompts), taken, words, keys)
+    return [
+        [Pending(request, i, site, p.text, **story, tokens=[p.ids[t] for t in p.own]) for site in sites]
+        for i, p in enumerate(prompts)
+    ]
+
+
+def _batches(vlm: VLM, prompts: Sequence[spans.Prompt]) -> list[tuple[dict[str, torch.Tensor], list[list[int]]]]:
+    """What a job is told of prompts: the model's inputs of each batch, and the own tokens of each of its rows."""
+    found = []
+    for batch in spans.batches(prompts):
+        ids, mask = _padded(vlm, batch)
+        found.append(({"input_ids": ids, "attention_mask": mask, **vlm.family.text(ids)}, [list(p.own) for p in batch]))
+    return found
+
+
+def _padded(vlm: VLM, batch: Sequence[spans.Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask (B, T), padded on the right."""
+    filler = vlm.tokenizer.pad_token_id or 0
+    longest = max(len(p.ids) for p in batch)
+    ids = torch.tensor([[*p.ids, *[filler] * (longest - len(p.ids))] for p in batch])
+    return ids, torch.tensor([[1] * len(p.ids) + [0] * (longest - len(p.ids)) for p in batch])
+
+
+def _texts(words: str | Texts, name: str) -> list[str]:
+    otherwise = ", or baseline=None to subtract nothing" if name == "baseline" else ""
+    return texts(words, name, otherwise=otherwise)[0]
+
+
+def _wrapped(vlm: VLM, texts: Sequence[str]) -> list[spans.Prompt]:
+    return spans.wrap(vlm.tokenizer, texts, chat_template=vlm.chat_template)
+
+
+def _means(
+    vlm: VLM, prompts: Sequence[spans.Prompt], sites: Sequence[Site], last: bool = False
+) -> dict[Site, torch.Tensor]:
+    """Activations (N, d), float32 on the cpu: each prompt's mean over its own tokens, or its last token's."""
+    found: dict[Site, list[torch.Tensor]] = {site: [] for site in sites}
+    for batch in spans.batches(prompts):
+        ids, mask = _padded(vlm, batch)
+        states = read_text(vlm, ids, mask, list(found))
+        for site, rows in found.items():
+            for prompt, state in zip(batch, states[site], strict=True):
+                own = [len(prompt.ids) - 1] if last else list(prompt.own)
+                rows.append(state[own].float().mean(0).cpu())
+    return {site: torch.stack(rows) for site, rows in found.items()}
+
+
+def _baseline(vlm: VLM, words: Sequence[str], sites: Sequence[Site], cache: bool) -> dict[Site, torch.Tensor]:
+    """The mean (d,) over the words at each site, from the user's cache folder where it is there."""
+    prompts = _wrapped(vlm, words)
+    keys = {site: _key(vlm, site, prompts) for site in sites} if cache else {}
+    kept = {site: store.read("baselines", key, vlm.width_at(site)) for site, key in keys.items()}
+    centres = {site: value for site, value in kept.items() if value is not None}
+    if missing := [site for site in dict.fromkeys(sites) if site not in centres]:
+        for site, states in _means(vlm, prompts, missing).items():
+            centres[site] = states.mean(0)
+            if cache:
+                store.write("baselines", keys[site], centres[site])
+    return centres
+
+
+def _key(vlm: VLM, site: Site, prompts: Sequence[spans.Prompt]) -> str:
+    """What a baseline depends on: weights, site, and the token ids that template, tokenizer and words come to."""
+    read = [vlm.fingerprint(site), site.layer, site.kind, str(vlm.dtype), [(p.ids, p.own) for p in prompts]]
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:32]
+
+
+def _warn_unshown(texts: Sequence[str]) -> None:
+    from ..demo import bundle
+
+    known = {name.casefold(): c.name for c in bundle.concepts() for name in (*c.aliases, c.name)}
+    for text in texts:
+        if isinstance(text, str) and text.strip() and text.strip().casefold() not in known:
+            said = text.strip().casefold()
+            near = difflib.get_close_matches(said, known, 5) or difflib.get_close_matches(said, known, 5, 0.0)
+            names = ", ".join(list(dict.fromkeys(known[n] for n in near))[:3])
+            warnings.warn(
+                f"the demo model was never shown {text.strip()!r}, so its direction means little; nearest "
+                f"among what it knows: {names} (all of them: nnsight-dream concepts)",
+                stacklevel=4,
+            )
+
+
+@overload
+def contrast(
+    vlm: VLM, positive: str | Texts, negative: str | Texts, layer: Where, *, tokens: str = ..., label: str | None = ...
+) -> Direction: ...
+
+
+@overload
+def contrast(
+    vlm: VLM, positive: str | Texts, negative: str | Texts, layer: Many, *, tokens: str = ..., label: str | None = ...
+) -> list[Direction]: ...
+
+
+@strict
+def contrast(
+    vlm: VLM,
+    positive: str | Texts,
+    negative: str | Texts,
+    layer: Where | Many,
+    *,
+    tokens: str = "last",
+    label: str | None = None,
+) -> Any:
+    """The mean activation of some prompts less that of others: a contrastive direction (Panickssery et al. 2024).
+
+    Each prompt stands in the chat template as a user's words.
+
+    layer   as in `concept`; a list gives a list of directions
+    tokens  "last": the last token of the template, where the model is about to answer; "all": the mean over the
+            prompt's own tokens
+    label   its name; made from the first prompt of either side if not given
+
+    Raises ValueError for an empty side, another `tokens`, or a prompt that the chat template cannot keep.
+
+    >>> import nnsight_dream as nd
+    >>> vlm = nd.load("demo")
+    >>> nd.contrast(vlm, ["a red apple", "a red car"], ["an apple", "a car"], layer=4, label="red").label
+    'red'
+    """
+    choice(tokens, "tokens", ("last", "all"))
+    label = None if label is None else checked(label, "label", "red", blank=False)
+    sites, one = sites_of(vlm, layer)
+    sides = [_texts(positive, "positive"), _texts(negative, "negative")]
+    states = _means(vlm, _wrapped(vlm, [*sides[0], *sides[1]]), sites, last=tokens == "last")
+    name = label or " against ".join(side[0].strip() + (" ..." if len(side) > 1 else "") for side in sides)
+    story = {"method": "contrast", "positive": sides[0], "negative": sides[1], "tokens": tokens}
+    cut = len(sides[0])
+    found = [made(vlm, site, states[site][:cut].mean(0) - states[site][cut:].mean(0), name, **story) for site in sites]
+    return found[0] if one else found

@@ -1,0 +1,489 @@
+"""How the picture is held: a canvas writes a picture as a few free tensors, its "parts", which the ascent moves.
+
+    parts = canvas.start(jobs, generators, device)      list of (jobs, ...) tensors, float32, no gradient yet
+    pictures = canvas.render(parts)                     (jobs, 3, size, size), RGB, float32 in [0, 1]
+
+Any object with these two methods and a `size` is a canvas. Jobs never mix: row j of the pictures depends on row j of
+the parts alone, and whatever is random in job j comes from `generators[j]`.
+What `_ships` names is sent to remote servers as source (see `shipping`), so this file imports nothing but torch and the
+standard library, spells out every dtype and device, and does without
+`from __future__ import annotations` (a dataclass with annotations kept as strings looks its module up in
+`sys.modules`, where sent code is not).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+#: Square root of the covariance of red, green and blue over ImageNet, a row for each of them
+#: (Olah, Mordvintsev, Schubert: Feature Visualization, 2017; the numbers are those of lucid, Apache-2.0).
+IMAGENET_COLOUR = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+
+
+@dataclass(frozen=True)
+class MultiResolution:
+    """A sum of components from coarse to fine, all starting at zero, so that every picture starts as exactly grey 0.5.
+
+        x = 0.5 + 0.5 tanh( sum over r of w_r upscale(P_r) ),   w_r = (smallest r / r) ** exponent
+
+    with bilinear upscaling (half-pixel centres) from r x r to size x size (Direct Ascent Synthesis, 2025, arXiv
+    2502.07753; exponent 0 is theirs, a larger one holds the fine components back).
+    The default ladder is the paper's at 448: 23 resolutions 8, 28, 48, ..., 448. At any other size it is 23 resolutions
+    evenly spaced from size / 56 to size, rounded to whole pixels, but none below 4 pixels and fewer of them where they
+    would lie closer than 8 pixels: 4, 13, 21, 30, 38, 47, 55, 64 at 64.
+    `resolutions` gives a ladder of your own: different whole numbers from 1 to size.
+    Parts: (jobs, 3, r, r) for each r of `ladder`, coarsest first.
+    Raises ValueError for a size below 8, a resolution outside 1..size or given twice, an exponent that is not finite.
+
+    >>> canvas = MultiResolution(64)
+    >>> canvas.ladder
+    (4, 13, 21, 30, 38, 47, 55, 64)
+    >>> parts = canvas.start(1, [torch.Generator()])
+    >>> canvas.render(parts).unique().tolist()
+    [0.5]
+    """
+
+    _ships = ("ladder", "start", "render", "_weight")
+
+    size: int = 448
+    _: KW_ONLY
+    resolutions: tuple[int, ...] | None = None
+    exponent: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_size("MultiResolution", self.size)
+        _check_number("MultiResolution", "exponent", self.exponent)
+        _keep_plain(self, "size", "exponent")
+        if self.resolutions is None:
+            return
+        given = self.resolutions
+        try:
+            resolutions = tuple(_plain(r) for r in given)
+        except TypeError:
+            resolutions = ()
+        object.__setattr__(self, "resolutions", resolutions)
+        good = [r for r in resolutions if _is_whole(r) and 1 <= r <= self.size]
+        if not good or len(set(good)) < len(resolutions):
+            mended = tuple(sorted(set(good))) or None
+            raise ValueError(
+                f"MultiResolution: resolutions={resolutions or _shown(given)} given; allowed are different whole "
+                f"numbers from 1 to size ({self.size}); mend: `MultiResolution({self.size}, resolutions={mended})`"
+            )
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """The resolutions in pixels, coarsest first."""
+        if self.resolutions is not None:
+            return tuple(sorted(self.resolutions))
+        low = max(4, math.floor(self.size / 56 + 0.5))
+        steps = max(1, min(22, (self.size - low) // 8))
+        return tuple(low + math.floor((self.size - low) * i / steps + 0.5) for i in range(steps + 1))
+
+    def start(self, jobs: int, generators: list[torch.Generator], device: torch.device | str = "cpu") -> list[Tensor]:
+        """Zero parts (jobs, 3, r, r), one for each resolution of `ladder`; the generators are not used.
+
+        Raises ValueError where the number of generators is not `jobs`.
+        """
+        _check_generators("MultiResolution", jobs, generators)
+        return [torch.zeros(jobs, 3, r, r, dtype=torch.float32, device=device) for r in self.ladder]
+
+    def start_from(self, picture: Tensor) -> list[Tensor]:
+        """Parts that render as the given picture to within 0.001, on the picture's device.
+
+        `picture` is (3, size, size), or (jobs, 3, size, size), in [0, 1]. It all goes into the finest component: only
+        the sum is seen, and each component's gradient depends on that sum alone.
+        Raises ValueError for another shape or range, values that are not finite, a ladder that does not reach `size`.
+        """
+        pictures = _check_pictures("MultiResolution", picture, self.size)
+        if self.ladder[-1] != self.size:
+            mended = (*self.ladder, self.size)
+            raise ValueError(
+                f"MultiResolution: start_from with resolutions={self.ladder} asked for; allowed are ladders that reach "
+                f"size ({self.size}), others cannot hold every picture; mend: "
+                f"`MultiResolution({self.size}, resolutions={mended}, exponent={self.exponent})`"
+            )
+        jobs = pictures.shape[0]
+        coarse = [torch.zeros(jobs, 3, r, r, dtype=torch.float32, device=pictures.device) for r in self.ladder[:-1]]
+        return [*coarse, _unsquash(pictures, 5e-4) / self._weight(self.size)]
+
+    def render(self, parts: list[Tensor]) -> Tensor:
+        """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
+        _check_parts("MultiResolution", parts, [(3, r, r) for r in self.ladder])
+        with _full_precision(parts[0]):
+            total = torch.zeros(
+                parts[0].shape[0], 3, self.size, self.size, dtype=parts[0].dtype, device=parts[0].device
+            )
+            for resolution, part in zip(self.ladder, parts, strict=True):
+                total = total.add_(upscale(part, self.size), alpha=self._weight(resolution))
+            return _squash(total)
+
+    def _weight(self, resolution: int) -> float:
+        return float((self.ladder[0] / resolution) ** self.exponent)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Every pixel for itself, starting as exactly grey 0.5: the plainest canvas, to compare others with.
+
+        x = 0.5 + 0.5 tanh(P)
+
+    Parts: one (jobs, 3, size, size). Raises ValueError for a size below 8.
+    """
+
+    _ships = ("start", "render")
+
+    size: int = 448
+
+    def __post_init__(self) -> None:
+        _check_size("Pixels", self.size)
+        _keep_plain(self, "size")
+
+    def start(self, jobs: int, generators: list[torch.Generator], device: torch.device | str = "cpu") -> list[Tensor]:
+        """One zero part (jobs, 3, size, size); the generators are not used. Raises ValueError as every canvas does."""
+        _check_generators("Pixels", jobs, generators)
+        return [torch.zeros(jobs, 3, self.size, self.size, dtype=torch.float32, device=device)]
+
+    def start_from(self, picture: Tensor) -> list[Tensor]:
+        """Parts that render as the given picture, (3, size, size) or (jobs, 3, size, size) in [0, 1], to within 0.001.
+
+        Raises ValueError for another shape or range and for values that are not finite.
+        """
+        return [_unsquash(_check_pictures("Pixels", picture, self.size), 5e-4)]
+
+    def render(self, parts: list[Tensor]) -> Tensor:
+        """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
+        _check_parts("Pixels", parts, [(3, self.size, self.size)])
+        return _squash(parts[0])
+
+
+@dataclass(frozen=True)
+class Native:
+    """A canvas of the size at which the model sees pictures, whichever that is: nothing is resized on the way.
+
+    `kind` is a class of canvas, or a function from a side in pixels to a canvas:
+    `Native(lambda side: MultiResolution(side, exponent=0.5))`. It becomes a canvas in `synthesize`, which knows the
+    model. Raises TypeError for a canvas, which has a size already.
+
+    >>> Native(Pixels).at(64)
+    Pixels(size=64)
+    """
+
+    kind: Any = MultiResolution
+
+    def __post_init__(self) -> None:
+        if not callable(self.kind):
+            name = type(self.kind).__name__
+            raise TypeError(
+                f"Native: {self.kind!r} given; allowed are classes and functions of a side; mend: `Native({name})`"
+            )
+
+    def at(self, size: int) -> Any:
+        """The canvas of `size` x `size` pixels."""
+        return self.kind(size)
+
+
+@dataclass(frozen=True)
+class Fourier:
+    """A spectrum scaled by 1 / f ** decay, in colours that are uncorrelated over natural pictures.
+
+        x = sigmoid( M irfft2( P / max(f, 1 / size) ** decay ) / 4 )
+
+    f is in cycles per pixel, irfft2 is orthonormal, M is IMAGENET_COLOUR over its longest column; the 1 / 4 and the
+    start, normal with deviation 0.01, are lucid's (Olah, Mordvintsev, Schubert 2017), so its step sizes carry over.
+    Parts: one (jobs, 3, size, size // 2 + 1, 2), the last axis real and imaginary part. Even and odd sizes alike.
+    Raises ValueError for a size below 8 and a decay that is not finite.
+    """
+
+    _ships = ("start", "render")
+
+    size: int = 448
+    _: KW_ONLY
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_size("Fourier", self.size)
+        _check_number("Fourier", "decay", self.decay)
+        _keep_plain(self, "size", "decay")
+
+    def start(self, jobs: int, generators: list[torch.Generator], device: torch.device | str = "cpu") -> list[Tensor]:
+        """One part of small normal numbers, row j drawn from generators[j] on the CPU.
+
+        Raises ValueError where the number of generators is not `jobs` or one does not live on the CPU.
+        """
+        _check_generators("Fourier", jobs, generators)
+        shape = (3, self.size, self.size // 2 + 1, 2)
+        rows = [torch.randn(shape, generator=g, dtype=torch.float32, device="cpu") for g in generators]
+        return [(0.01 * torch.stack(rows)).to(device)]
+
+    def render(self, parts: list[Tensor]) -> Tensor:
+        """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
+        _check_parts("Fourier", parts, [(3, self.size, self.size // 2 + 1, 2)])
+        part = parts[0]
+        with _full_precision(part):
+            scale = _frequencies(self.size, part).pow(-self.decay)
+            spectrum = torch.view_as_complex(part.contiguous()) * scale
+            plane = torch.fft.irfft2(spectrum, s=(self.size, self.size), norm="ortho")
+            return torch.sigmoid(_mix(plane, _colour_matrix(part)) / 4)
+
+
+@dataclass(frozen=True, eq=False)
+class MACO:
+    """Magnitude-constrained: the magnitude of every frequency stays as in natural pictures, only its phase moves.
+
+        x = 0.5 + 0.5 tanh( M irfft2( magnitude exp(i phase) ) )
+
+    (Fel et al. 2023, arXiv 2306.06805.) M is as in `Fourier`, irfft2 orthonormal. Where they squash a standardised
+    picture, the magnitude here is that of pictures before the squash: a picture's own magnitude and phase render it.
+    `magnitude` is (3, size, size // 2 + 1), not negative; measure it with `MACO.from_pictures`. None means 1 / f,
+    scaled so that a colour deviates from its mean by 0.5 before the squash, by about 0.21 in the picture.
+    The mean colours are magnitude times cos(phase), so they move too, between bounds.
+    Parts: one (jobs, 3, size, size // 2 + 1), the phase in radians. Even and odd sizes alike.
+    Raises ValueError for a size below 8 and a magnitude of another shape, negative, not finite or all zero.
+    """
+
+    _ships = ("start", "render")
+
+    size: int = 448
+    _: KW_ONLY
+    magnitude: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check_size("MACO", self.size)
+        _keep_plain(self, "size")
+        if self.magnitude is None:
+            return
+        shape = (3, self.size, self.size // 2 + 1)
+        mend = f"; mend: measure it, `MACO.from_pictures(pictures, size={self.size})`"
+        if not isinstance(self.magnitude, Tensor) or self.magnitude.is_complex():
+            raise ValueError(f"MACO: magnitude={_shown(self.magnitude)} given; allowed is a tensor {shape}{mend}")
+        if tuple(self.magnitude.shape) != shape:
+            raise ValueError(f"MACO: magnitude of shape {tuple(self.magnitude.shape)} given; allowed is {shape}{mend}")
+        low, high = float(self.magnitude.min()), float(self.magnitude.max())
+        if not (low >= 0 and 0 < high < math.inf):
+            raise ValueError(
+                f"MACO: magnitude from {low} to {high} given; allowed are finite values from 0 up, not all zero{mend}"
+            )
+
+    @classmethod
+    def from_pictures(cls, pictures: Tensor, size: int) -> MACO:
+        """The canvas whose magnitude is the mean over pictures (n, 3, H, W) in [0, 1], resized to `size` where needed.
+
+        The pictures are kept 0.01 away from black and white, where the inverse of the squash ends.
+        Raises ValueError for another rank or range, values that are not finite, pictures without any contrast.
+        """
+        _check_size("MACO", size)
+        size = int(size)
+        with torch.no_grad():
+            pictures = _check_pictures("MACO", pictures, None)
+            if tuple(pictures.shape[-2:]) != (size, size):
+                pictures = functional.interpolate(
+                    pictures, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+                )
+            with _full_precision(pictures):
+                plane = _mix(_unsquash(pictures, 0.01), torch.linalg.inv(_colour_matrix(pictures)))
+                return cls(size, magnitude=torch.fft.rfft2(plane, norm="ortho").abs().mean(dim=0))
+
+    def start(self, jobs: int, generators: list[torch.Generator], device: torch.device | str = "cpu") -> list[Tensor]:
+        """One part of uniform phases, row j drawn from generators[j] on the CPU; the mean colours alone start as grey.
+
+        Raises ValueError where the number of generators is not `jobs` or one does not live on the CPU.
+        """
+        _check_generators("MACO", jobs, generators)
+        shape = (3, self.size, self.size // 2 + 1)
+        rows = [torch.rand(shape, generator=g, dtype=torch.float32, device="cpu") for g in generators]
+        phase = (2 * torch.stack(rows) - 1) * math.pi
+        phase[:, :, 0, 0] = math.pi / 2  # cos = 0: the middle of its range, where it moves most easily
+        return [phase.to(device)]
+
+    def render(self, parts: list[Tensor]) -> Tensor:
+        """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
+        _check_parts("MACO", parts, [(3, self.size, self.size // 2 + 1)])
+        phase = _odd_phase(parts[0])
+        with _full_precision(phase):
+            colour = _colour_matrix(phase)
+            if self.magnitude is None:
+                magnitude = _natural_magnitude(self.size, colour)
+            else:
+                magnitude = self.magnitude.to(dtype=phase.dtype, device=phase.device)
+            spectrum = torch.polar(magnitude.expand_as(phase).contiguous(), phase)
+            return _squash(_mix(torch.fft.irfft2(spectrum, s=(self.size, self.size), norm="ortho"), colour))
+
+    def __eq__(self, other: object) -> bool:
+        """Same size and same magnitude; a dataclass's own comparison cannot compare tensors."""
+        if not isinstance(other, type(self)) or self.size != other.size:
+            return False
+        if self.magnitude is None or other.magnitude is None:
+            return self.magnitude is other.magnitude
+        return torch.equal(self.magnitude, other.magnitude)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.size))
+
+
+def upscale(part: Tensor, size: int) -> Tensor:
+    """Square tensors (..., r, r) enlarged to (..., size, size), bilinear with half-pixel centres (align_corners=False).
+
+    Up to 64 pixels, and on an accelerator always, it is two products with the r x size matrix of the weights. On one
+    CPU core that makes a step through a canvas of 64 or 96 pixels 1.4 times as fast for four jobs, and no faster for
+    one; above, `interpolate` is faster. On CUDA the gradient of the products adds up in a fixed order, that of
+    `interpolate` does not.
+    """
+    resolution = part.shape[-1]
+    if resolution == size:
+        return part
+    if resolution > 64 and part.device.type == "cpu":
+        return functional.interpolate(part, size=(size, size), mode="bilinear", align_corners=False)
+    identity = torch.eye(resolution, dtype=part.dtype, device=part.device)
+    weights = functional.interpolate(identity[None], size=size, mode="linear", align_corners=False)[0]
+    return weights.mT @ (part @ weights)
+
+
+def _squash(total: Tensor) -> Tensor:
+    return 0.5 + 0.5 * torch.tanh(total)
+
+
+def _unsquash(pictures: Tensor, margin: float) -> Tensor:
+    return torch.atanh(2 * pictures.clamp(margin, 1 - margin) - 1)
+
+
+def _full_precision(like: Tensor) -> torch.autocast:
+    # A server may run all of this under autocast to bfloat16, which would leave the matrix products three digits.
+    kind = like.device.type  # of which torch's "meta" knows no autocast
+    return torch.autocast(device_type=kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False)
+
+
+def _mix(plane: Tensor, matrix: Tensor) -> Tensor:
+    return torch.einsum("ij,njhw->nihw", matrix, plane)
+
+
+def _colour_matrix(like: Tensor) -> Tensor:
+    matrix = torch.tensor(IMAGENET_COLOUR, dtype=like.dtype, device=like.device)
+    longest: Tensor = torch.linalg.vector_norm(matrix, dim=0).max()
+    return matrix / longest
+
+
+def _frequencies(size: int, like: Tensor) -> Tensor:
+    """Cycles per pixel of an rfft2, (size, size // 2 + 1); the zero frequency counts as the lowest, 1 / size."""
+    rows = torch.fft.fftfreq(size, dtype=like.dtype, device=like.device)
+    columns = torch.fft.rfftfreq(size, dtype=like.dtype, device=like.device)
+    return torch.hypot(rows[:, None], columns[None, :]).clamp(min=1 / size)
+
+
+def _natural_magnitude(size: int, colour: Tensor) -> Tensor:
+    """1 / f for each of the three uncorrelated colours, (3, size, size // 2 + 1), scaled as `MACO` says."""
+    magnitude = 1 / _frequencies(size, colour)
+    twice = torch.full_like(magnitude, 2.0)  # an rfft keeps one of each conjugate pair, except in its outer columns
+    twice[:, 0] = 1
+    if size % 2 == 0:
+        twice[:, -1] = 1
+    twice[0, 0] = 0
+    variance = (twice * magnitude.square()).sum() / size**2 * colour.square().sum() / 3  # Parseval
+    return (magnitude * 0.5 / variance.sqrt()).expand(3, -1, -1)
+
+
+def _odd_phase(phase: Tensor) -> Tensor:
+    """The phases with those columns made odd whose frequencies all have their conjugate in the same column.
+
+    Without this the inverse transform averages the two, and the magnitude there is not the one prescribed.
+    """
+    size = phase.shape[-2]
+    half = (size - 1) // 2
+
+    def odd(column: Tensor) -> Tensor:
+        return torch.cat([column[..., : size - half], -column[..., 1 : half + 1].flip(-1)], dim=-1)[..., None]
+
+    if size % 2:
+        return torch.cat([odd(phase[..., 0]), phase[..., 1:]], dim=-1)
+    return torch.cat([odd(phase[..., 0]), phase[..., 1:-1], odd(phase[..., -1])], dim=-1)
+
+
+def _check_size(who: str, size: int) -> None:
+    if not _is_whole(size) or size < 8:
+        raise ValueError(
+            f"{who}: size={_shown(size)} given; allowed are whole numbers from 8 up; mend: `{who}(size=64)`"
+        )
+
+
+def _check_number(who: str, name: str, value: float) -> None:
+    if not _is_real(value):
+        raise ValueError(f"{who}: {name}={_shown(value)} given; allowed are finite numbers; mend: `{who}({name}=1.0)`")
+
+
+def _check_generators(who: str, jobs: int, generators: list[torch.Generator]) -> None:
+    mend = f"mend: `[torch.Generator().manual_seed(seed) for seed in range({max(1, jobs)})]`"
+    if jobs < 1 or len(generators) != jobs:
+        raise ValueError(f"{who}: {len(generators)} generators given for {jobs} jobs; allowed is one each; {mend}")
+    for generator in generators:
+        if generator.device.type != "cpu":
+            raise ValueError(f"{who}: a generator on {generator.device} given; allowed are those on the CPU; {mend}")
+
+
+def _check_parts(who: str, parts: list[Tensor], shapes: list[tuple[int, ...]]) -> None:
+    given = [tuple(part.shape) for part in parts]
+    jobs = given[0][0] if given and given[0] else 0
+    if jobs < 1 or given != [(jobs, *shape) for shape in shapes]:
+        allowed = ", ".join(f"(jobs, {', '.join(map(str, shape))})" for shape in shapes)
+        raise ValueError(
+            f"{who}: parts of shapes {given} given; allowed are {allowed}; mend: take those of the "
+            f"same canvas, `canvas.start(1, [torch.Generator()])`"
+        )
+
+
+def _check_pictures(who: str, picture: Tensor, size: int | None) -> Tensor:
+    """The picture or pictures as (n, 3, H, W) float32, or an error that says what is wrong."""
+    if not isinstance(picture, Tensor) or not picture.is_floating_point():
+        given = picture.dtype if isinstance(picture, Tensor) else type(picture).__name__
+        mend = "; mend: `torch.as_tensor(picture).float() / 255`"
+        raise ValueError(f"{who}: a picture of {given} given; allowed are floating-point tensors in [0, 1]{mend}")
+    picture = picture.detach()
+    shape = tuple(picture.shape)
+    if len(shape) not in (3, 4) or shape[-3] != 3 or 0 in shape:
+        mend = "`picture.movedim(-1, -3)`" if shape[-1:] == (3,) else "`torch.stack([red, green, blue], dim=-3)`"
+        raise ValueError(f"{who}: shape {shape} given; allowed are (3, H, W) and (n, 3, H, W); mend: {mend}")
+    if size is not None and shape[-2:] != (size, size):
+        batch = "picture" if len(shape) == 4 else "picture[None]"
+        raise ValueError(
+            f"{who}: a picture of {shape[-2]} x {shape[-1]} given; allowed is the canvas's size, {size} x {size}; "
+            f'mend: `torch.nn.functional.interpolate({batch}, size=({size}, {size}), mode="bilinear", antialias=True)`'
+        )
+    if not bool(picture.isfinite().all()):
+        count = int((~picture.isfinite()).sum())
+        raise ValueError(
+            f"{who}: {count} values that are not finite given; allowed are values in [0, 1]; mend: "
+            f"`picture.nan_to_num(nan=0.5, posinf=1.0, neginf=0.0)`"
+        )
+    low, high = float(picture.min()), float(picture.max())
+    if low < 0 or high > 1:
+        mend = "`picture / 255`" if low >= 0 and 2 < high <= 255 else "`picture.clamp(0, 1)`"
+        raise ValueError(f"{who}: values from {low:g} to {high:g} given; allowed is [0, 1]; mend: {mend}")
+    return picture.reshape(-1, *shape[-3:]).to(torch.float32)
+
+
+# what `arguments` has too, for a file that goes alone
+def _plain(value: Any) -> Any:
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def _is_real(value: Any) -> bool:
+    value = _plain(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(_plain(value), int) and _is_real(value)
+
+
+def _keep_plain(record: Any, *names: str) -> None:
+    for name in names:
+        object.__setattr__(record, name, _plain(getattr(record, name)))
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:76]} ..."

@@ -1,0 +1,114 @@
+"""Means over pictures, and what is read of finished pictures. See `engine.plain` for the rules of this folder."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from .read import unpacked
+from .terms import placed
+
+
+def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any], at_once: int = 16) -> dict[Any, torch.Tensor]:
+    """The mean (d,) at each site over all patches of all pictures, float32; without gradients.
+
+    groups   pictures (B, 3, H, W) in [0, 1], or 8-bit; those of one size are run together, at most `at_once` in a pass
+    """
+    total: dict[Any, Any] = dict.fromkeys(sites)
+    count = dict.fromkeys(sites, 0)
+    sizes: dict[Any, list[torch.Tensor]] = {}
+    for group in groups:
+        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
+    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(at_once)):
+        with torch.no_grad():
+            found = read(unpacked(part))
+        for site in sites:
+            patches = found[site]
+            now = patches.double().sum((0, 1))
+            total[site] = now if total[site] is None else total[site] + now
+            count[site] += patches.shape[0] * patches.shape[1]
+    return {site: (total[site] / count[site]).float() for site in sites}
+
+
+def mean_norm(read: Any, groups: list[torch.Tensor], site: Any, at_once: int = 16) -> float:
+    """The mean norm of a patch of some pictures (B, 3, H, W) at a site; those of one size are run together.
+
+    At most `at_once` of them go in a pass. Raises ValueError where it is no positive number.
+    """
+    norms = []
+    sizes: dict[Any, list[torch.Tensor]] = {}
+    for group in groups:
+        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
+    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(at_once)):
+        with torch.no_grad():
+            norms.append(read(unpacked(part))[site].norm(dim=-1).cpu())
+    mean = float(torch.cat(norms).mean())
+    if not 0 < mean < math.inf:
+        raise ValueError(
+            "the mean norm of the reference pictures' activations is " + str(mean) + ": a positive number is needed; "
+            "load the model in another dtype, or give other pictures by reference="
+        )
+    return mean
+
+
+def measured_direction(
+    site: Any,
+    patches: torch.Tensor,
+    vector: torch.Tensor,
+    centre: torch.Tensor,
+    poolings: dict[str, Any],
+    grid: tuple[int, int],
+) -> tuple[dict[str, float], torch.Tensor]:
+    """Of a picture's patches (1, n, d) the cosine with a direction under each pooling, and the first one's weights."""
+    likeness = torch.nn.functional.cosine_similarity
+    here = {name: placed(pooling, site) for name, pooling in poolings.items()}
+    pooled = {name: pooling(patches - centre, vector[None], grid, 1.0) for name, pooling in here.items()}
+    scores = {name: likeness(r, vector[None], dim=-1).item() for name, (r, _) in pooled.items()}
+    return scores, next(iter(pooled.values()))[1][0].cpu()
+
+
+def measured_feature(
+    feature: Any, alone: list[Any], patches: torch.Tensor, norm: float
+) -> tuple[dict[str, float], torch.Tensor, dict[str, Any]]:
+    """Scores, heat (n,) and readings of a picture's patches (n, d): see `feature_climb.measure`.
+
+    alone   of a sum of several latents each as a feature of its own; norm   that of real pictures' patches
+    """
+    patches = patches.float()
+    found = feature.readings(patches)
+    scores = {"encoder": float(found["pre"].mean())}
+    if "cosine" in found:
+        scores["decoder"] = float(found["cosine"].mean())
+    above = feature.value(patches)
+    above = above - above.min()
+    total = float(above.sum())
+    heat = (above / total if total > 0 else torch.full_like(above, 1 / len(above))).cpu()
+    readings = _numbers(feature, patches)
+    readings["norm"] = float(patches.norm(dim=-1).mean()) / norm
+    if alone:
+        readings["parts"] = [
+            {"index": one.index, "weight": weight, **_numbers(single, patches)}
+            for (weight, one), single in zip(feature.parts, alone, strict=True)
+        ]
+    return scores, heat, readings
+
+
+def _numbers(feature: Any, patches: torch.Tensor) -> dict[str, Any]:
+    found = feature.readings(patches)
+    _, first = feature.parts[0]
+    single = len(feature.parts) == 1
+    top_k = any(one.threshold is None for _, one in feature.parts)
+    numbers: dict[str, Any] = {
+        "pre_max": float(found["pre"].max()),
+        "pre_mean": float(found["pre"].mean()),
+        "threshold": first.threshold if single else None,
+        "act_max": float(found["act"].max()),
+        "firing": None if top_k or not single else float((first.act(patches) > 0).float().mean()),
+    }
+    if top_k:
+        numbers["top_k"] = True
+    if "cosine" in found:
+        numbers |= {"cosine": float(found["cosine"].mean()), "cosine_max": float(found["cosine"].max())}
+    return numbers

@@ -1,0 +1,54 @@
+"""Objectives that share sites and poolings, grouped for one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from . import terms
+from .pooling import cosine
+
+if TYPE_CHECKING:
+    from ..models.sites import Site
+    from .optimise import Step
+    from .pooling import Pooling, Score
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """score(pool(patches - centre), direction), averaged over a job's views; one direction for each job.
+
+    directions, centres   (J, d); jobs   the rows of the step that these are, for jobs at different sites
+    """
+
+    site: Site
+    directions: torch.Tensor
+    centres: torch.Tensor
+    pooling: Pooling
+    score: Score = cosine
+    jobs: tuple[int, ...] | None = None
+
+    def parts(self, patches: torch.Tensor, grid: tuple[int, int], progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (J, batch) and patch weights (J, batch, n) of patches (J, batch, n, d)."""
+        pooling = terms.placed(self.pooling, self.site)
+        return terms.pooled_scores(patches, self.directions, self.centres, pooling, self.score, grid, progress)
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        """(J of the step,) the score of each job; 0 for jobs that are not these."""
+        towards = (self.directions, self.centres, self.pooling, self.score)
+        return terms.direction_term(self.site, *towards, self.jobs)(step)
+
+
+def group(
+    jobs: Sequence[tuple[Site, torch.Tensor, torch.Tensor] | None], pooling: Pooling, score: Score
+) -> list[Objective]:
+    """Objectives for (site, direction, centre) jobs, one for each site, together covering all jobs but None."""
+    objectives = []
+    for site in dict.fromkeys(job[0] for job in jobs if job is not None):
+        rows = tuple(i for i, job in enumerate(jobs) if job is not None and job[0] == site)
+        stacked = [torch.stack([jobs[i][k] for i in rows]) for k in (1, 2)]  # type: ignore[index,misc]
+        objectives.append(Objective(site, stacked[0], stacked[1], pooling, score, rows))
+    return objectives

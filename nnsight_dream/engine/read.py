@@ -1,0 +1,246 @@
+"""Reading activations where the model is: the only file with nnsight traces.
+
+What these functions need to know of a model is in a `Reading`. They import transformers only for families whose image
+tokens are made outside the model. See `engine.plain` for the rules of this folder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .canvas import _full_precision
+
+
+def run(
+    model: Any, root: str, points: list[tuple[str, str]], inputs: dict[str, Any], sandbox: bool = False
+) -> list[Any]:
+    """What is at each point (path, "output" or "input"), given in the order a pass reaches them; there it stops."""
+    import nnsight
+
+    wanted = [(model.get(path), side) for path, side in points]
+    whole = model if sandbox else model.get(root)
+    if sandbox:
+        with whole.trace(**inputs, use_cache=False):
+            reached = nnsight.save([getattr(envoy, side) for envoy, side in wanted])
+        return list(reached)
+    return reach(model, whole, wanted, {**inputs, "use_cache": False})
+
+
+def reach(model: Any, whole: Any, wanted: list[Any], inputs: dict[str, Any]) -> list[Any]:
+    """What is at each (module, "output" or "input"), in nnsight's hands, in a call of `whole`, a part of `model`."""
+    import nnsight
+
+    late = [i for i, (envoy, side) in enumerate(wanted) if side == "output" and hooked(envoy)]
+    if late or model._edits or whole._edits:
+        return reach_changed(model, whole, wanted, late, inputs)
+    with whole.trace(**inputs) as tracer:
+        reached = nnsight.save([getattr(envoy, side) for envoy, side in wanted])
+        tracer.stop()
+    return list(reached)
+
+
+def hooked(envoy: Any) -> bool:
+    """Whether a user's hooks may change what a module gives; nnsight shows its output as it is before them."""
+    everywhere = torch.nn.modules.module._global_forward_hooks
+    own = getattr(getattr(envoy, "_module", None), "_forward_hooks", None) or {}
+    if not own and not everywhere:
+        return False
+    ours = ("transformers.", "accelerate.")  # hooks that only look
+    return bool(everywhere) or any(not str(getattr(h, "__module__", "")).startswith(ours) for h in own.values())
+
+
+def reach_changed(model: Any, whole: Any, wanted: list[Any], late: list[int], inputs: dict[str, Any]) -> list[Any]:
+    """As `reach`, of a model with edits or hooks of the user's.
+
+    Edits stored on the model are replayed, as in a trace of it: the whole model is called. Outputs of modules with
+    hooks are taken behind all of these (`late`).
+    """
+    call: Any = "__call__"
+    if whole is not model and model._edits:
+        call, whole = model._module, whole._shallow_copy()
+        whole._edits = [*model._edits, *whole._edits]
+    caught: dict[int, Any] = {}
+
+    class Reached(Exception):  # nnsight's own stop calls edits of later places errors
+        pass
+
+    def keep(place: int, value: Any) -> None:
+        caught[place] = value
+        if place == len(wanted) - 1:
+            raise Reached
+
+    def catch(place: int) -> Any:
+        return lambda module, args, output: keep(place, output)
+
+    handles = [wanted[i][0]._module.register_forward_hook(catch(i)) for i in late]
+    early = [(i, *point) for i, point in enumerate(wanted) if i not in late]
+    try:
+        with whole.trace(fn=call, **inputs):
+            for place, envoy, side in early:
+                keep(place, getattr(envoy, side))
+    except Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [caught[i] for i in range(len(wanted))]
+
+
+def sandboxed(model: Any) -> bool:
+    """Whether this runs in NDIF's sandbox, where the model has no weights and activations come without their graph.
+
+    The sandbox (ndif 0.1.2) runs the whole model whichever module is traced, and loses count where a trace is stopped
+    and another follows; so there the whole model is traced, and run to its end.
+    """
+    parameters = getattr(getattr(model, "_module", None), "parameters", None)
+    first = None if parameters is None else next(parameters(), None)
+    return first is None or first.device.type == "meta"
+
+
+def states(how: Any, site: Any, value: Any) -> torch.Tensor:
+    """What a module gave, if it is (batch, tokens, width); of several results the first."""
+    value = how.states(value, how.config)
+    if not isinstance(value, torch.Tensor) or value.ndim != 3:
+        given = tuple(getattr(value, "shape", ())) or type(value).__name__
+        raise ValueError(f"{how.said[site]} holds {given}, not (batch, tokens, width); {how.allowed}")
+    return value
+
+
+def pixel_inputs(
+    how: Any, root: Any, pictures: torch.Tensor, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way.
+
+    root   the module that takes token ids and pixels; only used by families of the second kind
+    """
+    if pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise ValueError(f"pictures must be (batch, 3, height, width); got {tuple(pictures.shape)}")
+    with _full_precision(pictures):
+        packed = how.pack(pictures.to(device), how.pixels)
+    inputs = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in packed.items()}
+    if how.encode is None and how.temperature is None:
+        if how.soft is not None and torch.is_grad_enabled() and pictures.requires_grad:
+            raise RuntimeError(how.hard)
+        return inputs
+    if root is None:
+        raise RuntimeError(how.cut)
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    if how.temperature is not None:
+        tokens = how.soft(root, inputs, how.temperature)
+    else:
+        tokens = how.encode(root, inputs)
+    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tokens)}}
+
+
+def repeated(value: Any, count: int) -> Any:
+    """An input of one picture for `count`: (1, T) by rows; positions (axes, 1, T) in the middle; masks broadcast."""
+    if isinstance(value, dict):
+        return value
+    return value.expand(count, -1) if value.ndim == 2 else value.expand(-1, count, -1)
+
+
+def unedited(whole: Any) -> Any:
+    """A module in nnsight's hands without its edits, which would be replayed twice in what is caught once for all."""
+    if not whole._edits:
+        return whole
+    bare = whole._shallow_copy()
+    bare._edits = []
+    return bare
+
+
+def caught_masks(model: Any, how: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor | None]:
+    """The decoder's own attention masks by layer type, (1, 1, T, T), caught on their way into the first blocks.
+
+    Gemma 3 builds them anew in every forward pass (10 to 14 ms); they depend on the prompt alone.
+    """
+    import nnsight
+
+    blocks = [model.get(path) for _, path in how.masks]
+    with torch.no_grad(), unedited(model.get(how.root)).trace(**inputs, use_cache=False) as tracer:
+        caught = nnsight.save([block.inputs[1]["attention_mask"] for block in blocks])
+        tracer.stop()
+    found = dict(zip((kind for kind, _ in how.masks), caught, strict=True))
+    # the root asks for every type that its config knows; blocks of a type that was cut away never see theirs
+    every = {"full_attention", "sliding_attention"}
+    return {kind: found.get(kind, next(iter(found.values()))) for kind in every}
+
+
+def caught_positions(model: Any, how: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """The decoder's own position ids, (axes, 1, T), caught on their way into it; they depend on the prompt alone.
+
+    Given to the model, it need not work them out anew in every pass, nor keep what it worked out.
+    """
+    import nnsight
+
+    stack = model.get(how.positions)
+    with torch.no_grad(), unedited(model.get(how.root)).trace(**inputs, use_cache=False) as tracer:
+        caught = nnsight.save(stack.inputs[1]["position_ids"])
+        tracer.stop()
+    return caught
+
+
+def constants(model: Any, how: Any, root: Any, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """All inputs of one picture but its pixels, (1, T) each: ids, and what depends on them, made once for all steps."""
+    extra = {k: v.to(device) for k, v in how.extra.items()}
+    ids = how.ids.to(device)[None]
+    grey = torch.full((1, 3, *how.pixels.size), 0.5, dtype=torch.float32, device=device)
+    if how.sandbox:
+        return {"input_ids": ids, **extra}  # assembled by nnsight, which takes nothing ready
+    if how.masks or how.positions:
+        with torch.no_grad():
+            inputs = {"input_ids": ids, **pixel_inputs(how, root, grey, device, dtype), **extra}
+    if how.masks:
+        extra = {"attention_mask": caught_masks(model, how, inputs)}
+    if how.positions:
+        extra["position_ids"] = caught_positions(model, how, {**inputs, **extra})
+    return {"input_ids": ids, **extra}
+
+
+def reader(model: Any, how: Any, full: bool = True) -> tuple[Any, torch.device]:
+    """A function from pictures (B, 3, H, W) to patches (B, n, d) by site; and the device of its tensors.
+
+    full   patches are float32; else of the type in which the model computes
+    """
+    with torch.no_grad():
+        (first,) = run(model, how.root, [how.first], how.one_token, how.sandbox)
+        first = how.states(first, how.config)
+    device, dtype = first.device, first.dtype
+    root = getattr(model.get(how.root), "_module", None) if how.encode or how.soft else None
+    fixed = constants(model, how, root, device, dtype)
+
+    def read(pictures: torch.Tensor) -> dict[Any, torch.Tensor]:
+        inputs = {k: repeated(v, len(pictures)) for k, v in fixed.items()}
+        inputs.update(pixel_inputs(how, root, pictures, device, dtype))
+        found = run(model, how.root, [point[1:] for point in how.points], inputs, how.sandbox)
+        patches = {}
+        for (site, _, _), value in zip(how.points, found, strict=True):
+            activation = states(how, site, value)
+            rows = activation[:, how.places[site].to(activation.device)]
+            patches[site] = (rows.float() if full else rows).to(device)
+        return patches
+
+    return read, device
+
+
+def unpacked(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures in [0, 1] of such that travelled as 8-bit values."""
+    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+
+
+def text_means(model: Any, how: Any, batches: list[Any], sites: list[Any]) -> dict[Any, torch.Tensor]:
+    """Activations (N, d), float32 on the CPU, by site: of each text the mean over its own tokens.
+
+    batches   (inputs, own tokens of each row) as `concepts` makes them
+    sites     (site, path, side) in the order a pass reaches them
+    """
+    found: dict[Any, list[torch.Tensor]] = {site: [] for site, _, _ in sites}
+    for inputs, own in batches:
+        with torch.no_grad():
+            values = run(model, how.root, [point[1:] for point in sites], inputs, how.sandbox)
+        for (site, _, _), value in zip(sites, values, strict=True):
+            for state, tokens in zip(states(how, site, value.detach()), own, strict=True):
+                found[site].append(state[tokens].float().mean(0).cpu())
+    return {site: torch.stack(rows) for site, rows in found.items()}

@@ -1,0 +1,1 @@
+"""Pictures, tables, records and folders: in and out."""

@@ -1,0 +1,1 @@
+"""Who says what a picture shows, and how often they are right."""

@@ -1,0 +1,374 @@
+"""OpenAIJudge: any model behind OpenAI's protocol names pictures; a second one grades what it said."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import collections
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .. import arguments
+from ..io.json_values import encodable
+from ..io.pictures import as_image
+from .desk import JudgeStopped, answer_row, grade_row
+from .openai_calls import PRICES, Caller, Unreachable, Unreadable, in_a_thread
+from .questions import PROTOCOLS, capped, heard, result, rubric
+from .thinking import spoken
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .desk import Asked, Keep
+
+
+GIVE_UP = 20  # questions in a row that fail: the network is down, or the request is wrong
+
+
+_OURS = ("model", "messages", "response_format", "stream", "n")
+
+
+_SCHEMA = {
+    "type": "object",
+    "properties": {"analysis": {"type": "string"}, "result": {"type": "integer", "enum": [0, 1]}},
+    "required": ["analysis", "result"],
+    "additionalProperties": False,
+}
+
+
+# how servers say that an answer stopped at a limit, or at their own filter
+_CUT = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded")
+
+
+_FILTERED = ("content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii")
+
+
+_WHY_CUT = "an answer was cut before it was whole; allow more tokens, such as extra={'max_completion_tokens': 4000}"
+
+
+_STRUCTURED = {"type": "json_schema", "json_schema": {"name": "grade", "strict": True, "schema": _SCHEMA}}
+
+
+class OpenAIJudge:
+    """The judge of "Representations of Text and Images Align From Layer One" (arXiv 2601.08017, appendix E).
+
+    model, grader    who looks, and who compares the answer with the concept, by the paper's rubric
+    samples          answers to each question
+    structured       the grade comes as structured output instead of at the end of a text; both can be kept side by side
+    temperature      of the answers; None leaves it to the server (GPT-5 takes no other)
+    extra, grader_extra   further fields of the requests, such as {"reasoning_effort": "low"}
+    base_url, api_key     of another server; by default OpenAI's, and the key in OPENAI_API_KEY. It is kept nowhere
+    side             pictures smaller than this many pixels are enlarged to it, bicubic
+    concurrency      calls at once
+    retries, backoff, timeout   of one call: how often again, seconds before the first retry (doubled each time, up to
+                     a minute; never sooner than a server's Retry-After), seconds until it counts as lost
+    max_calls, max_cost   a budget over this object's life, of attempts and of dollars
+    prices           (dollars for a million tokens in, out) by model, on top of `openai_calls.PRICES`
+    name             what its answers are kept under, the model's by default: give another for other settings
+
+    What it used: `calls`, `cost` (dollars), `tokens`, and `faults` by kind.
+
+    Raises ValueError for a number out of range, a field of `extra` that is set here, and a `max_cost` without prices.
+    """
+
+    protocols: tuple[str, ...] = PROTOCOLS
+
+    def __init__(
+        self,
+        model: str = "gpt-5",
+        *,
+        grader: str = "gpt-5-mini",
+        samples: int = 10,
+        structured: bool = False,
+        temperature: float | None = None,
+        extra: Mapping[str, Any] | None = None,
+        grader_extra: Mapping[str, Any] | None = None,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        side: int = 448,
+        concurrency: int = 8,
+        retries: int = 6,
+        backoff: float = 1.0,
+        timeout: float = 120.0,
+        max_calls: int | None = None,
+        max_cost: float | None = None,
+        prices: Mapping[str, tuple[float, float]] | None = None,
+        name: str | None = None,
+    ):
+        _check(samples=(samples, 1), side=(side, 1), concurrency=(concurrency, 1), retries=(retries, 0))
+        _check(backoff=(backoff, 0), max_calls=(max_calls, 0), max_cost=(max_cost, 0), timeout=(timeout, 0.001))
+        for label, told in (("model", model), ("grader", grader)):
+            arguments.text(told, label, "gpt-5", blank=False)
+        for label, mapping in (("prices", prices), ("extra", extra), ("grader_extra", grader_extra)):
+            if mapping is not None and not isinstance(mapping, Mapping):
+                raise TypeError(f"{label}={arguments.shown(mapping)}: a dict is needed, or None")
+        known = {**PRICES, **(prices or {})}
+        if max_cost is not None and (without := [m for m in (model, grader) if m not in known]):
+            told = f"{{{without[0]!r}: (dollars for a million tokens in, out)}}"
+            raise ValueError(f"max_cost= needs to know what {without[0]!r} costs: pass prices={told}")
+        if taken := [k for k in (*(extra or {}), *(grader_extra or {})) if k in _OURS]:
+            raise ValueError(f"extra= and grader_extra= may not hold {taken[0]!r}: {', '.join(_OURS)} are set here")
+        self.model, self.samples, self.structured, self.side = model, samples, structured, side
+        self.grader_model, self.concurrency, self.name = grader, concurrency, name or model
+        self.grader = f"{grader} structured" if structured else grader
+        self._extra = {**({} if temperature is None else {"temperature": temperature}), **(extra or {})}
+        self._grader_extra = dict(grader_extra or {})
+        self._pictures: collections.OrderedDict[str, str] = collections.OrderedDict()
+        self.caller = Caller(
+            base_url=base_url,
+            api_key=api_key,
+            retries=retries,
+            backoff=backoff,
+            timeout=timeout,
+            max_calls=max_calls,
+            max_cost=max_cost,
+            prices=known,
+        )
+
+    @property
+    def calls(self) -> int:
+        """Calls sent so far, each attempt counted."""
+        return self.caller.calls
+
+    @property
+    def cost(self) -> float:
+        """Dollars spent so far, by what the server says it used; models without a price cost nothing here."""
+        return self.caller.cost
+
+    @property
+    def tokens(self) -> collections.Counter[str]:
+        """Tokens "in" and "out" so far."""
+        return self.caller.tokens
+
+    @property
+    def faults(self) -> collections.Counter[str]:
+        """What went wrong so far, by kind: "429", "timeout", "html", "refusal" ...; each attempt counts."""
+        return self.caller.faults
+
+    def __repr__(self) -> str:
+        used = f"{self.calls} calls, ${self.cost:.2f}, {sum(self.faults.values())} faults"
+        return f"OpenAIJudge({self.name!r}, graded by {self.grader}; {used})"
+
+    def estimate(self, asking: int, grading: int) -> float | None:
+        """Dollars for that many calls, from what calls have cost so far or by rule of thumb; None without prices."""
+        one, other = self.caller.expect("ask", self.model), self.caller.expect("grade", self.grader_model)
+        return None if one is None or other is None else asking * one + grading * other
+
+    def examine(self, asked: Sequence[Asked], keep: Keep) -> None:
+        """See `asking.Examiner`. Works in a notebook too: it runs an event loop in a thread of its own."""
+        in_a_thread(self._all(asked, keep))
+
+    async def _all(self, asked: Sequence[Asked], keep: Keep) -> None:
+        run = _Run(keep, collections.deque(asked))
+        async with self.caller.client() as client:
+            workers = [asyncio.create_task(self._work(client, run)) for _ in range(min(self.concurrency, len(asked)))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+        if run.stop is not None:
+            raise run.stop
+        for one in run.left:
+            keep(one, {"what": "failed", "error": f"not asked, after {GIVE_UP} questions in a row had failed"})
+
+    async def _work(self, client: Any, run: _Run) -> None:
+        """Question after question, until none is left or going on is of no use; what is under way is finished."""
+        while run.left and run.stop is None and run.failures < GIVE_UP:
+            one = run.left.popleft()
+            try:
+                await self._one(client, one, run.keep)
+                run.failures = 0
+            except Unseen as error:  # no fault of the server's
+                run.keep(one, {"what": "failed", "error": str(error)})
+            except Unreachable as error:
+                run.failures += 1
+                run.keep(one, {"what": "failed", "error": str(error)})
+            except JudgeStopped as stop:
+                run.stop = stop
+            except OSError:  # nothing can be stored
+                raise
+            except Exception as error:  # whatever is the matter with this one, the others go on
+                run.failures += 1
+                told = self.caller.shown(f"{type(error).__name__}: {error}")
+                run.keep(one, {"what": "failed", "error": f"it could not be asked or read: {told}"})
+
+    async def _one(self, client: Any, one: Asked, keep: Keep) -> None:
+        row = one.answer
+        if row is None:
+            row = await self._answer(client, one)
+            keep(one, row)
+        if row["kind"] == "answer":
+            for concept in one.grade_as:
+                keep(one, await self._grade(client, one, row["text"], concept))
+
+    async def _answer(self, client: Any, one: Asked) -> dict[str, Any]:
+        content = [
+            {"type": "text", "text": encodable(one.question)},
+            {"type": "image_url", "image_url": {"url": self._picture(one)}},
+        ]
+        body = {"model": self.model, "messages": [{"role": "user", "content": content}], **self._extra}
+        try:
+            (text, kind), raw = await self.caller.ask(client, "ask", body, _said)
+        except Unreadable as error:
+            kind = "refusal" if error.kind == "refusal" else "broken"
+            return answer_row(one, "", kind, error.raw, self.model)
+        if kind != "answer":
+            self.faults["cut" if kind == "broken" else kind] += 1
+        more: dict[str, Any] = {"why": _WHY_CUT} if kind == "broken" else {}
+        if raw.pop("unencodable", False):
+            more["unencodable"] = True
+        return answer_row(one, text, kind, raw, self.model, **more)
+
+    async def _grade(self, client: Any, one: Asked, text: str, concept: str) -> dict[str, Any]:
+        told = encodable(rubric(one.question, capped(text), concept, structured=self.structured))
+        body = {"model": self.grader_model, "messages": [{"role": "user", "content": told}], **self._grader_extra}
+        if self.structured:
+            body["response_format"] = _STRUCTURED
+        read = _field_score if self.structured else _text_score
+        try:
+            score, raw = await self.caller.ask(client, "grade", body, read)
+        except Unreadable as error:
+            return grade_row(one, concept, None, error.raw, self.grader)
+        return grade_row(one, concept, score, raw, self.grader)
+
+    def _picture(self, one: Asked) -> str:
+        """A data URL; the same picture is asked about many times in a row."""
+        if one.key not in self._pictures:
+            try:
+                self._pictures[one.key] = data_url(one.image(), self.side)
+            except Exception as error:  # what a damaged file raises is of many kinds
+                raise Unseen(f"the picture cannot be read: {self.caller.shown(error)}") from None
+            while len(self._pictures) > 2 * self.concurrency:
+                self._pictures.popitem(last=False)
+        return self._pictures[one.key]
+
+
+class Unseen(Unreachable):
+    """A picture that cannot be read."""
+
+
+@dataclass
+class _Run:
+    """One examination: what is `left`, how many `failures` came in a row, and what stopped it."""
+
+    keep: Keep
+    left: collections.deque[Asked]
+    failures: int = 0
+    stop: JudgeStopped | None = field(default=None)
+
+
+def data_url(image: Image.Image, side: int) -> str:
+    """A picture as a PNG data URL, RGB, its longer side at least `side` pixels, enlarged if need be (bicubic)."""
+    from PIL import Image
+
+    image = as_image(image)
+    if max(image.size) < side:
+        factor = side / max(image.size)
+        size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@dataclass(frozen=True)
+class _Message:
+    """What came: its `text`, whether it is a refusal, and whether it was `cut` before its end."""
+
+    text: str
+    refused: bool
+    cut: bool
+
+
+def _message(raw: Any) -> _Message:
+    """The message of a completion, without what it holds apart of its thinking. Raises Unreadable."""
+    choices = raw.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise Unreadable("empty choices")
+    choice = choices[0]
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise Unreadable("no message")
+    end = str(choice.get("finish_reason") or "").casefold()
+    text, refusal = _parts(message.get("content"))
+    refusal = _text_of(message.get("refusal")) or refusal
+    if refusal or end in _FILTERED:
+        return _Message(refusal or text, True, False)
+    thought = any(_parts(message.get(name))[0].strip() for name in ("reasoning_content", "reasoning", "thinking"))
+    return _Message(text, False, end in _CUT or (thought and end in ("abort", "error") and not text.strip()))
+
+
+def _parts(content: Any) -> tuple[str, str]:
+    """(text, refusal) of a content: a text, none, or parts, of which thinking and pictures are left out."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    if not isinstance(content, list):
+        raise Unreadable("no text")
+    text, refusal = "", ""
+    for part in content:
+        if isinstance(part, str):
+            text += part
+        elif isinstance(part, dict) and part.get("type") in (None, "text", "output_text"):
+            text += _text_of(part.get("text"))
+        elif isinstance(part, dict) and part.get("type") == "refusal":
+            refusal += _text_of(part.get("refusal") or part.get("text"))
+    return text, refusal
+
+
+def _text_of(value: Any) -> str:
+    """A text; of an object that holds one, as some servers send, that one; nothing of anything else."""
+    value = value.get("value") if isinstance(value, dict) else value
+    return value.strip() and value if isinstance(value, str) else ""
+
+
+def _said(raw: Any) -> tuple[str, str]:
+    message = _message(raw)
+    if message.refused:
+        return spoken(message.text).text, "refusal"
+    return heard(message.text, cut=message.cut)
+
+
+def _text_score(raw: Any) -> int:
+    message = _message(raw)
+    if message.refused:
+        raise Unreadable("refusal")
+    aloud = spoken(message.text).text.rstrip("*_ .!)\n")
+    score = result(message.text)
+    if message.cut and (score is None or not aloud.endswith(("0", "1"))):
+        raise Unreadable("cut by length", again=False)
+    if score is None:
+        raise Unreadable("no result")
+    return score
+
+
+def _field_score(raw: Any) -> int:
+    message = _message(raw)
+    if message.refused:
+        raise Unreadable("refusal")
+    try:
+        score = json.loads(_unfenced(spoken(message.text).text))["result"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        if message.cut:
+            raise Unreadable("cut by length", again=False) from None
+        raise Unreadable("cut json") from None
+    if isinstance(score, bool) or score not in (0, 1):
+        raise Unreadable("no result")
+    return int(score)
+
+
+def _unfenced(text: str) -> str:
+    """JSON without the fence that models like to put around it."""
+    return text.removeprefix("```json").removeprefix("```").removesuffix("```")
+
+
+def _check(**given: tuple[float | None, float]) -> None:
+    for name, (value, least) in given.items():
+        if value is not None and not (arguments.is_real(value) and value >= least):
+            raise ValueError(f"{name}={arguments.shown(value)}: at least {least} is needed")
+        if value is not None and name not in ("backoff", "max_cost", "timeout"):
+            arguments.whole(value, name)

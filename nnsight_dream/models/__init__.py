@@ -1,0 +1,1 @@
+"""Vision-language models: loading, family records, sites, prompts, reading, the check."""

@@ -1,0 +1,88 @@
+"""The form of a family's record: what has to be known of a family of vision-language models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..engine.pixels import plain_pixels, stated
+
+if TYPE_CHECKING:
+    from ..engine.pixels import PixelFormat
+
+
+def cells(config: Any, pixels: PixelFormat) -> tuple[int, int]:
+    """The grid of a model that takes pictures of any whole number of cells."""
+    return pixels.size[0] // pixels.cell, pixels.size[1] // pixels.cell
+
+
+def first(value: Any) -> Any:
+    """Of several results the first."""
+    return value[0] if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of vision-language models, as facts.
+
+    A config belongs to it by `model_types` and, where families share one, by the types of its `decoders` and `towers`.
+    `root` is the module that takes token ids and pixels and has no head; `layers` the decoder's blocks.
+    `kinds` maps a site kind to (module path below a block, "output" or "input"); `hooks` does so for other hooks of
+    TransformerLens, by their names there. `states` takes (batch, tokens, width) out of what a block gives.
+
+    `wrapped` is the text that the family's processor puts for one image: `{begin}`, `{image}` (repeated by the
+    grid, rows joined by `between`) and `{end}` are the checkpoint's own tokens; `placeholder` is what its chat template
+    writes there. `begin_id` and `end_id` name the config fields that hold the ids of the tokens around an image, if
+    there are any. `tiles_behind` says that the processor puts a picture's tiles behind its whole view, which they
+    cannot change and which alone is read here; `looks_ahead` that image tokens see the text behind them.
+    `chat_template` serves checkpoints that have none. `probed` records were found by `probed.py`.
+
+    `pixels` reads the numbers of the image processor (processor, config), `grid` the rows and columns of image tokens
+    (config, numbers), `pack` makes the pixel inputs (pictures, numbers), `extra` the other inputs that depend on the
+    token ids (ids, image id), `text` those of text alone (ids). `views` are the options with which the image
+    processor makes one view of that size of a picture, and cuts nothing up; `seen` takes that view from what it makes.
+    `encode` makes the image tokens of pixel inputs (root module, inputs) where the root's own way will not do;
+    `resized` does so for pictures of another size than the tower's own, where the root refuses them;
+    `surrogate` (root, inputs, temperature) does where no gradient passes the root's own way, if it is asked for.
+    `stand_in` is a class of image processor with the same numbers that needs no torchvision, where the own does.
+    `masks` says that the decoder takes ready attention masks as a dict by layer type, `positions` that it takes ready
+    position ids; both are then made once. `overflows` says that activations exceed float16's largest number.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    root: str
+    layers: str
+    tower: str
+    projector: str
+    placeholder: str
+    wrapped: str
+    begin_id: str = ""
+    end_id: str = ""
+    grid: Callable[[Any, PixelFormat], tuple[int, int]] = cells
+    pack: Callable[[torch.Tensor, PixelFormat], dict[str, torch.Tensor]] = plain_pixels
+    extra: Callable[[torch.Tensor, int], dict[str, torch.Tensor]] = lambda ids, image: {}
+    kinds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    hooks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    masks: bool = False
+    positions: bool = False
+    overflows: bool = False
+    pixels: Callable[[Any, Any], PixelFormat] = stated
+    views: Callable[[PixelFormat], dict[str, Any]] = lambda pixels: {}
+    seen: Callable[[Any], Any] = lambda made: made
+    encode: Callable[[Any, dict[str, torch.Tensor]], Any] | None = None
+    resized: Callable[[Any, dict[str, torch.Tensor]], Any] | None = None
+    surrogate: Callable[[Any, dict[str, torch.Tensor], float], Any] | None = None
+    stand_in: str = ""
+    text: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {}
+    states: Callable[[Any, Any], Any] = lambda value, config: first(value)
+    decoders: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ()
+    between: str = ""
+    tiles_behind: bool = False
+    looks_ahead: bool = False
+    chat_template: str | None = None
+    probed: bool = False

@@ -1,0 +1,84 @@
+"""The token ids that stand before and at one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.utils.checkpoint
+
+from . import templates
+
+if TYPE_CHECKING:
+    from .vlm import VLM
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """The token ids (T,) that stand before and at one picture: a user's turn up to the last image token.
+
+    Later tokens never change earlier ones, so nothing after the picture is run. `positions` (n,) are the image
+    tokens' places, row by row; `extra` are the other inputs that go with the ids.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    extra: dict[str, torch.Tensor]
+    text: str
+
+
+def _marks(vlm: VLM) -> tuple[str, str, str]:
+    """The tokens that begin, hold and end a picture; nothing for those that a family has not."""
+    fields = (vlm.family.begin_id, "image_token_id", vlm.family.end_id)
+    begin, image, end = (vlm.tokenizer.convert_ids_to_tokens(getattr(vlm.config, f)) if f else "" for f in fields)
+    return begin, image, end
+
+
+def _picture_turn(vlm: VLM, text: str = "", answer: bool = False) -> str:
+    """A user's turn of one picture and a text, by the chat template."""
+    template = vlm.chat_template
+    form = templates.picture_form(vlm.tokenizer, template, vlm.placeholder)
+    return templates.written(vlm.tokenizer, template, text, form, vlm.placeholder, answer)
+
+
+def _question(vlm: VLM, image: Any, text: str) -> dict[str, torch.Tensor]:
+    """Inputs of a picture and words: the processor's own, or the record's where there is no whole processor."""
+    bare = (
+        vlm.chat_template == vlm.family.chat_template
+    )  # stands for what a processor writes around the words by itself
+    from ..io.pictures import as_image, as_tensors
+
+    if callable(vlm.processor):
+        told: dict[str, Any] = {} if bare else {"add_special_tokens": False}
+        whole = vlm.placeholder + text if bare else _picture_turn(vlm, text, answer=True)
+        views = vlm.family.views(vlm.pixels)
+        made = vlm.processor(text=[whole], images=[[as_image(image)]], return_tensors="pt", **told, **views)
+        return {k: v for k, v in made.items() if isinstance(v, torch.Tensor)}
+    ids = torch.tensor(
+        vlm.tokenizer(_wrapped(vlm, _picture_turn(vlm, text, answer=True)), add_special_tokens=False).input_ids
+    )
+    (picture,) = as_tensors(image, "image")
+    inputs = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None], **vlm.pack(picture)}
+    return inputs | vlm.family.extra(ids[None], vlm.config.image_token_id)
+
+
+def _wrapped(vlm: VLM, text: str) -> str:
+    """A text in which the placeholder of a picture is replaced by all of its tokens."""
+    rows, cols = vlm.grid
+    begin, image, end = _marks(vlm)
+    tokens = vlm.family.between.join([image * cols] * rows)
+    return text.replace(vlm.placeholder, vlm.family.wrapped.format(begin=begin, image=tokens, end=end))
+
+
+def _image_prompt(vlm: VLM) -> ImagePrompt:
+    family, image_id = vlm.family, vlm.config.image_token_id
+    text = _wrapped(vlm, _picture_turn(vlm))
+    ids = torch.tensor(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
+    places = (ids == image_id).nonzero().flatten()
+    if len(places) == 0:
+        image = _marks(vlm)[1]
+        raise ValueError(f"no image token {image!r} (id {image_id}) in {text!r}: mend the record's 'wrapped' field")
+    if not family.looks_ahead:
+        ids = ids[: int(places[-1]) + 1]
+    return ImagePrompt(ids, places, family.extra(ids[None], image_id), text)

@@ -1,0 +1,292 @@
+"""Reading text and pictures at a VLM's sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import arguments
+from ..engine import jobs as shipped_jobs
+from ..engine import measure, plain, read
+from ..remote import run
+from ..state import changes
+from ..state.calm import calmly
+from .checkpoint import positions, refuse_too_long
+from .sites import Site
+
+if TYPE_CHECKING:
+    from .vlm import VLM
+
+
+def _run(vlm: VLM, sites: Sequence[Site], inputs: dict[str, Any]) -> dict[Site, torch.Tensor]:
+    """Activations (B, T, d) of whole sequences at each site, with their graph if gradients are on."""
+    ordered = _in_order(vlm, sites)
+    reached = read.run(vlm.model, vlm.family.root, [vlm._module_path(site) for site in ordered], inputs)
+    return {site: _states(vlm, site, value) for site, value in zip(ordered, reached, strict=True)}
+
+
+def reading(vlm: VLM, sites: Sequence[Site]) -> plain.Plain:
+    """All that `shipped` needs to know of a model to read sites of it."""
+    family, prompt = vlm.family, vlm.image_prompt
+    _check_edits(vlm)
+    encode = family.encode
+    if family.resized is not None and vlm.image_size != (vlm.config.vision_config.image_size,) * 2:
+        encode = family.resized
+    one = torch.ones(1, 1, dtype=torch.long)
+    return plain.Plain(
+        root=family.root,
+        points=[(site, *vlm._module_path(site)) for site in _in_order(vlm, sites)],
+        places={site: _places(vlm, site) for site in sites},
+        said={site: vlm.describe(site) for site in sites},
+        allowed=_allowed(vlm),
+        first=(f"{family.layers}.0", "output"),
+        one_token={"input_ids": one, "attention_mask": one, **family.text(one)},
+        ids=prompt.ids,
+        extra=dict(prompt.extra),
+        pack=family.pack,
+        pixels=vlm.pixels,
+        encode=encode,
+        soft=family.surrogate,
+        temperature=vlm.straight_through,
+        hard=_HARD.format(name=family.name),
+        states=family.states,
+        config=vlm.config,
+        masks=_first_of_each_type(vlm) if family.masks else [],
+        positions=family.layers.rpartition(".")[0] if family.positions else "",
+        cut=_CUT,
+        sandbox=False,
+    )
+
+
+def _check_edits(vlm: VLM) -> None:
+    """Raise ValueError for edits that would not be replayed."""
+    family, edits = vlm.family, vlm.edits
+    outside = family.encode is not None or vlm.straight_through is not None
+    outside = outside or (family.resized is not None and vlm.own_size is not None)
+    if not edits or not outside:
+        return
+    for part in (family.tower, family.projector):
+        if part and any(changes.touches(edit, part) for edit in edits):
+            raise ValueError(
+                f"an edit of {vlm.id} names {part}, and its image tokens are made before the trace here, without it: "
+                "load the model without image_size= and straight_through= if they are given, or edit the decoder alone"
+            )
+
+
+def _in_order(vlm: VLM, sites: Sequence[Site]) -> list[Site]:
+    """Sites in the order in which a forward pass reaches them."""
+    found = sorted(set(sites), key=lambda s: s.order)
+    if all(s.kind in vlm.family.kinds for s in found) or len({s.layer for s in found}) == len(found):
+        return found
+    kinds = vlm.family.kinds
+
+    def place(site: Site) -> tuple[int, int]:
+        came = _order_within(vlm, site.layer)
+        return site.layer, came.get(".".join(kinds.get(site.kind, (site.kind,))), len(came))
+
+    return sorted(found, key=place)
+
+
+def _order_within(vlm: VLM, layer: int) -> dict[str, int]:
+    """Where each input and output below a block comes in its forward pass, which only a pass can tell: of one token.
+
+    Of a model whose weights are elsewhere the pass is one of shapes alone.
+    """
+    with vlm.alone():
+        return _order_found(vlm, layer)
+
+
+def _order_found(vlm: VLM, layer: int) -> dict[str, int]:
+    blocks = vlm.hf.get_submodule(vlm.family.layers)
+    parts = [tuple(name for name, _ in block.named_modules()) for block in blocks[:layer]]  # type: ignore[index]
+    key = "order", parts[-1]
+    if key not in vlm._cache:
+        came: list[str] = []
+        alike = parts.index(parts[-1])  # the first block of its kind is the cheapest to reach
+        handles = []
+        for name, module in blocks[alike].named_modules():  # type: ignore[index]
+            handles.append(module.register_forward_pre_hook(lambda *_, at=f"{name}.input": came.append(at)))
+            handles.append(module.register_forward_hook(lambda *_, at=f"{name}.output": came.append(at)))
+        try:
+            one = torch.ones(1, 1, dtype=torch.long)
+            if vlm.remote is not None and vlm.remote.away:
+                inputs = {"input_ids": one, **vlm.family.text(one)}  # a mask's values would be looked at
+                with torch.no_grad():
+                    root = vlm.hf.get_submodule(vlm.family.root)
+                    root(**{k: v.to("meta") for k, v in inputs.items()}, use_cache=False)
+            else:
+                _run(vlm, [Site(alike + 1)], _text_inputs(vlm, one, one))
+        finally:
+            for handle in handles:
+                handle.remove()
+        vlm._cache[key] = {at: i for i, at in enumerate(dict.fromkeys(came))}
+    return vlm._cache[key]
+
+
+def _states(vlm: VLM, site: Site, value: Any) -> torch.Tensor:
+    """What a module gave, if it is (batch, tokens, width); of several results the first."""
+    value = vlm.family.states(value, vlm.config)
+    if not isinstance(value, torch.Tensor) or value.ndim != 3:
+        raise ValueError(
+            f"{vlm.describe(site)} holds {tuple(getattr(value, 'shape', ())) or type(value).__name__}, not (batch, "
+            f"tokens, width); {_allowed(vlm)}"
+        )
+    return value
+
+
+def _allowed(vlm: VLM) -> str:
+    return f"kinds that do are {', '.join(vlm.family.kinds)}, self_attn.o_proj.input, mlp.output"
+
+
+def read_text(
+    vlm: VLM, ids: torch.Tensor, mask: torch.Tensor, sites: Sequence[Site | int | str]
+) -> dict[Site, torch.Tensor]:
+    """Activations (B, T, d) of text at each site, without gradients.
+
+    ids, mask   (B, T) token ids and 1 where a token is real; pad on the right
+
+    Raises ValueError for a text of more tokens than the model has positions.
+    """
+    where = _sites(vlm, sites)
+    for name, value in (("ids", ids), ("mask", mask)):
+        if not isinstance(value, torch.Tensor) or value.ndim != 2:
+            raise TypeError(f"{name}={arguments.shown(value)}: a tensor (texts, tokens) is needed")
+    inputs = _text_inputs(vlm, ids, mask)
+    if vlm.remote is not None:
+        how = reading(vlm, where)
+        told = plain.Plain(how=how, sites=how.points, inputs=inputs)
+        return _by_site(how, run.run(vlm, shipped_jobs.text_states, told))
+    with torch.no_grad(), vlm.quiet():
+        return {s: a.detach() for s, a in _run(vlm, where, inputs).items()}
+
+
+def _sites(vlm: VLM, sites: Any) -> list[Site]:
+    arguments.model(vlm)
+    form = "a layer, a site's name or a Site, or a list of these, is"
+    if isinstance(sites, (str, int, Site)):
+        return [vlm.site(sites)]
+    return [vlm.site(s) for s in arguments.listed(sites, "sites", form)]
+
+
+def _text_inputs(vlm: VLM, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+    if "positions" not in vlm._cache:
+        vlm._cache["positions"] = positions(vlm.hf)
+    refuse_too_long(ids.shape[-1], vlm._cache["positions"], vlm.id)
+    ids = ids.to(vlm.device)
+    return {"input_ids": ids, "attention_mask": mask.to(vlm.device), **vlm.family.text(ids)}
+
+
+def _by_site(how: Any, values: list[torch.Tensor]) -> dict[Site, torch.Tensor]:
+    return {point[0]: value for point, value in zip(how.points, values, strict=True)}
+
+
+def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
+    """All inputs but the pixels for `count` pictures; what does not change from step to step is made once."""
+    attention = getattr(vlm.config.get_text_config(), "_attn_implementation", None)
+    key = ("constants", vlm.device, vlm.dtype, attention)  # what the user may change meanwhile
+    kept = vlm._cache.get(key)
+    if kept is None or kept[0] is not vlm.image_prompt:
+        module: Any = vlm.hf.get_submodule(vlm.family.root)
+        before = getattr(module, "rope_deltas", None)  # the model keeps what it works out, for its next words
+        with vlm.quiet():
+            made = read.constants(vlm.model, reading(vlm, []), module, vlm.device, vlm.dtype)
+        kept = vlm._cache[key] = (vlm.image_prompt, made)
+        if vlm.family.positions:
+            module.rope_deltas = before
+    return {k: read.repeated(v, count) for k, v in kept[1].items()}
+
+
+def _pixel_inputs(vlm: VLM, pictures: torch.Tensor) -> dict[str, Any]:
+    """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way."""
+    chosen = (vlm.family, vlm.pixels, vlm.straight_through)
+    kept = vlm._cache.get("packing")
+    if kept is None or any(a is not b for a, b in zip(kept[0], chosen, strict=True)):
+        kept = vlm._cache["packing"] = (chosen, reading(vlm, []))
+    how = kept[1]
+    root = vlm.hf.get_submodule(vlm.family.root)
+    return read.pixel_inputs(how, root, pictures, vlm.device, vlm.dtype)
+
+
+_HARD = (
+    "{name} turns pictures into words of a code book, and no gradient passes through that choice. Load it with "
+    "straight_through=1.0 (a temperature) to climb by the gradient of soft words instead: a biased guess, since the "
+    "model never computes with soft words"
+)
+
+
+def _first_of_each_type(vlm: VLM) -> list[tuple[str, str]]:
+    """(type of layer, path of the first block of that type)."""
+    types = vlm.config.get_text_config().layer_types[: vlm.layers]
+    firsts = sorted(types.index(t) for t in set(types))
+    return [(types[i], f"{vlm.family.layers}.{i}") for i in firsts]
+
+
+def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int | str]) -> dict[Site, torch.Tensor]:
+    """Patch activations (B, n, d) of pictures (B, 3, H, W) in [0, 1] at each site, n image tokens row by row.
+
+    Carries the graph back to `pictures` where they require gradients (RuntimeError for a remote model); weights are
+    frozen meanwhile.
+    """
+    where = _sites(vlm, sites)
+    if not isinstance(pictures, torch.Tensor):
+        raise TypeError(
+            f"pictures={arguments.shown(pictures)}: a tensor (pictures, 3, height, width) in [0, 1] is needed; "
+            "nd.from_images takes PIL images"
+        )
+    low, high = (float(x) for x in pictures.detach().aminmax()) if pictures.numel() else (0.0, 1.0)
+    if not (low >= -1e-4 and high <= 1 + 1e-4):
+        raise ValueError(f"pictures are in [0, 1]; got {low:.3g} to {high:.3g}. Divide 8-bit values by 255")
+    needed = torch.is_grad_enabled() and pictures.requires_grad
+    if vlm.remote is not None:
+        if needed:
+            raise RuntimeError(
+                f"gradients do not leave {vlm.remote}: give pictures.detach(), or climb with nd.synthesize, whose "
+                "steps are all done there"
+            )
+        how = reading(vlm, where)
+        return _by_site(how, run.run(vlm, shipped_jobs.patches, plain.Plain(how=how, pictures=pictures)))
+    with torch.set_grad_enabled(needed), vlm.quiet():
+        inputs = {**_picture_inputs(vlm, len(pictures)), **_pixel_inputs(vlm, pictures)}
+        found = _run(vlm, where, inputs)
+        return {site: _at(vlm, site, found[site]) for site in where}
+
+
+@calmly
+def mean_patches(
+    vlm: VLM, groups: Sequence[torch.Tensor], sites: Sequence[Site | int | str], at_once: int = 16
+) -> dict[Site, torch.Tensor]:
+    """The mean (d,) at each site over all patches of all pictures, float32; without gradients.
+
+    groups   pictures (B, 3, H, W) in [0, 1], each group of one size; those of one size are run together, at most
+             `at_once` in a pass
+    """
+    where = [vlm.site(s) for s in sites]
+    if vlm.remote is not None:
+        how = reading(vlm, where)
+        return _by_site(
+            how, run.run(vlm, shipped_jobs.means, plain.Plain(how=how, pictures=list(groups), at_once=at_once))
+        )
+
+    def read(part: torch.Tensor) -> dict[Site, torch.Tensor]:
+        found = read_pictures(vlm, part.to(vlm.device), where)
+        return {site: patches.to(vlm.device) for site, patches in found.items()}
+
+    return measure.mean_patches(read, list(groups), where, at_once)
+
+
+def _places(vlm: VLM, site: Site) -> torch.Tensor:
+    """Where in the prompt the image tokens of a site are."""
+    places = vlm.image_prompt.positions
+    return places if site.tokens == "image" else places[list(site.tokens)]  # type: ignore[arg-type]
+
+
+def _at(vlm: VLM, site: Site, activation: torch.Tensor) -> torch.Tensor:
+    return activation[:, _places(vlm, site).to(activation.device)]
+
+
+_CUT = (
+    "step {step}: no gradient reaches the picture. Something between canvas and score cuts the graph: "
+    "a pooling, score, term or augmentation that detaches, or a model run under torch.no_grad()."
+)

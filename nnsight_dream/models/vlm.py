@@ -1,0 +1,488 @@
+"""VLM: a vision-language model in nnsight's hands, with what its family's record says about it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.utils.checkpoint
+
+from .. import arguments
+from ..state import changes
+from ..state.calm import calm
+from . import checked, templates
+from .prompt import ImagePrompt, _image_prompt, _marks, _question
+from .sites import Site, parse
+
+if TYPE_CHECKING:
+    import nnsight
+
+    from ..engine.pixels import PixelFormat
+    from .family import Family
+    from .place import Remote
+
+
+@dataclass(eq=False)
+class VLM:
+    """A vision-language model, ready to be read and climbed. Made by `load`.
+
+    model      the nnsight model; trace it as you would any other
+    hf         the Hugging Face module inside it, untouched
+    processor  its processor, or None; `tokenizer` its tokenizer
+    family     the record of facts about its family
+    pixels     the numbers of its image processor
+    straight_through   the temperature of a surrogate gradient, or None (see `load`)
+    compiled   the backend of torch.compile that ascents run, or None (see `load`)
+    own_size   (height, width) in pixels of the checkpoint's own, where another was chosen
+    checkpoint_tower   whether the vision tower's activations are computed anew in the backward pass (see `load`)
+    id, revision   its name and commit, as far as known
+    remote     where its jobs run, if not simply here (see `load`)
+    """
+
+    model: nnsight.NNsight
+    hf: torch.nn.Module
+    tokenizer: Any
+    processor: Any
+    family: Family
+    pixels: PixelFormat
+    id: str
+    revision: str | None = None
+    is_demo: bool = False
+    first_layer: int = 1
+    straight_through: float | None = None
+    checkpoint_tower: bool = False
+    own_size: tuple[int, int] | None = None
+    compiled: str | None = None
+    remote: Remote | None = None
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face config."""
+        return self.hf.config
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template in use now: the tokenizer's, else the processor's, else the family's.
+
+        One that was set on the processor after loading goes before a tokenizer's that was left alone. Of several by
+        name the one called "default". Raises ValueError where several have other names.
+        """
+        own, other = (getattr(x, "chat_template", None) for x in (self.tokenizer, self.processor))
+        own_then, other_then = self._cache.get("templates", (own, other))
+        if other is not other_then and own is own_then:
+            own = None
+        return templates.chosen(own or other) or self.family.chat_template
+
+    @property
+    def placeholder(self) -> str:
+        """What the chat template writes for a picture."""
+        begin, image, end = _marks(self)
+        return self.family.placeholder.format(begin=begin, image=image, end=end)
+
+    @property
+    def layers(self) -> int:
+        """How many decoder blocks are loaded."""
+        return len(self.hf.get_submodule(self.family.layers))  # type: ignore[arg-type]
+
+    @property
+    def width(self) -> int:
+        """d_model: the width of the residual stream."""
+        return int(self.config.get_text_config().hidden_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the image tokens."""
+        return self.family.grid(self.config, self.pixels)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels that the model sees."""
+        return self.pixels.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids and pixels go: the device of the first parameter that is on one, and not off on the disk."""
+        return next((p.device for p in self.hf.parameters() if not p.is_meta), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of the weights."""
+        return next(p.dtype for p in self.hf.parameters() if p.is_floating_point())
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen that changes pictures: plain data, empty where all is the checkpoint's own way."""
+        found: dict[str, Any] = {} if self.own_size is None else {"image_size": list(self.image_size)}
+        if self.straight_through is not None:
+            found["straight_through"] = self.straight_through
+        if self._cache.get("template", self.chat_template) != self.chat_template:  # set after loading
+            found["chat_template"] = hashlib.sha256(str(self.chat_template).encode()).hexdigest()[:24]
+        return found
+
+    @property
+    def passes_gradient(self) -> bool:
+        """Whether a gradient passes from patches to pixels: not through a choice of words without straight_through=."""
+        return self.family.surrogate is None or self.straight_through is not None
+
+    @property
+    def unproved(self) -> dict[str, str]:
+        """What `check` cannot compare here, each with the reason; empty where all is proved."""
+        found = {}
+        if not callable(self.processor):
+            found["image tokens"] = (
+                "the text around image tokens is the record's own: this checkpoint's processor cannot be made without "
+                "torchvision"
+            )
+        if self.family.stand_in == type(self.processor.image_processor).__name__:
+            found["pixels"] = f"pixels are packed by the record: {self.family.stand_in} stands in for the processor"
+        if self.remote is not None and self.remote.away:
+            found["gradient"] = f"an ascent's first step proves it, on {self.remote}"
+        if not self.passes_gradient:
+            found["gradient"] = "none passes through the choice of words; straight_through= gives a surrogate"
+        return found
+
+    def __repr__(self) -> str:
+        rows, cols = self.grid
+        away = self.remote is not None and self.remote.away
+        where = f"on {self.remote}" if away else f"{str(self.dtype)[6:]} on {self.device}"
+        return (
+            f"VLM({self.id}, {self.family.name}: {self.layers} layers of width {self.width}, {rows} x {cols} image "
+            f"tokens from {self.image_size[0]} x {self.image_size[1]} px, {where})"
+        )
+
+    # -- sites ---------------------------------------------------------------------------------------------------
+
+    def site(self, where: int | str | Site, kind: str | None = None) -> Site:
+        """The site meant by a layer number, a TransformerLens or Hugging Face name, or a Site.
+
+        Raises ValueError for a layer that is not there, a name that means nothing, or a module that does not exist.
+
+        >>> import nnsight_dream as nd
+        >>> vlm = nd.load("demo")
+        >>> vlm.site("blocks.3.hook_resid_post") == vlm.site("model.language_model.layers.3.output") == vlm.site(4)
+        True
+        """
+        if kind is not None and not isinstance(kind, str):
+            raise TypeError(
+                f"kind={arguments.shown(kind)}: the name of a kind is needed: {', '.join(self.family.kinds)}"
+            )
+        wanted, single = checked.layers(where)
+        if not single:
+            raise TypeError(f"a site is a layer number from 1, a name or a Site; got several: {arguments.shown(where)}")
+        where = wanted[0]
+        if isinstance(where, str) and where.isdecimal():
+            where = int(where)
+        kinds = dict(self.family.kinds)
+        if isinstance(where, int):
+            site = Site(where + 1 - self.first_layer, kind or "resid_post")
+        else:
+            site = parse(where, kinds, self.family.layers) if isinstance(where, str) else where
+            if kind is not None and kind != site.kind:
+                site = Site(site.layer, kind, site.tokens)
+        if not 1 <= site.layer <= self.layers:
+            back = self.first_layer - 1  # from our count to the user's
+            first, last = 1 + back, self.layers + back
+            raise ValueError(
+                f"layer {site.layer + back} is not in this model: it has layers {first} to {last}"
+                + (f" (embeddings are kind='resid_pre' of layer {first})" if site.layer == 0 else "")
+                + f"; the nearest is layer={first if site.layer < 1 else last}"
+                + (self._cut_note() if site.layer > self.layers else "")
+            )
+        if site.tokens != "image":
+            self._check_tokens(site.tokens)
+        self._module_path(site)
+        return site
+
+    def _cut_note(self) -> str:
+        whole = self._cache.get("layers in the checkpoint", self.layers)
+        return "" if whole == self.layers else f". The checkpoint has {whole}; load with a larger up_to_layer="
+
+    def _check_tokens(self, tokens: Any) -> None:
+        n = self.grid[0] * self.grid[1]
+        ok = isinstance(tokens, tuple) and tokens and all(isinstance(t, int) and 0 <= t < n for t in tokens)
+        if not ok:
+            raise ValueError(
+                f"tokens={tokens!r}: allowed are 'image' or a non-empty tuple of indices from 0 to {n - 1}"
+            )
+
+    def _module_path(self, site: Site) -> tuple[str, str]:
+        """(path of the module from the root of the Hugging Face model, "output" or "input")."""
+        kinds = self.family.kinds
+        module, side = kinds[site.kind] if site.kind in kinds else site.kind.rpartition(".")[::2]
+        block = f"{self.family.layers}.{site.layer - 1}"
+        names = [name for name, _ in self.hf.get_submodule(block).named_modules()]
+        if side not in ("output", "input") or module not in names:
+            allowed = [*kinds, *(f"{n}.output" for n in names if n), *(f"{n}.input" for n in names if n)]
+            near = difflib.get_close_matches(site.kind, allowed, 3, 0.0)
+            raise ValueError(
+                f"kind={arguments.shown(site.kind)} names nothing below {block}; allowed are {', '.join(kinds)} or a "
+                f"module of the block with '.output' or '.input'; the nearest are {', '.join(near)}"
+            )
+        return (f"{block}.{module}" if module else block), side
+
+    def hf_name(self, site: int | str | Site) -> str:
+        """The Hugging Face name of a site, such as `model.language_model.layers.9.output`."""
+        return ".".join(self._module_path(self.site(site)))
+
+    def describe(self, site: int | str | Site) -> str:
+        """A site under all its names."""
+        site = self.site(site)
+        return f"layer {site.layer} ({site.tl_name}, {self.hf_name(site)})"
+
+    def width_at(self, site: int | str | Site) -> int:
+        """The width of the activation at a site: d_model, except inside a block."""
+        site = self.site(site)
+        if site.kind in self.family.kinds:
+            return self.width
+        path, side = self._module_path(site)
+        module = self.hf.get_submodule(path)
+        if isinstance(module, torch.nn.Linear):
+            return module.in_features if side == "input" else module.out_features
+        if ("width", site.kind) not in self._cache:  # other modules do not tell: run one token
+            from .reading import read_text
+
+            one = torch.ones(1, 1, dtype=torch.long)
+            self._cache["width", site.kind] = read_text(self, one, one, [site])[site].shape[-1]
+        return int(self._cache["width", site.kind])
+
+    # -- pictures ------------------------------------------------------------------------------------------------
+
+    def pack(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pixel inputs of the model for pictures (B, 3, H, W), RGB in [0, 1], of any size; differentiable.
+
+        Noise may lead out of [0, 1]; nothing of such a picture is clipped (see `pixels.resize`). Raises ValueError for
+        another shape.
+        """
+        if pictures.ndim != 4 or pictures.shape[1] != 3:
+            raise ValueError(f"pictures must be (batch, 3, height, width); got {tuple(pictures.shape)}")
+        with calm():
+            return {k: self._to(v) for k, v in self.family.pack(pictures.to(self.device), self.pixels).items()}
+
+    def _to(self, value: torch.Tensor) -> torch.Tensor:
+        return value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
+
+    @property
+    def image_prompt(self) -> ImagePrompt:
+        """What stands before the picture, by the model's own chat template, up to the last image token."""
+        kept = self._cache.get("prompt")
+        if isinstance(kept, ImagePrompt):  # one that was assumed, where there is no tokenizer
+            return kept
+        now = (self.chat_template, self.pixels)  # what the user may change meanwhile
+        if kept is None or kept[0] != now:
+            with calm():
+                kept = self._cache["prompt"] = (now, _image_prompt(self))
+        return kept[1]
+
+    def question(self, image: Any, text: str) -> dict[str, torch.Tensor]:
+        """The whole model's inputs for one PIL image and a user's words about it, up to where the answer begins.
+
+        Written by the same template as `image_prompt`, on the model's device and in its type; for `vlm.hf(**inputs)`
+        or `vlm.hf.generate(**inputs)`. Raises ValueError for a template that writes no picture.
+        """
+        with calm():
+            return {k: self._to(v) for k, v in _question(self, image, text).items()}
+
+    # -- manners -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """This thread alone uses the model, and torch is as if nothing had been set (see `calm`); for the block only.
+
+        Other threads wait, so that each gets what it would have got by itself. What weights, edits and hooks the model
+        has is looked at once in a block. Raises ValueError for edits that no reading would replay.
+        """
+        if self.remote is not None and self.remote.away:
+            with calm():
+                yield
+            return
+        with changes.lock_of(self.hf), calm():
+            outermost = "looked" not in self._cache
+            self._cache.setdefault("looked", {})
+            try:
+                if outermost:
+                    self._take_edits()
+                yield
+            finally:
+                if outermost:
+                    del self._cache["looked"]
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """As `alone`, with weights without gradients and the model in evaluation mode; then all as it was."""
+        with self.alone(), _frozen(self.hf), self._checkpointing():
+            yield
+
+    @contextlib.contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """The tower's layers keep their inputs alone, if that was asked for; as they were after the block."""
+        layers = self.tower_layers if self.checkpoint_tower else []
+        names = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
+        before = [(layer, {n: layer.__dict__[n] for n in names if n in layer.__dict__}) for layer in layers]
+        for layer in layers:  # they look at their own mode alone, and modules within keep theirs
+            layer.__dict__.update(training=True, gradient_checkpointing=True, _gradient_checkpointing_func=_anew)
+        try:
+            yield
+        finally:
+            for layer, own in before:
+                for n in names:
+                    layer.__dict__.pop(n, None)
+                layer.__dict__.update(own)
+
+    @property
+    def tower_layers(self) -> list[torch.nn.Module]:
+        """The vision tower's layers that can be computed anew in the backward pass."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        tower = self.hf.get_submodule(self.family.tower) if self.family.tower else torch.nn.Identity()
+        return [m for m in tower.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+    def fingerprint(self, site: int | str | Site) -> str:
+        """A hash of what determines text activations at a site: config, template, and what `weights_tag` looks at.
+
+        Of the weights those of the decoder alone.
+        """
+        layer = self.site(site).layer
+        if self.remote is not None and self.remote.away:
+            return hashlib.sha256(f"{self.remote} {self.id} {self.revision} {layer}".encode()).hexdigest()[:24]
+        text = self.config.get_text_config().to_dict()
+        told = {k: v for k, v in text.items() if k not in ("num_hidden_layers", "layer_types", "_name_or_path")}
+        digest = hashlib.sha256(repr(sorted(told.items(), key=str)).encode())
+        digest.update(str(self.chat_template).encode())
+        stack = self.family.layers.rpartition(".")[0]
+        digest.update(self._weights(layer, f"{stack}." if stack else ""))
+        return digest.hexdigest()[:24]
+
+    def weights_tag(self, site: int | str | Site) -> str:
+        """A hash of what a picture's activations at a site depend on: every value of the weights up to its block.
+
+        Edits stored on the nnsight model and hooks are part of it where there are any, and a chat template that was set
+        after loading. It is worked out anew when a weight's version counter or place in memory moves. Writes under
+        `.data` move neither: they are seen in models of up to 64 MiB, and in larger ones where they change one of 64
+        values of a tensor. Write to the weight itself, under torch.no_grad(), to be sure.
+        """
+        if self.remote is not None and self.remote.away:  # a name is all that is known of weights that are elsewhere
+            return hashlib.sha256(f"remote {self.id} {self.revision}".encode()).hexdigest()[:24]
+        digest = hashlib.sha256(self._weights(self.site(site).layer))
+        if "chat_template" in self.chosen:
+            digest.update(self.chosen["chat_template"].encode())
+        return digest.hexdigest()[:24]
+
+    def _weights(self, layer: int, below: str = "") -> bytes:
+        """A hash of weights up to a block, of edits and of hooks; looked at once in a block of `alone`."""
+        with self.alone():
+            looked = self._cache["looked"]
+            if (layer, below) not in looked:
+                looked[layer, below] = self._look(layer, below)
+            return looked[layer, below]
+
+    def _look(self, layer: int, below: str) -> bytes:
+        stack = self.family.layers
+        over = (f"{stack.rpartition('.')[0]}.norm.", "lm_head.")
+        behind = {f"{stack}.{i}" for i in range(layer, self.layers)}
+        names = changes.stored(
+            self.hf
+        )  # what a checkpoint holds: others differ from version to version of transformers
+        names = [n for n in names if n.startswith(below) and not n.startswith(over)]
+        names = [n for n in names if ".".join(n.split(".")[: stack.count(".") + 2]) not in behind]
+        seen = self._cache["looked"].setdefault("names", set())
+        changes.digests(self.hf, [n for n in names if n not in seen])
+        seen.update(names)
+        digest = hashlib.sha256()
+        for name, value in sorted(changes.digests(self.hf, names, look=False).items()):
+            digest.update(name.encode() + value)
+        for name, weight in changes.packed(self.hf):
+            digest.update(name.encode() + changes.of_tensor(weight))
+        digest.update(self._changed())
+        return digest.digest()
+
+    def _changed(self) -> bytes:
+        """A hash of edits and hooks; b"" where there are none."""
+        return changes.of_edits(self.edits) + changes.of_hooks(self.hf)
+
+    def state_of_changes(self) -> tuple[int, ...]:
+        """What edits and hooks there are, each by itself."""
+        with self.alone():
+            return tuple(map(id, [*self.edits, *(hook for _, _, hook in changes.hooks(self.hf))]))
+
+    def _take_edits(self) -> None:
+        if (whole := self.model.__dict__.get("_whole")) is not None:  # what peft wrapped shares those of the whole
+            self.model.__dict__["_edits"] = whole._edits
+        if lost := changes.lost_edits(self.model, self.family.root):
+            raise ValueError(
+                f"an edit is stored on {lost[0]}, and nnsight replays it in traces of that module alone, so that "
+                "nothing read of this model would show it. Store it on the model itself, with model.edit(), "
+                f"and call model.get({lost[0].partition('.')[2]!r}).clear_edits()"
+            )
+
+    @property
+    def edits(self) -> list[Any]:
+        """The edits stored on the nnsight model, which every reading and ascent replays as its own traces do."""
+        return changes.edits(self.model, self.family.root)
+
+    def refuse_edits(self, what: str) -> None:
+        """Raise ValueError where there are edits, which `what` would leave out."""
+        if self.edits:
+            raise ValueError(
+                f"{what} runs {self.id} without nnsight, which would leave out its {len(self.edits)} edit(s): change "
+                "the weights or register a hook instead, or call vlm.model.clear_edits() for the model as it was"
+            )
+
+    def kept(self, shelf: str, site: Site) -> dict[Any, Any]:
+        """What is kept of a site on a shelf, by keys that begin with the site; emptied when the model has changed.
+
+        It changes with weights, edits, hooks (see `weights_tag`) and the chat template.
+        """
+        found: dict[Any, Any] = self._cache.setdefault(shelf, {})
+        seen = self._cache.setdefault("states", {})
+        others = changes.digests(self.hf, changes.derived(self.hf)) if self.remote is None else {}
+        now = (self.weights_tag(site), b"".join(others.values())), self.image_prompt
+        then = seen.get((shelf, site))
+        if then is not None and (then[0] != now[0] or then[1] is not now[1]):
+            for key in [key for key in found if key[0] == site]:
+                found.pop(key, None)
+        seen[shelf, site] = now
+        return found
+
+
+@contextlib.contextmanager
+def _frozen(module: torch.nn.Module) -> Iterator[None]:
+    wanted = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
+    training = [m for m in module.modules() if m.training]
+    for p in wanted:
+        p.requires_grad_(False)
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for p in wanted:
+            p.requires_grad_(True)
+        for m in training:
+            m.training = True
+
+
+def _anew(layer: Any, *args: Any) -> Any:
+    """A layer's forward, of which only the inputs are kept; frozen as the first time, whenever it is done again."""
+    module = layer.args[0] if layer.args else layer.func.__self__  # transformers before 5.22 binds it
+    return torch.utils.checkpoint.checkpoint(
+        layer,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,  # no chance is at work in a model in evaluation mode
+        context_fn=lambda: (contextlib.nullcontext(), _frozen(module)),
+    )
+
+
+def _unnamed(hf: torch.nn.Module) -> str:
+    """A name for a model that came without one: its class, and what tells it from others of its class."""
+    digest = hashlib.sha256()
+    for name, weight in hf.named_parameters():
+        told = f"{name} {tuple(weight.shape)} {weight.dtype}".encode()
+        digest.update(told + changes.spread(changes.values(hf, name, weight), 4).cpu().numpy().tobytes())
+    return f"{type(hf).__name__}-{digest.hexdigest()[:8]}"

@@ -1,0 +1,281 @@
+"""Jobs on a server: sent, watched, asked after, tried again."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..io import secrets as keys
+from . import loopback
+from .errors import Lost, ServerError, refused, translated, unreachable
+
+if TYPE_CHECKING:
+    from ..models.vlm import VLM
+
+
+TRIES = 4  # how often a job is sent in all
+
+
+WAITS = (1.0, 5.0, 20.0)  # seconds before each further try
+
+
+ASK_EVERY = 1.0  # seconds between questions after a detached job
+
+
+SILENCE = 60.0  # seconds without a word after which a watched connection is tested
+
+
+_COMPARED: dict[str, None] = {}
+
+
+def model_key(vlm: VLM) -> str:
+    """The name under which servers know a model: as the hub spells it, or as it is given where the hub is out of reach.
+
+    Raises RuntimeError where the hub does not know it.
+    """
+    from nnsight.modeling.huggingface import _ID_CACHE, _unreachable
+
+    try:
+        return str(vlm.model.to_model_key())  # type: ignore[operator]
+    except Exception as error:
+        if not _unreachable(error) and type(error).__module__.split(".")[0] not in ("httpx", "requests"):
+            raise RuntimeError(f"the hub does not know {vlm.id} ({type(error).__name__}: {error})") from error
+        _ID_CACHE[vlm.id] = vlm.id
+        return str(vlm.model.to_model_key())  # type: ignore[operator]
+
+
+def backend(vlm: VLM, blob: bytes | None = None) -> Any:
+    """nnsight's own client for a VLM's server, silent; it sends, reads messages and results."""
+    from nnsight.intervention.backends.remote import RemoteBackend
+    from nnsight.schema.response import ResponseModel
+
+    from .answers import loaded
+
+    class Careful(RemoteBackend):
+        """Results are unpacked as tensors and plain values, where nnsight's own client would run what they name."""
+
+        def finalize(self, content: bytes) -> Any:
+            if self.compress:
+                import zstandard
+
+                content = zstandard.ZstdDecompressor().decompress(content)
+            return loaded(content, self.host)
+
+        def parse(self, message: str | bytes) -> Any:  # type: ignore[override]
+            if isinstance(message, (bytes, bytearray)):
+                return ResponseModel(**loaded(bytes(message), self.host))
+            return ResponseModel.model_validate_json(message)
+
+    assert vlm.remote is not None
+    key = model_key(vlm) if blob is not None else ""
+    made = Careful(key, host=vlm.remote.where, env=vlm.model._remoteable_get_env() if blob is not None else {})
+    made.display.enabled = False
+    made.api_key = made.api_key.strip()  # as read from a file
+    if why := keys.refusal(made.api_key, "NDIF_API_KEY"):
+        raise PermissionError(why)
+    if made.host.rstrip("/") == "https://api.ndif.us" and not made.api_key:
+        raise PermissionError(
+            "NDIF's own server wants a key: get one at https://login.ndif.us, then set NDIF_API_KEY or call "
+            "nnsight.login()"
+        )
+    return made
+
+
+def _request(made: Any, session: str) -> Any:
+    from nnsight.schema.request import RequestModel
+
+    return RequestModel(model_key=made.model_key, session_id=session, compress=made.compress, env=made.env)
+
+
+def _packed(made: Any, blob: bytes) -> bytes:
+    if not made.compress:
+        return blob
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=6).compress(blob)
+
+
+def _send(made: Any, blob: bytes, vlm: VLM, session: str = "") -> Any:
+    """Post a job; its first response. Raises what `remote_errors` makes of a refusal."""
+    import httpx
+    from nnsight.intervention.backends.remote import RemoteError
+
+    try:
+        return made._post(_request(made, session), _packed(made, blob))
+    except RemoteError as error:
+        cause = error.__cause__
+        if isinstance(cause, httpx.HTTPStatusError):
+            said = str(error).removeprefix("Failed to send request: ")
+            raise refused(cause.response.status_code, said, made.host, vlm.id, bool(made.api_key)) from None
+        raise unreachable(made.host, cause or error) from None
+
+
+def compare_versions(vlm: VLM, made: Any) -> None:
+    """Once for each server: RuntimeError where its nnsight or transformers is another minor version than ours.
+
+    Warns where only patches differ. A server that does not tell is believed.
+    """
+    from importlib.metadata import version
+
+    import httpx
+
+    if made.host in _COMPARED:
+        return
+    try:
+        answer = httpx.get(f"{made.host}/env", timeout=httpx.Timeout(10.0, read=60.0))
+        there = answer.json().get("packages", {}) if answer.status_code == 200 else {}
+    except (httpx.HTTPError, ValueError, AttributeError):
+        there = {}  # what is the matter will show when the job is sent
+    differing = {
+        p: (version(p), there[p]) for p in ("nnsight", "transformers") if there.get(p, version(p)) != version(p)
+    }
+    told = "; ".join(f"{p} {mine} here and {theirs} there" for p, (mine, theirs) in differing.items())
+    if any(mine.split(".")[:2] != theirs.split(".")[:2] for mine, theirs in differing.values()):
+        wanted = " ".join(f"{p}=={theirs}" for p, (_, theirs) in differing.items())
+        raise RuntimeError(
+            f"{made.host} has other versions: {told}. Modules and what is sent may differ: pip install {wanted}"
+        )
+    if told:
+        warnings.warn(f"{made.host} has other versions: {told}", stacklevel=3)
+    if there:
+        _COMPARED[made.host] = None
+
+
+def watched(vlm: VLM, blob: bytes, watch: loopback.Watch | None) -> Any:
+    """Send a job, watch it to its end, and give its result; up to four tries where the server loses it."""
+    made = backend(vlm, blob)
+    compare_versions(vlm, made)
+    for trial in range(TRIES):
+        try:
+            return _watched_once(made, vlm, blob, watch)
+        except Lost as error:
+            if trial + 1 == TRIES:
+                raise ServerError(f"{error} (tried {TRIES} times)") from error
+            _say(watch, f"sent again in {WAITS[trial]:.0f} s", str(error))
+            time.sleep(WAITS[trial])
+    raise AssertionError
+
+
+def _watched_once(made: Any, vlm: VLM, blob: bytes, watch: loopback.Watch | None) -> Any:
+    import httpx
+    import websocket
+
+    header = {"ndif-api-key": made.api_key} if made.api_key else None
+    try:
+        connection = websocket.create_connection(f"{made.ws_host}/subscribe", header=header, timeout=30)
+        session = json.loads(connection.recv())["session_id"]
+    except (OSError, websocket.WebSocketException, ValueError, KeyError) as error:
+        raise unreachable(made.host, error) from None
+    try:
+        _say(watch, "sent", "")
+        _heard(made, vlm, _send(made, blob, vlm, session), watch)
+        connection.settimeout(SILENCE)
+        waited = False
+        while True:
+            try:
+                message = connection.recv()
+                waited = False
+            except websocket.WebSocketTimeoutException:
+                if waited and not _answers(made):
+                    raise unreachable(made.host, TimeoutError("no word for two minutes")) from None
+                waited = True
+                connection.ping()
+                continue
+            if not message:
+                raise Lost(f"{made.host} closed the connection before the job had ended")
+            response = made.parse(message)
+            if _heard(made, vlm, response, watch):
+                return made.download_result(response.data)["out"]
+    except PermissionError:  # a refusal, not a broken connection
+        raise
+    except (OSError, websocket.WebSocketException, httpx.HTTPError) as error:
+        raise Lost(f"the connection to {made.host} broke ({type(error).__name__}: {error})") from None
+    finally:
+        connection.close(timeout=0.5)  # how long to wait for a polite answer
+
+
+def _answers(made: Any) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{made.host}/ping", timeout=10.0).status_code < 500
+    except httpx.HTTPError:
+        return False
+
+
+def _heard(made: Any, vlm: VLM, response: Any, watch: loopback.Watch | None) -> bool:
+    """Pass a message on; whether it is the job's end. Raises what the job raised."""
+    status = response.status.value
+    if status == "ERROR":
+        raise translated(response.description, made.host, vlm.id)
+    if status == "LOG":
+        for line in response.description.splitlines():
+            loopback.told(line, watch)
+    elif status != "COMPLETED":
+        _say(watch, f"{status.lower()}: {response.description}".rstrip(": "), "")
+    return bool(status == "COMPLETED")
+
+
+def _say(watch: Any, state: str, line: str) -> None:
+    said = getattr(watch, "said", None)
+    if said is not None:
+        said(state, line)
+
+
+def send_detached(vlm: VLM, blob: bytes) -> str:
+    """Send a job that nobody watches; its id."""
+    made = backend(vlm, blob)
+    compare_versions(vlm, made)
+    return str(_send(made, blob, vlm).id)
+
+
+def ask_after(vlm: VLM, job: str) -> tuple[str, Any]:
+    """(state, result) of a detached job: the result once the state is "completed", else None.
+
+    Raises what the job raised, LookupError for an id that the server does not know (yet), Lost for one that it lost.
+    """
+    import httpx
+
+    made = backend(vlm)
+    try:
+        answer = httpx.get(
+            f"{made.host}/response/{job}",
+            headers={"ndif-api-key": made.api_key} if made.api_key else None,
+            timeout=httpx.Timeout(10.0, read=600.0),
+        )
+    except httpx.HTTPError as error:
+        raise unreachable(made.host, error) from None
+    if answer.status_code == 404:
+        raise LookupError(f"{made.host} knows no job {job!r}: see that id and server are right")
+    if answer.status_code >= 400:
+        raise refused(answer.status_code, answer.text, made.host, vlm.id, bool(made.api_key))
+    response = made.parse(answer.text)
+    if _heard(made, vlm, response, None):
+        try:
+            return "completed", made.download_result(response.data)["out"]
+        except httpx.HTTPError as error:
+            raise Lost(f"{made.host} no longer has the result of job {job} ({error})") from None
+    return f"{response.status.value.lower()}: {response.description}", None
+
+
+def wait_for(vlm: VLM, job: str, said: Callable[[str], None] | None = None, patience: float = 30.0) -> Any:
+    """A detached job's result, once it is there; an unknown id is asked after for `patience` seconds.
+
+    said   is told the state at each question, and may raise to stop
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            state, found = ask_after(vlm, job)
+        except LookupError:
+            if time.monotonic() - began > patience:
+                raise
+            state, found = "not known yet", None
+        if state == "completed":
+            return found
+        if said is not None:
+            said(state)
+        time.sleep(ASK_EVERY)

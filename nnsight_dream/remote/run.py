@@ -1,0 +1,57 @@
+"""Running a job where a model is: here, here by way of a server's path ("local"), or on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..state import changes
+from ..state.nnsight_import import import_nnsight
+from . import payload as shipping
+from .loopback import _here
+
+if TYPE_CHECKING:
+    from ..models.vlm import VLM
+    from .loopback import Watch
+
+
+def run(vlm: VLM, work: Callable[[Any, Any], Any], given: Any, watch: Watch | None = None) -> Any:
+    """The result of work(model, given) where the model is. Raises what the job raised, or RuntimeError for a server's
+    trouble; see `remote_errors`.
+    """
+    remote = vlm.remote
+    assert remote is not None
+    if remote.away and (own := changes.hooks(vlm.hf)):
+        raise ValueError(
+            f"a hook is registered on {own[0][0] or 'all modules'}, and hooks do not travel to {remote}: remove it "
+            "(handle.remove()), and store an edit instead: with vlm.model.edit(inplace=True): ..."
+        )
+    blob = payload(vlm, work, given)
+    if remote.away:
+        from .client import watched
+
+        return watched(vlm, blob, watch)
+    return _here(vlm, blob, watch)
+
+
+def payload(vlm: VLM, work: Callable[[Any, Any], Any], given: Any) -> bytes:
+    """What is sent: one session whose body is a call of `work`. Raises TypeError for what cannot travel."""
+    import_nnsight()
+    import nnsight
+    from nnsight.ndif import pull_env
+    from nnsight.schema.request import RequestModel
+    from nnsight.tracing.backend import Backend
+
+    kept: list[bytes] = []
+
+    class Keep(Backend):
+        def __call__(self, tracer: Any) -> None:
+            pull_env()  # the user's own modules go by source too
+            with shipping.by_source():
+                kept.append(RequestModel.serialize(tracer, False))
+
+    model, given = vlm.model, shipping.plain(given)
+    with model.session(backend=Keep()):
+        out = nnsight.save(work(model, given))  # noqa: F841
+    shipping.refuse_strange(shipping.named_modules(kept[0]), "what is sent")
+    return kept[0]

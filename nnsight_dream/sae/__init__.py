@@ -1,0 +1,1 @@
+"""Sparse autoencoders: features, files, releases, what fires."""

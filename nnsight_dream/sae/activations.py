@@ -1,0 +1,180 @@
+"""Reading whole sparse autoencoders: which features make a picture, which fire for a word, how strange a picture is.
+
+All numbers are `sae.encode`'s and `sae.decode`'s own, of the sae-lens object in hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..arguments import strict, whole
+from ..directions.text import _texts
+from ..io.pictures import as_tensors
+from . import reference as references
+from .encoding import chunks, dense, encoded, most, patches, site_of
+from .responses import word_tokens
+from .weights import TRANSCODERS, facts_of
+
+if TYPE_CHECKING:
+    from ..models.sites import Site
+    from ..models.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Active:
+    """A feature that fires for pictures: its highest and mean activation over image tokens, the share it fires for."""
+
+    index: int
+    max: float
+    mean: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Strangeness:
+    """How unusual activations are for an autoencoder, beside those of real pictures.
+
+    fvu    squared error of the reconstruction over the variance about the mean token of the reference pictures
+    l0     how many features fire for a token, on average
+    """
+
+    fvu: float
+    l0: float
+    reference_fvu: float
+    reference_l0: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A feature that fires for words, pictures or both.
+
+    word       activation, the most over a word's own tokens, averaged over the words; None if none were given
+    picture    activation, the most over a picture's image tokens, averaged over the pictures; likewise
+    score      what it is ranked by
+    """
+
+    index: int
+    word: float | None
+    picture: float | None
+    score: float
+
+
+@strict
+def features_of(vlm: VLM, sae: Any, images: Any, top: int = 20) -> list[Active]:
+    """The features that make pictures: those of highest activation over all their image tokens, the highest first.
+
+    sae      a sae-lens object whose metadata say where it reads
+    images   a PIL image, a Prototype, a tensor (3, H, W) or (B, 3, H, W) in [0, 1], or a list of these
+    top      how many at most; features that never fire are left out
+
+    Raises TypeError for what is no autoencoder, ValueError for one of another model, for no picture or for `top` below
+    1.
+    """
+    top = whole(top, "top", 1)
+    site = site_of(vlm, sae)
+    width, count = sae.W_enc.shape[-1], 0
+    highest, total, fires = torch.full((width,), -torch.inf), torch.zeros(width), torch.zeros(width)
+    for tokens in _seen(vlm, images, site):
+        for acts in encoded(sae, tokens):
+            highest = torch.maximum(highest, acts.amax(0))
+            total, fires, count = total + acts.sum(0), fires + (acts != 0).sum(0), count + len(acts)
+    best = highest.topk(min(top, len(highest)))
+    return [
+        Active(i, value, float(total[i]) / count, float(fires[i]) / count)
+        for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        if value > 0
+    ]
+
+
+@strict
+def strangeness(vlm: VLM, sae: Any, images: Any, *, reference: Any = None) -> Strangeness:
+    """How unusual pictures' image tokens are for an autoencoder, beside those of real pictures.
+
+        FVU = sum |h - decode(encode(h))|^2 / sum |h - m|^2,    m the mean image token of the reference pictures
+
+    reference   the real pictures: images, tensors, paths, a folder or `Pictures`; 48 bundled emoji if not given, of
+                which any model but the bundled one is warned
+
+    A climbed picture may be far from all that the autoencoder saw in training; its features are then to be doubted.
+
+    Raises ValueError for a transcoder, which reconstructs another place; otherwise as `features_of`.
+    """
+    if facts_of(sae).architecture in TRANSCODERS:
+        raise ValueError("a transcoder does not reconstruct what it reads: strangeness is for autoencoders")
+    site, choice = site_of(vlm, sae), references.chosen(reference)
+    real = references.pictures_of(vlm, choice)
+    mean = references.reference_mean(vlm, site, choice)
+    here = _reconstruction(sae, _seen(vlm, images, site), mean)
+    there = _reconstruction(sae, (tokens for _, tokens in patches(vlm, real, site)), mean)
+    return Strangeness(*here, *there)
+
+
+@strict
+def candidates(vlm: VLM, sae: Any, words: Any = None, images: Any = None, top: int = 20) -> list[Candidate]:
+    """The features most active on words, on pictures, or on both alike, the most active first.
+
+    words    a text or a list; read at their own tokens in the chat template, as `concept` reads them
+    images   as in `features_of`
+    top      how many at most
+
+    Ranked by activation; with words and pictures by the lesser of the two, each as a share of the highest that any
+    feature has, so that a feature must fire for both. Raises ValueError for neither words nor pictures; otherwise as
+    `features_of` and `concept`.
+    """
+    top = whole(top, "top", 1)
+    if words is None and images is None:
+        raise ValueError("candidates of what? Give words='octopus', images=[...], or both")
+    site = site_of(vlm, sae)
+    said = None if words is None else _mean_of_most(sae, word_tokens(vlm, _texts(words, "words"), site))
+    seen = None if images is None else _mean_of_most(sae, _seen(vlm, images, site))
+    known = [values for values in (said, seen) if values is not None]
+    shares = [values / highest if (highest := values.max()) > 0 else values for values in known]
+    score = known[0] if len(known) == 1 else torch.minimum(shares[0], shares[1])
+    best = score.topk(min(top, len(score)))
+    return [
+        Candidate(i, None if said is None else float(said[i]), None if seen is None else float(seen[i]), value)
+        for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        if value > 0
+    ]
+
+
+def _pictures(images: Any) -> list[torch.Tensor]:
+    """Pictures as tensors; prototypes are taken by their image."""
+    return as_tensors(images, "images")
+
+
+def _seen(vlm: VLM, images: Any, site: Site) -> Iterator[torch.Tensor]:
+    return (tokens for _, tokens in patches(vlm, _pictures(images), site))
+
+
+def _mean_of_most(sae: Any, groups: Iterable[torch.Tensor]) -> torch.Tensor:
+    """(features,): the most over each group's tokens, averaged over the groups."""
+    total, count = torch.zeros(sae.W_enc.shape[-1]), 0
+    for tokens in groups:
+        total += most(sae, tokens)
+        count += 1
+    return total / count
+
+
+def _reconstruction(sae: Any, groups: Iterable[torch.Tensor], mean: torch.Tensor) -> tuple[float, float]:
+    """(FVU, L0) of tokens."""
+    error, spread, active, count = 0.0, 0.0, 0, 0
+    for tokens in groups:
+        for part in chunks(sae, tokens):
+            with torch.no_grad():
+                acts = sae.encode(part)
+                back = sae.decode(acts)
+            error += float((back.double() - part.double()).square().sum())
+            active += int((dense(acts) != 0).sum())
+        spread += float((tokens - mean).double().square().sum())
+        count += len(tokens)
+    if not math.isfinite(error):
+        raise ValueError(
+            "the reconstruction of this autoencoder is not finite: its numbers overflow; use it in float32"
+        )
+    return (error / spread if spread else math.inf if error else 0.0), active / count

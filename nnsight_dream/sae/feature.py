@@ -1,0 +1,438 @@
+"""Features: what is climbed of latents of sparse autoencoders, made from sae-lens objects, files or plain tensors.
+
+A latent reads with its encoder column e and writes with its decoder row d; n is the autoencoder's own normalisation,
+and b_dec is taken off before encoding where it was in training:
+
+    pre(h) = (n(h) - b_dec) . e + b_enc      what it detects        climbed with objective="encoder", the default
+    cos(n(h) - b_dec, d)                     what it stands for     climbed with objective="decoder"
+    act(h) = pre(h) where pre is above the threshold, else 0        reported, never climbed: flat until it fires
+
+pre is linear in h, alive everywhere, and can be bought with norm; so it is taken of h' = h min(1, guard R / |h|), where
+R is the mean norm of a patch of real pictures at the site: beyond guard times that, only the direction of h counts. The
+cosine knows no norm and compares with concept vectors. Both are averaged over image tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+
+from ..arguments import choice, listed, plain, real, shown, strict
+from ..engine.latent import NO_COSINE, Latent
+from . import hooks as sae_models
+from .reference import chosen as reference_of
+from .reference import described
+from .weights import Held, checked, facts_of, latent
+
+if TYPE_CHECKING:
+    from ..models.sites import Site
+    from ..models.vlm import VLM
+
+
+OBJECTIVES = ("encoder", "decoder")
+
+
+GUARD = 1.5
+
+
+ALIKE = ("where", "objective", "width", "guard", "reference")  # what features that add up share
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Feature:
+    """What is climbed of one latent, or of several that read the same site: the sum of weight x objective.
+
+    Sums, differences and multiples of features of one site and objective are features. Two are equal only if they are
+    the same object.
+
+    where       the site, as the autoencoder's metadata name it
+    parts       (weight, `Latent`) for each latent
+    objective   "encoder" or "decoder": see this module
+    model       the model that the autoencoder was trained on, as far as known; `neuronpedia` its id there
+    guard       how many times the norm of real patches is rewarded ("encoder" only); None switches the guard off
+    reference   the real pictures by which norms are measured, see `reference`: images, tensors, paths, a folder or
+                `Pictures`; 48 bundled emoji if not given, of which any model but the bundled one is warned
+
+    Raises ValueError for an unknown objective, a guard that is not positive, or a cosine with a transcoder's decoder.
+    """
+
+    _ships = ("value", "readings", "_sum", "has_cosine")
+    __array_ufunc__ = None  # NumPy's arrays are no factors, and do not spread over it
+
+    label: str
+    where: str | int | Site
+    parts: tuple[tuple[float, Latent], ...]
+    objective: str = "encoder"
+    model: str | None = None
+    neuronpedia: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    guard: float | None = GUARD
+    reference: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reference", reference_of(self.reference))
+        choice(self.objective, "objective", OBJECTIVES)
+        if self.guard is not None:
+            try:
+                object.__setattr__(self, "guard", real(self.guard, "guard", above=0))
+            except ValueError:
+                raise ValueError(
+                    f"guard={shown(self.guard)}: a positive number, or None for no guard, is needed"
+                ) from None
+        pairs = [p for p in self.parts if isinstance(p, tuple) and len(p) == 2 and isinstance(p[1], Latent)]
+        if len(pairs) < len(self.parts):
+            raise TypeError(f"{self.label}: parts= holds (weight, Latent) for each latent; got {shown(self.parts)}")
+        if not all(math.isfinite(weight) for weight, _ in self.parts):
+            raise ValueError(f"{self.label}: its weights are {[w for w, _ in self.parts]}; finite numbers are needed")
+        if not self.parts or len({one.encoder.numel() for _, one in self.parts}) > 1:
+            raise ValueError(f"{self.label}: a feature has at least one latent, and all are of one width")
+        if self.objective == "decoder" and not self.has_cosine:
+            raise ValueError(NO_COSINE.format(label=self.label))
+
+    @property
+    def width(self) -> int:
+        """d_in: the width of the activations that it reads."""
+        return self.parts[0][1].encoder.numel()
+
+    @property
+    def has_cosine(self) -> bool:
+        """Whether its latents write to where they read, so that their decoder rows can be compared with activations."""
+        return all(one.decoder is not None for _, one in self.parts)
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything can move it: False for a latent, or a sum of latents, that is all zeros."""
+        if self.objective == "decoder":
+            return any(weight and bool(one.decoder.any()) for weight, one in self.parts if one.decoder is not None)
+        if self.parts[0][1].normalise != "none":
+            return any(weight and bool(one.encoder.any()) for weight, one in self.parts)
+        return bool(sum(weight * one.scale * one.encoder for weight, one in self.parts).any())  # type: ignore[union-attr]
+
+    @property
+    def link(self) -> str | None:
+        """Its page on Neuronpedia, if it is a single latent of an autoencoder that has an id there."""
+        if self.neuronpedia is None or len(self.parts) > 1:
+            return None
+        return f"https://neuronpedia.org/{self.neuronpedia}/{self.parts[0][1].index}"
+
+    def but(self, **changes: Any) -> Feature:
+        """A copy with some fields changed: `feature.but(guard=None)`. Raises TypeError for an unknown field."""
+        return dataclasses.replace(self, **changes)
+
+    def to(self, device: torch.device) -> Feature:
+        """The same with its tensors on a device."""
+        return self.but(parts=tuple((weight, one.to(device)) for weight, one in self.parts))
+
+    def site(self, vlm: VLM) -> Site:
+        """Where it reads in a model.
+
+        Warns where the autoencoder was trained on other weights of the same kind (a pretrained model's on the
+        instruction-tuned one, a text-only model's on a vision-language model made from it). Raises ValueError for a
+        site that is not there, another width, or a model of another family.
+        """
+        site = sae_models.resolve(vlm, self.where)
+        if vlm.width_at(site) != self.width:
+            raise ValueError(
+                f"{self.label} reads {self.width} numbers, but {vlm.describe(site)} of {vlm.id} is "
+                f"{vlm.width_at(site)} wide: it belongs to another model or site"
+                + (f" (it was trained on {self.model})" if self.model else "")
+            )
+        sae_models.check(vlm, site, self.model, self.provenance.get("weights_tag"), self.label)
+        return site
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def value(self, hidden: torch.Tensor, most: float | None = None) -> torch.Tensor:
+        """The objective (...) of activations (..., d_in); with "encoder", longer ones are first cut to norm `most`."""
+        hidden = hidden.float()
+        if self.objective == "decoder":
+            return self._sum([one.cosine(hidden) for _, one in self.parts])
+        if most is not None:
+            hidden = hidden * (most / hidden.norm(dim=-1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)
+        return self._sum([one.pre(hidden) for _, one in self.parts])
+
+    def readings(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`pre`, `act` and `cosine` (...) of activations (..., d_in), without guard; weighted sums of several latents.
+
+        A transcoder has no `cosine`.
+        """
+        found = {name: [getattr(one, name)(hidden) for _, one in self.parts] for name in ("pre", "act")}
+        if self.has_cosine:
+            found["cosine"] = [one.cosine(hidden) for _, one in self.parts]
+        return {name: self._sum(values) for name, values in found.items()}
+
+    def _sum(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([weight * value for (weight, _), value in zip(self.parts, values, strict=True)]).sum(0)
+
+    # -- arithmetic ----------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Feature | int) -> Feature:
+        if not isinstance(other, Feature):
+            return self if isinstance(other, int) and other == 0 else NotImplemented  # so that sum() works
+        return self._with(other, "add")
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Feature) -> Feature:
+        return self._with(-other, "subtract") if isinstance(other, Feature) else NotImplemented
+
+    def __mul__(self, factor: float) -> Feature:
+        if not isinstance(plain(factor), Real):
+            return NotImplemented
+        number = real(factor, "a feature's factor")
+        terms = [{**term, "weight": term["weight"] * number} for term in self._terms()]
+        return self._made(tuple((number * weight, one) for weight, one in self.parts), terms)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Feature:
+        if not isinstance(plain(divisor), Real):
+            return NotImplemented
+        if (number := real(divisor, "a feature's divisor")) == 0:
+            raise ZeroDivisionError(f"{self.label} cannot be divided by 0")
+        return self * (1 / number)
+
+    def __neg__(self) -> Feature:
+        return self * -1.0
+
+    def _with(self, other: Feature, verb: str) -> Feature:
+        alike = {name: (getattr(self, name), getattr(other, name)) for name in ALIKE}
+        if wrong := [f"{name} {a!r} and {b!r}" for name, (a, b) in alike.items() if a != b]:
+            raise ValueError(
+                f"cannot {verb} {self.label} and {other.label}: {'; '.join(wrong)}. Only features of one site, "
+                "objective and guard, and of one reference, add up; .but(...) changes one"
+            )
+        return self._made((*self.parts, *other.parts), [*self._terms(), *other._terms()])
+
+    def _terms(self) -> list[dict[str, Any]]:
+        if self.provenance.get("method") == "combination":
+            return list(self.provenance["terms"])
+        return [{"weight": 1.0, "label": self.label, "provenance": dict(self.provenance)}]
+
+    def _made(self, parts: tuple[tuple[float, Latent], ...], terms: list[dict[str, Any]]) -> Feature:
+        label = ""
+        for term in terms:
+            sign = "-" if term["weight"] < 0 else "+"
+            size = "" if abs(term["weight"]) == 1 else f"{abs(term['weight']):.4g} "
+            label += f"{f' {sign} ' if label else sign.strip('+')}{size}{term['label']}"
+        story: dict[str, Any] = {"method": "combination", "terms": terms}
+        if tag := self.provenance.get("weights_tag"):
+            story["weights_tag"] = tag
+        single = self.neuronpedia if len(parts) == 1 else None
+        return self.but(label=label, parts=parts, provenance=story, neuronpedia=single)
+
+    def story(self) -> dict[str, Any]:
+        """How it was made, as plain data for a record."""
+        record = {name: getattr(self, name) for name in ("model", "objective", "guard", "link")}
+        if self.reference is not None:
+            record["reference"] = described(self.reference)
+        return {**record, "where": str(self.where), **self.provenance}
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.objective}) at {self.where}" + (f" of {self.model}" if self.model else "")
+
+    def __repr__(self) -> str:
+        return f"<Feature {self}>"
+
+
+@overload
+def feature(
+    sae: Any,
+    sae_id_or_index: int,
+    *,
+    objective: str = ...,
+    guard: float | None = ...,
+    site: str | int | Site | None = ...,
+    reference: Any = ...,
+) -> Feature: ...
+
+
+@overload
+def feature(
+    sae: Any,
+    sae_id_or_index: Sequence[int],
+    *,
+    objective: str = ...,
+    guard: float | None = ...,
+    site: str | int | Site | None = ...,
+    reference: Any = ...,
+) -> list[Feature]: ...
+
+
+@overload
+def feature(
+    sae: Any,
+    sae_id_or_index: str,
+    index: int,
+    *,
+    objective: str = ...,
+    guard: float | None = ...,
+    site: str | int | Site | None = ...,
+    reference: Any = ...,
+) -> Feature: ...
+
+
+@overload
+def feature(
+    sae: Any,
+    sae_id_or_index: str,
+    index: Sequence[int],
+    *,
+    objective: str = ...,
+    guard: float | None = ...,
+    site: str | int | Site | None = ...,
+    reference: Any = ...,
+) -> list[Feature]: ...
+
+
+@strict
+def feature(
+    sae: Any,
+    sae_id_or_index: Any,
+    index: Any = None,
+    *,
+    objective: str = "encoder",
+    guard: float | None = GUARD,
+    site: str | int | Site | None = None,
+    reference: Any = None,
+) -> Any:
+    """A feature of a sparse autoencoder, to be climbed by `synthesize`.
+
+        nd.feature(sae, 1234)                                                        a sae-lens object
+        nd.feature("gemma-scope-2-4b-it-res", "layer_17_width_16k_l0_medium", 1234)  a release, an SAE id
+        nd.feature("folder", 1234)                                                   files of sae-lens or Gemma Scope 2
+        nd.feature("demo", 1234)                                                     the bundled one
+
+    index       a number from 0, or several: then a list of features is returned
+    objective   "encoder": the mean pre-activation under the norm guard; "decoder": the mean cosine with the decoder row
+    guard       of the norm, and `reference`, by whose pictures it is measured: see `Feature`
+    site        where it reads, in place of what the autoencoder's metadata say (`hf_hook_name` before `hook_name`)
+
+    Standard, JumpReLU (as which batch-top-k and matryoshka autoencoders are saved), top-k, batch-top-k, abs-top-k and
+    gated autoencoders, and transcoders on their input side. Of files in sae-lens's and Gemma Scope 2's format only the
+    feature's column and row are read; other releases are loaded whole by sae-lens. Nothing given is changed or moved.
+
+    Raises TypeError for what is no autoencoder, ValueError for another architecture, an unknown name or metadata
+    without a site, IndexError for a feature that is not there, FileNotFoundError and ConnectionError for files out of
+    reach.
+    """
+    if isinstance(sae, (str, Path)):
+        from .releases import opened
+
+        sae_id, wanted = (None, sae_id_or_index) if index is None else (str(sae_id_or_index), index)
+        if isinstance(wanted, str):
+            sae_id, wanted = wanted, None
+        found = opened(sae, sae_id)
+        weights, facts, source = found.weights, found.facts, found.source
+        if wanted is None:
+            raise TypeError(f"which feature? Give an index: nd.feature({str(sae)!r}, {sae_id!r}, 0)")
+    else:
+        facts, weights, source = facts_of(sae), Held(sae), type(sae).__name__
+        if index is not None:
+            raise TypeError(f"an autoencoder in hand needs no SAE id: nd.feature(sae, {index!r})")
+        wanted = sae_id_or_index
+    where = site if site is not None else facts.told("hf_hook_name") or facts.told("hook_name")
+    if where is None:
+        raise ValueError(
+            f"the metadata of {source} name no hook_name; say where it reads: nd.feature(..., "
+            "site='blocks.9.hook_resid_post')"
+        )
+    one = isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable) or getattr(wanted, "shape", None) == ()
+    numbers = [wanted] if one else listed(wanted, "index", "a feature's number, or a list of them, is")
+    pictures = reference_of(reference)  # read once for all
+    story = {"method": "feature", "source": source, "architecture": facts.architecture}
+    if tag := facts.told("weights_tag"):
+        story["weights_tag"] = tag
+    made = [
+        Feature(
+            label=f"feature {part.index}",
+            where=where,
+            parts=((1.0, part),),
+            objective=objective,
+            model=facts.told("model_name"),
+            neuronpedia=facts.told("neuronpedia_id"),
+            provenance={**story, "index": part.index},
+            guard=guard,
+            reference=pictures,
+        )
+        for part in (latent(weights, facts, number, source) for number in numbers)
+    ]
+    return made[0] if one else made
+
+
+@strict
+def feature_from_tensors(
+    index: int,
+    site: str | int | Site,
+    *,
+    W_enc: torch.Tensor,
+    W_dec: torch.Tensor | None = None,
+    b_enc: torch.Tensor | None = None,
+    b_dec: torch.Tensor | None = None,
+    threshold: torch.Tensor | float = 0.0,
+    objective: str = "encoder",
+    model: str | None = None,
+    apply_b_dec_to_input: bool = True,
+    guard: float | None = GUARD,
+    reference: Any = None,
+) -> Feature:
+    """A feature of anyone's autoencoder, from its tensors.
+
+        pre(h) = (h - b_dec) . W_enc[:, index] + b_enc[index]
+
+    W_enc, W_dec   (d_in, features) and (features, d_in); without W_dec there is no cosine
+    b_enc, b_dec   (features,) and (d_in,); zeros if not given
+    threshold      (features,) or one number: it fires above it
+    apply_b_dec_to_input   whether b_dec is subtracted before encoding
+
+    Raises ValueError for shapes that do not fit together, IndexError for an index out of range.
+
+    >>> import nnsight_dream as nd, torch
+    >>> nd.feature_from_tensors(1, site="blocks.3.hook_resid_post", W_enc=torch.eye(64)).label
+    'feature 1'
+    """
+    each = threshold if getattr(threshold, "ndim", 0) else None
+    named = dict(W_enc=W_enc, W_dec=W_dec, b_enc=b_enc, b_dec=b_dec, threshold=each)
+    if W_enc is None:
+        raise TypeError("W_enc=None: a tensor (d, features) is needed; W_dec is its counterpart (features, d)")
+    given = {name: _tensor(value, name) for name, value in named.items() if value is not None}
+    d, count = tuple(given["W_enc"].shape) if given["W_enc"].ndim == 2 else (0, 0)
+    shapes = dict(W_enc=(d, count), W_dec=(count, d), b_enc=(count,), b_dec=(d,), threshold=(count,))
+    for name, tensor in given.items():
+        if tuple(tensor.shape) != shapes[name] or not d or not count:
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)}, W_enc {tuple(given['W_enc'].shape)}; W_enc is (d_in, features), "
+                "W_dec (features, d_in), b_enc and threshold (features,), b_dec (d_in,): transpose what is stored the "
+                "other way"
+            )
+    index = checked(index, count)
+    held = Held(given)
+    part = Latent(
+        index=index,
+        encoder=held.column("W_enc", index),
+        bias=float(held.row("b_enc", index)) if "b_enc" in given else 0.0,
+        decoder=held.row("W_dec", index) if "W_dec" in given else None,
+        b_dec=held.whole("b_dec") if "b_dec" in given else None,
+        subtracted=apply_b_dec_to_input,
+        threshold=float(held.row("threshold", index)) if "threshold" in given else real(threshold, "threshold"),
+        architecture="tensors",
+    )
+    story = {"method": "feature_from_tensors", "index": index}
+    return Feature(f"feature {index}", site, ((1.0, part),), objective, model, None, story, guard, reference)
+
+
+def _tensor(value: Any, name: str) -> torch.Tensor:
+    """A tensor, or a NumPy array as one. Raises TypeError for another kind, and for numbers that are not real."""
+    tensor = value if isinstance(value, torch.Tensor) else None
+    if tensor is None and type(value).__module__ == "numpy" and getattr(value, "dtype", None) is not None:
+        tensor = torch.from_numpy(value) if value.dtype.kind == "f" else None
+    if tensor is None or not tensor.is_floating_point() or tensor.is_meta or tensor.layout != torch.strided:
+        raise TypeError(f"{name}={shown(value)}: a dense tensor or array of floating-point numbers is needed")
+    return tensor

@@ -1,0 +1,1 @@
+"""Similarity of representations, predictivity, intervals, folds. Plain matrices in, numbers out."""

@@ -1,0 +1,1 @@
+"""Many prototypes in a folder that is whole at every moment."""

@@ -1,0 +1,1 @@
+"""From directions and features to prototype images."""

@@ -1,0 +1,128 @@
+"""Jobs left to a server: submitted, collected later by their id, from this process or another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import arguments
+from ..arguments import strict
+from ..engine import jobs as shipped_jobs
+from ..remote import run
+from ..remote.client import ask_after, send_detached, wait_for
+from .ascent import prepare
+from .notes import opened
+from .prototype import Prototypes
+from .request import settled
+
+if TYPE_CHECKING:
+    from ..directions.direction import Direction
+    from ..engine.optimise import Term
+    from ..models.vlm import VLM
+    from ..sae.feature import Feature
+    from .ascent import Ascent
+    from .prototype import Prototype
+    from .request import Away
+    from .settings import Choice
+
+
+def send_ascent(ascent: Ascent) -> str:
+    """Send all that is left of an ascent as one detached job; its id."""
+    from .notes import sealed
+
+    piece = ascent.piece(sealed(ascent.note, ascent.history))
+    piece.until = ascent.steps
+    return send_detached(ascent.vlm, run.payload(ascent.vlm, shipped_jobs.ascent, piece))
+
+
+def prototypes_of(note: dict[str, Any], found: dict[str, Any]) -> list[Prototype]:
+    """The prototypes of a detached ascent's result, with the note that went with it."""
+    import torch
+
+    from .ascent import prototypes
+    from .notes import check_piece
+
+    check_piece(found, len(note["rows"]))
+    return prototypes(note, torch.cat([*note["history"], found["history"]]), found)
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteJob:
+    """Work that a server does while nobody watches.
+
+    id   what `nd.collect` takes: the server's ids of all its jobs, joined by commas
+    """
+
+    vlm: VLM
+    id: str
+
+    def state(self) -> str:
+        """Where it is, in the server's words: of several jobs the first that is not done. Raises what a job raised."""
+        for one in self.id.split(","):
+            try:
+                told, _ = ask_after(self.vlm, one)
+            except LookupError:
+                told = "not known yet"
+            if told != "completed":
+                return told
+        return "completed"
+
+    def collect(self) -> Prototype | Prototypes:
+        """Wait for it, and give what it made; see `nd.collect`."""
+        return collect(self.vlm, self.id)
+
+    def __repr__(self) -> str:
+        return f"RemoteJob({self.id!r} on {self.vlm.remote})"
+
+
+@strict
+def submit(
+    vlm: VLM,
+    directions: Direction | Feature | Sequence[Direction | Feature],
+    *,
+    settings: Choice = None,
+    seed: int | Sequence[int] = 0,
+    terms: Term | Away | Sequence[Term | Away] = (),
+    **changes: Any,
+) -> RemoteJob:
+    """As `synthesize`, but leave the work to the server and return at once; `collect` fetches it.
+
+    The whole of an ascent is one job, whatever steps_per_job= says. Raises as `synthesize` does, and ValueError for a
+    model that is on no server.
+    """
+    if vlm.remote is None or not vlm.remote.away:
+        raise ValueError(f"{vlm.id} is on no server, so nothing can be left there; use nd.synthesize")
+    order = settled(vlm, directions, settings, seed, terms, changes)
+    ids = []
+    for ascent in prepare(vlm, order.jobs, order.settings, order.terms):
+        ascent.note["single"] = order.single
+        ids.append(send_ascent(ascent))
+    return RemoteJob(vlm, ",".join(ids))
+
+
+@strict
+def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
+    """What a job that was left to a server made; waits until it is done.
+
+    vlm   the model, loaded with the remote= at which it was submitted
+    job   a `RemoteJob`, or its id
+
+    Raises LookupError for an id that the server does not know, what the job raised, ValueError for another model's.
+    """
+    if vlm.remote is None or not vlm.remote.away:
+        raise ValueError(f"{vlm.id} is on no server; load it with the remote= at which the job was submitted")
+    made: list[tuple[int, Prototype]] = []  # by place among all that was asked for
+    single = False
+    if not isinstance(job, (str, RemoteJob)):
+        raise TypeError(f"job={arguments.shown(job)}: a RemoteJob, or its id, is needed")
+    for one in (job.id if isinstance(job, RemoteJob) else job).split(","):
+        found = wait_for(vlm, one.strip())
+        note = opened(found.get("note") if isinstance(found, dict) else None, one)
+        if note["model"] != vlm.id:
+            raise ValueError(f"job {one!r} is of {note['model']!r}, not of {vlm.id!r}: load that model")
+        there = prototypes_of(note, found)
+        made += zip(note["places"], there, strict=True)
+        single = note["single"] and len(made) == 1
+    ordered = [prototype for _, prototype in sorted(made, key=lambda pair: pair[0])]
+    return ordered[0] if single else Prototypes(ordered)

@@ -1,0 +1,377 @@
+"""Prototypes: a picture of a direction, with everything that made it and everything measured on it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .. import arguments
+from ..io import files, records
+from ..io.files import write_whole
+from ..models.sites import Site
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+
+
+RECORD, PICTURE, HEAT = "prototype.json", "prototype.png", "heat.png"
+
+
+def heat_map(weights: np.ndarray, site: Site, grid: tuple[int, int]) -> np.ndarray:
+    """Weights (n,) of a site's tokens as a map (rows, cols), zero at others."""
+    if site.tokens != "image":
+        full = np.zeros(grid[0] * grid[1], dtype=weights.dtype)
+        np.add.at(full, np.asarray(site.tokens, dtype=int), weights)  # a token may stand twice
+        weights = full
+    return weights.reshape(grid)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prototype:
+    """The picture that an ascent towards a direction ended at.
+
+    image     PIL image, RGB
+    label     the direction's label; `direction` is its story (how it was made)
+    history   score at each step, on augmented views
+    scores    score of the finished 8-bit picture by pooling ("attention", "mean", "max"), no augmentation; of a feature
+              the mean over image tokens by objective ("encoder", "decoder"), without guard
+    heat      (rows, cols) patch weights on the finished picture, sum 1
+    readings  of a feature: how it reads the finished picture, see `feature_climb.measure`; None for a direction
+    settings  plain data: every choice of the run
+    interrupted   True if the run was stopped before its last step
+    image_size    (height, width) in pixels at which the model saw the picture; None in records that do not tell
+    straight_through   the temperature of a surrogate gradient, None where the gradient was the model's own
+    """
+
+    image: Image.Image
+    label: str
+    site: Site
+    hf_name: str
+    history: tuple[float, ...]
+    scores: Mapping[str, float]
+    heat: np.ndarray
+    settings: Mapping[str, Any]
+    seed: int
+    model: str
+    revision: str | None = None
+    direction: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    readings: Mapping[str, Any] | None = None
+    image_size: tuple[int, int] | None = None
+    straight_through: float | None = None
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The picture in a list, as a `Prototypes` has several."""
+        return [self.image]
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{k} {v:.3f}" for k, v in self.scores.items())
+        stopped = f", stopped after {len(self.history)} steps" if self.interrupted else ""
+        return f"Prototype({self.label!r} at {self.site} = {self.hf_name}; {scores}; seed {self.seed}{stopped})"
+
+    # -- showing -------------------------------------------------------------------------------------------------
+
+    def heat_map(self, side: int = 256) -> Image.Image:
+        """The picture under its patch weights: bright where the score looks, at `side` pixels."""
+        weight = self.heat / max(float(self.heat.max()), 1e-12)
+        mask = Image.fromarray((255 * weight).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+        light = self.image.resize((side, side), Image.Resampling.BICUBIC)
+        dark = Image.blend(light, Image.new("RGB", light.size), 0.8)
+        return Image.composite(light, dark, mask)
+
+    def _repr_png_(self) -> bytes:
+        return to_png(_enlarged(self.image))
+
+    def _repr_html_(self) -> str:
+        rows = "".join(_row(k, f"{float(v):.3f}") for k, v in self.scores.items())
+        rows += "".join(_row(*reading) for reading in _told(self.readings))
+        if link := self.direction.get("link"):
+            rows += f'<tr><td colspan="2">{_link(str(link))}</td></tr>'
+        return (
+            f'<figure style="display:inline-block;margin:4px;font:12px sans-serif">{_img(_enlarged(self.image))}'
+            f"{_img(self.heat_map(160))}<figcaption><b>{html.escape(self.label)}</b> layer {int(self.site.layer)}, "
+            f"seed {int(self.seed)}<br>{html.escape(self.site.tl_name)}<br>{html.escape(self.hf_name)}"
+            f"<table>{rows}</table></figcaption></figure>"
+        )
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        title = Text(f"{self.label}", style="bold")
+        title.append(f"  layer {self.site.layer}  seed {self.seed}  ", style="default")
+        title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
+        told = [Text("  ".join(f"{k} {v}" for k, v in _told(self.readings)), style="dim")] if self.readings else []
+        return Group(title, *told, _Blocks(self.image))
+
+    # -- keeping -------------------------------------------------------------------------------------------------
+
+    def files(self) -> dict[str, bytes]:
+        """What is kept of it, by the file's name; the record, which is written last, holds digests of the others."""
+        record = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ("image", "site", "heat")}
+        record = {k: dict(v) if isinstance(v, Mapping) else v for k, v in record.items()}
+        record["site"] = {"layer": self.site.layer, "kind": self.site.kind, "tokens": self.site.tokens}
+        record["heat"] = self.heat.tolist()
+        pictures = {PICTURE: to_png(self.image), HEAT: to_png(self.heat_map())}
+        record["files"] = {name: files.digest(data) for name, data in pictures.items()}
+        return {**pictures, RECORD: files.to_json(files.sealed(record))}
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write prototype.png, heat.png and prototype.json into a folder (made if missing); returns the folder.
+
+        Nothing is overwritten: where the folder holds another picture, that stays, this one is saved beside it in a
+        folder of the same name with -2, -3 and so on, and a warning says so. The record is written last, and each file
+        under a temporary name first, so that a folder with a record is whole.
+
+        Raises OSError where nothing can be written.
+        """
+        place = arguments.folder(folder)
+        chosen = _save(self, place, set())
+        if chosen != place:
+            warnings.warn(f"{place} holds another picture, which stays; this one is saved in {chosen}", stacklevel=2)
+        return chosen
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Prototype:
+        """Read back what `save` wrote.
+
+        Raises FileNotFoundError or ValueError that names the missing, broken or exchanged file. A record that was
+        changed by hand is taken with a warning.
+        """
+        folder = arguments.folder(folder)
+        for name in (RECORD, PICTURE):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} holds no {name}: give a folder that Prototype.save wrote")
+        try:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            records.check(record, records.PROTOTYPE)
+            as_written = files.is_sealed(record)
+            record.pop(files.DIGEST, None)
+            data, expected = (folder / PICTURE).read_bytes(), record.pop("files", {}).get(PICTURE)
+            site = record.pop("site")
+            tokens = site["tokens"] if isinstance(site["tokens"], str) else tuple(site["tokens"])
+            record["history"] = tuple(record["history"])
+            record["heat"] = np.array(record["heat"], dtype=np.float32)
+            if record.get("image_size") is not None:
+                record["image_size"] = tuple(record["image_size"])
+            if expected not in (None, files.digest(data)):
+                raise ValueError(f"{folder / PICTURE} is not the picture of its record: it was damaged or exchanged")
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
+                image = file.convert("RGB")
+            prototype = cls(image=image, site=Site(site["layer"], site["kind"], tokens), **record)
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{folder / RECORD} is not a prototype's record: {error!r}") from error
+        except (OSError, SyntaxError) as error:  # what Pillow says of a broken file
+            raise ValueError(f"{folder / PICTURE} is not the picture that Prototype.save wrote: {error}") from error
+        if not as_written:
+            warnings.warn(f"{folder / RECORD} was changed, or damaged, since it was written", stacklevel=2)
+        return prototype
+
+
+def write_over(prototype: Prototype, place: Path) -> dict[str, str]:
+    """Write a prototype into its own folder of a store, over what is there; returns digests of its files by name."""
+    content = prototype.files()
+    files.make_folder(place)
+    for name, data in content.items():
+        write_whole(place / name, data)
+    return {name: files.digest(data) for name, data in content.items()}
+
+
+def _save(prototype: Prototype, place: Path, taken: set[Path]) -> Path:
+    """Write a prototype into a folder, or beside it where that is taken or holds anything else; returns where."""
+    content, chosen, copy = prototype.files(), place, 2
+    files.make_folder(place.parent)
+    with files.locked(place.parent):
+        while chosen in taken or _is_another(chosen, content):
+            chosen, copy = place.with_name(f"{place.name}-{copy}"), copy + 1
+        files.make_folder(chosen)
+        for name, data in content.items():
+            if not (chosen / name).exists():
+                write_whole(chosen / name, data)
+    return chosen
+
+
+def _is_another(folder: Path, content: Mapping[str, bytes]) -> bool:
+    """Whether a folder holds a file of these names with other content, of which nothing may be lost."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        return True
+    for name, data in content.items():
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        if not path.is_file() or (_record(there := path.read_bytes()) or there) != (_record(data) or data):
+            return True
+    return False
+
+
+def _record(data: bytes) -> dict[str, Any] | None:
+    """A record without its digests, which older versions did not write; None for other files."""
+    try:
+        record = json.loads(data)
+        return {k: v for k, v in record.items() if k not in ("files", files.DIGEST)}
+    except (ValueError, AttributeError):
+        return None
+
+
+class Prototypes(list[Prototype]):
+    """Several prototypes: a list that shows itself as a grid."""
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The pictures, in order."""
+        return [p.image for p in self]
+
+    def grid(self, columns: int | None = None, side: int = 128, labels: bool = True) -> Image.Image:
+        """One contact sheet, `side` pixels a picture, row by row."""
+        if not self:
+            raise ValueError("there is no prototype to show")
+        columns = columns or min(len(self), 8)
+        strip = 16 if labels else 0
+        rows = -(-len(self) // columns)
+        sheet = Image.new("RGB", (columns * side, rows * (side + strip)), "white")
+        draw = ImageDraw.Draw(sheet)
+        for i, one in enumerate(self):
+            x, y = i % columns * side, i // columns * (side + strip)
+            sheet.paste(one.image.resize((side, side), Image.Resampling.BICUBIC), (x, y + strip))
+            if labels:
+                draw.text((x + 3, y + 2), f"{one.label} L{one.site.layer}"[: side // 6], fill="black")
+        return sheet
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Save each into a folder of its own below `folder`; returns `folder`.
+
+        Nothing is overwritten: a picture that differs from one of the same word, layer and seed that is there gets a
+        number, and a warning says so. Raises OSError where nothing can be written.
+        """
+        place = arguments.folder(folder)
+        moved = [f"{asked.name} is there already and stays: see {got.name}" for asked, got in self.save_each(place)[1]]
+        if moved:
+            more = f"; and {len(moved) - 3} more" if len(moved) > 3 else ""
+            warnings.warn(f"in {place} {'; '.join(moved[:3])}{more}", stacklevel=2)
+        return place
+
+    def save_each(self, folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[Path, Path]]]:
+        """As `save`; returns the folder of each, and (name asked for, name given) where another picture was there."""
+        place = arguments.folder(folder)
+        written: list[Path] = []
+        moved: list[tuple[Path, Path]] = []
+        for prototype in self:
+            asked = place / f"{_slug(prototype.label)}-layer{prototype.site.layer}-seed{prototype.seed}"
+            chosen = _save(prototype, asked, set(written))
+            if chosen != asked and asked not in written:
+                moved.append((asked, chosen))
+            written.append(chosen)
+        return written, moved
+
+    def _repr_html_(self) -> str:
+        return "".join(p._repr_html_() for p in self)
+
+    def __rich__(self) -> RenderableType:
+        from rich.columns import Columns
+
+        return Columns(list(self), padding=(1, 2))
+
+
+def _slug(label: str) -> str:
+    """A label as a folder's name: letters, digits and hyphens, and the code point and name of an emoji or a sign.
+
+    >>> _slug("San Francisco!"), _slug("🐙")
+    ('San-Francisco', 'u1f419-octopus')
+    """
+    plain = re.sub(r"[^\w-]+", "-", label).strip("-")[:60]
+    if plain:
+        return plain
+    signs = [c for c in label if not c.isspace() and ord(c) >= 0x80 and unicodedata.category(c) not in ("Cf", "Mn")]
+    codes = "-".join(f"u{ord(c):x}" for c in signs)
+    names = "-".join(unicodedata.name(c, "") for c in signs)
+    return re.sub(r"[^a-z0-9]+", "-", f"{codes} {names}".lower()).strip("-")[:60].strip("-") or "direction"
+
+
+def _told(readings: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """A feature's readings as (what, number) for people; those of single latents of a sum are left out."""
+    if readings is None:
+        return []
+    names = {
+        "pre_max": "pre-activation, highest",
+        "pre_mean": "pre-activation, mean",
+        "threshold": "fires above",
+        "act_max": "activation, highest",
+        "firing": "tokens firing",
+        "cosine": "decoder cosine",
+        "norm": "norm against real pictures",
+    }
+    shown = {name: readings.get(name) for name in names}
+    return [
+        (
+            names[name],
+            "depends on all (top-k)" if value is None else f"{value:.0%}" if name == "firing" else f"{value:.3f}",
+        )
+        for name, value in shown.items()
+        if value is not None or (name == "threshold" and readings.get("top_k"))
+    ]
+
+
+def to_png(image: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _row(name: str, value: str) -> str:
+    return f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(value)}</td></tr>"
+
+
+def _link(address: str) -> str:
+    """An address of the web as a link; any other as its text."""
+    shown = html.escape(address)
+    return f'<a href="{shown}" rel="noreferrer noopener">{shown}</a>' if address.startswith("https://") else shown
+
+
+def _img(image: Image.Image) -> str:
+    return f'<img src="data:image/png;base64,{base64.b64encode(to_png(image)).decode()}">'
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    factor = max(1, 160 // image.width)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+
+
+class _Blocks:
+    """The picture in half blocks, where the output's encoding has them; nothing elsewhere (cp1252, ascii)."""
+
+    def __init__(self, image: Image.Image):
+        self.image = image
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        if not options.ascii_only:
+            yield _blocks(self.image)
+
+
+def _blocks(image: Image.Image, columns: int = 32) -> RenderableType:
+    """The picture in a terminal's half blocks: two pixels a character, one above the other."""
+    from rich.style import Style
+    from rich.text import Text
+
+    small = np.asarray(image.resize((columns, columns), Image.Resampling.BOX))
+    text = Text(no_wrap=True)
+    for upper, lower in zip(small[::2], small[1::2], strict=True):
+        for a, b in zip(upper, lower, strict=True):
+            text.append("▀", Style(color=f"rgb({a[0]},{a[1]},{a[2]})", bgcolor=f"rgb({b[0]},{b[1]},{b[2]})"))
+        text.append("\n")
+    return text

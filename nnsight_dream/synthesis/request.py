@@ -1,0 +1,172 @@
+"""What `synthesize` is asked for, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from .. import arguments
+from ..directions.direction import Direction, climbable
+from ..engine import terms
+from ..engine.pooling import Mean
+from ..sae.feature import Feature
+from ..sae.hooks import resolve
+from .settings import Settings, choose
+
+if TYPE_CHECKING:
+    from ..engine.optimise import Step
+    from ..engine.pooling import Pooling
+    from ..models.sites import Site
+    from ..models.vlm import VLM
+    from .settings import Choice
+
+
+@dataclass(frozen=True, eq=False)
+class Away:
+    """Minus `weight` times the likeness to another direction: "this, but not that".
+
+    Its centre is the run's own kind of centre, at the direction's site.
+    """
+
+    direction: Direction
+    weight: float = 0.5
+    pooling: Any = Mean()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.direction, Direction):
+            mend = "see nd.concept, nd.from_tensor"
+            if hasattr(self.direction, "parts"):
+                mend = "of two features at one site make the difference: a - 0.5 * b"
+            raise TypeError(f"Away takes a Direction, not {arguments.shown(self.direction)}; {mend}")
+        if isinstance(self.pooling, type) or not callable(self.pooling):
+            raise ValueError(f"pooling={arguments.shown(self.pooling)}: a value such as Mean() is needed")
+        object.__setattr__(self, "weight", arguments.real(self.weight, "weight"))
+
+    @property
+    def site(self) -> Site:
+        """Where it must be read."""
+        return self.direction.site
+
+    def bound(self, centre: torch.Tensor) -> _BoundAway:
+        """The term with its centre (d,) at hand."""
+        return _BoundAway(self.site, climbable(self.direction.vector).to(centre), centre, self.weight, self.pooling)
+
+
+@dataclass(frozen=True, eq=False)
+class _BoundAway:
+    site: Site
+    vector: torch.Tensor
+    centre: torch.Tensor
+    weight: float
+    pooling: Pooling
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        return terms.away_term(self.site, self.vector, self.centre, self.weight, self.pooling)(step)
+
+
+Aim = Direction | Feature
+
+
+_OTHERS = ("settings", "seed", "terms", "progress")
+
+
+class Order(NamedTuple):
+    """What `synthesize` is asked for: (direction or feature, seed) jobs, the settings of each, the added terms.
+
+    single   whether it is one picture, given by itself and not in a list
+    """
+
+    jobs: list[tuple[Aim, int]]
+    settings: list[Settings]
+    terms: list[Any]
+    single: bool
+
+
+def settled(vlm: VLM, directions: Any, settings: Choice, seed: Any, terms: Any, changes: dict[str, Any]) -> Order:
+    """What is asked for by the arguments of `synthesize`; raises as it does."""
+    alone = isinstance(directions, (Direction, Feature))
+    if isinstance(directions, str):
+        raise TypeError(
+            f"a Direction or Feature is needed, not {directions!r}: see nd.concept, nd.from_tensor, nd.feature; if "
+            f"that is a word: nd.concept(vlm, {directions!r}, layer=...)"
+        )
+    form = "a Direction, a Feature, or a list of them, is"
+    wanted = [directions] if alone else arguments.listed(directions, "directions", form)
+    seeds, one_seed = arguments.seeds(seed)
+    added = _terms(terms)
+    sites = _check(vlm, wanted)
+    _check(vlm, [t.direction for t in added if isinstance(t, Away)], least=0)
+    names = {f.name for f in dataclasses.fields(Settings)}
+    for name in changes:  # one of these, misspelt, is no setting misspelt
+        if name not in names and (near := difflib.get_close_matches(name, _OTHERS, 1, 0.75)):
+            raise TypeError(f"no setting {name!r}; did you mean {near[0]!r}? Beside settings there are {_OTHERS}")
+    of_layer = {layer: choose(vlm, layer, settings).but(**changes) for layer in dict.fromkeys(s.layer for s in sites)}
+    jobs = [(d, s) for d in wanted for s in seeds]
+    return Order(jobs, [of_layer[site.layer] for site in sites for _ in seeds], added, alone and one_seed)
+
+
+def _terms(terms: Any) -> list[Any]:
+    """Added terms, in a list; one may stand by itself."""
+    form = "a term (TotalVariation, Away, or a function from a Step to (J,)), or a list of them, is"
+    if isinstance(terms, Away) or (callable(terms) and not isinstance(terms, type)):
+        return [terms]
+    if isinstance(terms, type):
+        raise TypeError(
+            f"terms={arguments.shown(terms)}: {form} needed; this is the class, so make one: {terms.__name__}(...)"
+        )
+    items = arguments.listed(terms, "terms", form)
+    for i, term in enumerate(items):
+        if isinstance(term, type) or not (isinstance(term, Away) or callable(term)):
+            raise TypeError(f"terms[{i}]={arguments.shown(term)}: {form} needed")
+    return items
+
+
+def _alike(one: Settings, other: Settings) -> bool:
+    """Whether settings are equal; tensors and what else cannot be compared are only equal to themselves."""
+    try:
+        return one is other or bool(one == other)
+    except Exception:
+        return False
+
+
+def _check(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
+    """The sites of what is wanted; raises for what cannot be climbed."""
+    if len(wanted) < least:
+        raise ValueError("nothing to do: give at least one direction and one seed")
+    found = []
+    for d in wanted:
+        if isinstance(d, Feature):
+            found.append(d.site(vlm))
+            if not d.alive:
+                raise ValueError(f"{d.label} is all zeros: nothing makes it fire")
+            continue
+        if not isinstance(d, Direction):
+            raise TypeError(
+                f"a Direction or Feature is needed, not {type(d).__name__}: see nd.concept, nd.from_tensor, nd.feature"
+            )
+        site = vlm.site(d.site)
+        found.append(site)
+        if not getattr(d, "there", True) and d.model == vlm.id:
+            continue  # its vector is made where it is climbed, and is as wide as its site
+        if d.vector.numel() != vlm.width_at(site):
+            raise ValueError(
+                f"direction {d.label!r} is {d.vector.numel()} wide, but {vlm.describe(site)} of {vlm.id} is "
+                f"{vlm.width_at(site)} wide: make the direction from this model"
+            )
+        if d.model != vlm.id:
+            raise ValueError(
+                f"direction {d.label!r} was made from {d.model!r}, not from {vlm.id!r}. If that is meant, say so: "
+                "nd.from_tensor(vlm, direction.vector, layer)"
+            )
+        if not d.vector.any():
+            raise ValueError(f"direction {d.label!r} is all zeros: it points nowhere")
+    return found
+
+
+def _site(vlm: VLM, aim: Aim) -> Site:
+    return vlm.site(aim.site) if isinstance(aim, Direction) else resolve(vlm, aim.where)

@@ -1,0 +1,133 @@
+"""Synthesis: from directions and features to prototypes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .. import arguments
+from ..arguments import strict
+from .ascent import _climb, batches, climb, prepare
+from .progress import _watching
+from .prototype import Prototypes
+from .request import _check, settled
+
+if TYPE_CHECKING:
+    from ..engine.optimise import Term
+    from ..models.vlm import VLM
+    from .ascent import Ascent
+    from .progress import Watch
+    from .prototype import Prototype
+    from .request import Aim, Away
+    from .settings import Choice, Settings
+
+
+@strict
+def synthesize(
+    vlm: VLM,
+    directions: Aim | Sequence[Aim],
+    *,
+    settings: Choice = None,
+    seed: int | Sequence[int] = 0,
+    terms: Term | Away | Sequence[Term | Away] = (),
+    progress: bool | Watch | None = None,
+    **changes: Any,
+) -> Prototype | Prototypes:
+    """Climb from grey to the picture of a direction or feature; of several and several seeds together.
+
+    directions   a Direction, a Feature, or several of either kind. A feature has its own objective (see `features`):
+               pooling, score and centre of the settings are for directions
+    settings   for all, or a function from a layer to settings, or a preset's name, "demo" or "paper"; if not given,
+               `Settings.demo()` for the bundled model, and for others `Settings.paper` of each direction's own layer.
+               `**changes` alter single choices, as in `synthesize(vlm, d, steps=50)`
+    seed       one, or several: each gives a picture of its own, the same alone and in company
+    terms      added to the score, one or several: `TotalVariation`, `Away`, or a callable from `Step` to (J,)
+    progress   True a bar, False nothing, None a bar where there is a terminal or notebook, or a callable that is
+               given the step and the scores (J,)
+
+    Returns a Prototype for one direction and one seed, else Prototypes, direction by direction. Ctrl-C ends the climb
+    and gives the pictures so far; of a model on a server it asks whether to leave the work there (see `submit`), and
+    raises. Method: arXiv 2601.08017.
+
+    Raises ValueError for a direction or feature of another model, width or layer; TypeError for what is no direction,
+    settings or term; FloatingPointError for a score that is not finite; RuntimeError where no gradient reaches the
+    picture.
+
+    >>> import nnsight_dream as nd
+    >>> vlm = nd.load("demo")
+    >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=4), steps=2, batch=1).image.size
+    (32, 32)
+    """
+    order = settled(vlm, directions, settings, seed, terms, changes)
+    total = sum(chosen.steps for _, chosen in batches(order.settings))
+    with vlm.alone(), _watching(progress, total) as watch:
+        made = _all(vlm, order.jobs, order.settings, order.terms, watch)
+    return made[0] if order.single else Prototypes(made)
+
+
+def climb_pairs(
+    vlm: VLM, pairs: Sequence[tuple[Aim, int]], settings: Settings, watch: Watch | None = None
+) -> list[Prototype]:
+    """A prototype for each (direction, seed); otherwise as `synthesize`."""
+    _check(vlm, [d for d, _ in pairs])
+    jobs = [(d, arguments.whole(s, "seed", 0, arguments.SEED_MOST)) for d, s in pairs]
+    return _all(vlm, jobs, [settings] * len(jobs), (), watch)
+
+
+def _all(
+    vlm: VLM, jobs: list[tuple[Aim, int]], settings: Sequence[Settings], terms: Sequence[Any], watch: Watch | None
+) -> list[Prototype]:
+    """The prototypes in the order of the jobs; where it is interrupted, those that there are."""
+    together = batches(settings)
+    made: list[Prototype] = []
+    with vlm.alone():
+        if vlm.remote is not None:
+            made = climb_all(prepare(vlm, jobs, settings, terms), watch)
+        else:
+            for places, chosen in together:
+                made += _climb(vlm, [jobs[place] for place in places], chosen, terms, watch)
+                if made[-1].interrupted:
+                    break
+    climbed = [place for places, _ in together for place in places]
+    return [prototype for _, prototype in sorted(zip(climbed, made, strict=False), key=lambda pair: pair[0])]
+
+
+class LeftRunning(KeyboardInterrupt):
+    """Ctrl-C, after which a server goes on: `job` is what `nd.collect` takes, `made` the prototypes that are there."""
+
+    def __init__(self, job: str, made: list[Prototype]):
+        self.job, self.made = job, made
+        super().__init__(f"left running as job {job}; nd.collect(vlm, {job!r}) fetches it, from any process")
+
+
+def climb_all(ascents: Iterator[Ascent], watch: Any) -> list[Prototype]:
+    """The prototypes of ascents, one after the other. Raises KeyboardInterrupt; LeftRunning, if the user chose so."""
+    from .detached import send_ascent
+
+    made: list[Prototype] = []
+    for ascent in ascents:
+        try:
+            made += climb(ascent, watch)
+        except KeyboardInterrupt:
+            getattr(watch, "pause", lambda: None)()
+            if ascent.vlm.remote is None or not ascent.vlm.remote.away or not leaves():
+                raise
+            sent = [send_ascent(one) for one in (ascent, *ascents)]
+            raise LeftRunning(",".join(sent), made) from None
+    return made
+
+
+def leaves() -> bool:
+    """After Ctrl-C: ask whether the server shall go on. False where there is no terminal to ask at.
+
+    A watched job's result goes to its watcher alone, so what goes on is the piece that was under way, sent anew as a
+    detached job.
+    """
+    if not (sys.stdin is not None and sys.stdin.isatty()):
+        return False
+    print("\nLeave it to the server, as a job to be collected later? [y/N] ", end="", file=sys.stderr, flush=True)
+    try:
+        return sys.stdin.readline().strip().lower().startswith("y")
+    except KeyboardInterrupt:
+        return False

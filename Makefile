@@ -19,9 +19,10 @@ demo: $(VENV)/.ready  ## a picture of a concept, drawn by the bundled model and 
 test: $(VENV)/.ready  ## the default tests: offline, no GPU, under 12 minutes on two cores
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
-lint: $(VENV)/.ready
+lint: $(VENV)/.ready  ## style, layers of imports, and the longest files and functions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/.ready
 	$(BIN)/mypy

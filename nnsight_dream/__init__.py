@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__
 
 _HOMES = {
     "models.vlm": ("VLM",),
@@ -195,9 +195,19 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    from .moved import MOVED
+
+    if name not in MOVED:
         raise AttributeError(f"module 'nnsight_dream' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    import warnings
+
+    new = f"{__name__}.{MOVED[name]}"
+    warnings.warn(
+        f"{__name__}.{name} is {new} now; the old name goes with the next release", FutureWarning, stacklevel=2
+    )
+    return importlib.import_module(new)
 
 
 def __dir__() -> list[str]:

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, arguments
+from . import arguments
 from .io.files import option_path
+from .version import __version__
 
 MOST = 1000  # characters of an error; what was given may be as long as a book
 

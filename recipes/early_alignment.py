@@ -31,7 +31,7 @@ from nnsight_dream.demo import bundle
 from nnsight_dream.io.files import check_folder, option_path
 from nnsight_dream.judges import examine as judging
 from nnsight_dream.judges.desk import Asked
-from nnsight_dream.report import figures, page, raters, tables
+from nnsight_dream.report import figures, pages, raters, tables
 from nnsight_dream.sweeps.jobs import slug
 from nnsight_dream.sweeps.ray import Cluster
 from nnsight_dream.sweeps.sweep import sweep as sweeps
@@ -168,7 +168,7 @@ def results(vlm: nd.VLM, store: nd.Store, keys: frozenset[str], args: argparse.N
         tables.write_csv(beside, out / f"{stem}-prediction.csv")
         print(f"\nalignment of words with labelled pictures, and how often {judge} names prototypes with hint\n"
               f"{tables.to_markdown(beside)}")  # fmt: skip
-    page.page(store, store.folder / "index.html", rows=rows, title=f"Early alignment: {args.model}")
+    pages.page(store, store.folder / "index.html", rows=rows, title=f"Early alignment: {args.model}")
     raters.raters_page(store, store.folder / "raters.html")
     print(f"\n{store.folder / 'index.html'}, {store.folder / 'raters.html'} and {out}")
 

@@ -28,9 +28,9 @@ import torch
 
 import nnsight_dream as nd
 from nnsight_dream.cards.card import Material
+from nnsight_dream.cards.gallery import page, seen_by
 from nnsight_dream.cards.judged import Judged, judge_features
 from nnsight_dream.cards.make import Made, make_cards
-from nnsight_dream.cards.page import page, seen_by
 from nnsight_dream.io.files import check_folder, option_path
 from nnsight_dream.io.pictures import ENDINGS, as_image, files
 from nnsight_dream.judges.desk import JudgeStopped

@@ -18,7 +18,7 @@ from nnsight_dream.alignment import encoders
 from nnsight_dream.demo import bundle
 from nnsight_dream.judges import examine as judging
 from nnsight_dream.models import checked
-from nnsight_dream.report import figures, page, raters, tables
+from nnsight_dream.report import figures, pages, raters, tables
 from nnsight_dream.sweeps.sweep import plan
 
 WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int16)]
@@ -346,7 +346,7 @@ def test_stores_and_rows_are_not_taken_for_each_other(tmp_path):
         nd.results(nd.Swept(store))
     for call in (
         lambda: nd.results([]),
-        lambda: page.page(3, tmp_path / "x.html"),
+        lambda: pages.page(3, tmp_path / "x.html"),
         lambda: raters.read_ratings(None, tmp_path),
     ):
         with pytest.raises(TypeError, match=r"^store= is a Store or its folder"):
@@ -487,7 +487,7 @@ def test_judges_encoders_and_tables_say_what_they_need(tmp_path):
         (ValueError, r"^tokens=array", lambda: encoders.text_side(vlm, np.array(3))),
         (TypeError, r"^columns\[0\]=3", lambda: tables.to_markdown([{"a": 1}], [3])),
         (TypeError, r"^stem= is a path", lambda: figures.recognition(ROWS, None)),
-        (ValueError, r"^title=3", lambda: page.page(nd.Store(tmp_path), tmp_path / "x.html", title=3)),
+        (ValueError, r"^title=3", lambda: pages.page(nd.Store(tmp_path), tmp_path / "x.html", title=3)),
         (OSError, r"^path=.*File name too long", lambda: tables.write_csv([], "x" * 300)),
         (TypeError, r"^graders=", lambda: nd.agreement(tmp_path, "a", "b", "hint", graders="words")),
         (TypeError, r"^W_enc=None", lambda: nd.feature_from_tensors(0, 4, W_enc=None)),

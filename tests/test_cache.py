@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nnsight_dream.io import cache
+from nnsight_dream.io import cache, files
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(folder, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(PermissionError):
-        cache.write_whole(path, b"new")
+        files.write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(folder.iterdir()) == [path]
 

@@ -444,6 +444,8 @@ def test_shipped_source_runs_where_the_package_is_not(path, monkeypatch):
 
     def wary(name, importer=None, *rest):
         if (importer or {}).get("__name__") == "elsewhere":
+            if name in ("checks", "picture_checks"):  # what an object's making needs, which is done before it travels
+                return honest(f"nnsight_dream.engine.{name}", None, None, ("check_size",))
             assert name.partition(".")[0] in {"torch", "math", "dataclasses", "typing"}, name
         return honest(name, importer, *rest)
 

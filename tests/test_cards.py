@@ -22,9 +22,9 @@ from PIL import Image
 import nnsight_dream as nd
 from nnsight_dream import cli
 from nnsight_dream.cards import card as cards
+from nnsight_dream.cards import gallery
 from nnsight_dream.cards import judged as feature_judging
 from nnsight_dream.cards import make as card_making
-from nnsight_dream.cards import page as gallery
 from nnsight_dream.cards.card import Card, Material
 from nnsight_dream.cards.make import Made, make_cards
 from nnsight_dream.demo import bundle

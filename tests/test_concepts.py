@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import sys
 import types
 import warnings
 
@@ -11,6 +10,7 @@ import tiny
 import torch
 
 import nnsight_dream as nd
+from nnsight_dream.demo import bundle
 from nnsight_dream.directions import text as concepts
 from nnsight_dream.directions.baseline_words import BASELINE_WORDS
 from nnsight_dream.io import cache
@@ -316,10 +316,7 @@ def as_demo(tiny_vlm, monkeypatch):
         types.SimpleNamespace(name=name, category="animals", aliases=aliases)
         for name, aliases in [("octopus", ()), ("dog", ("puppy", "hound")), ("bee", ("honeybee",)), ("T-Rex", ())]
     ]
-    demo = types.ModuleType("nnsight_dream.demo")
-    demo.concepts = lambda: tuple(known)
-    monkeypatch.setitem(sys.modules, "nnsight_dream.demo", demo)
-    monkeypatch.setattr(nd, "demo", demo, raising=False)
+    monkeypatch.setattr(bundle, "concepts", lambda: tuple(known))
     return dataclasses.replace(tiny_vlm, is_demo=True)
 
 

@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
+from nnsight_dream.engine.pooling import cosine
 from nnsight_dream.synthesis.digests import digest
 
 HERE = Path(__file__).parent
@@ -133,7 +134,7 @@ MAKERS = [
     with_a_property,
     with_a_module,
     lambda w: functools.lru_cache(closed(w)),
-    lambda w: functools.wraps(nd.objectives.cosine)(closed(w)),
+    lambda w: functools.wraps(cosine)(closed(w)),
     lambda w: Score([{"deep": (1, {w})}]),
     lambda w: types.SimpleNamespace(w=w),
     lambda w: collections.deque([w]),

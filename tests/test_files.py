@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 import nnsight_dream as nd
 from nnsight_dream.alignment.encoders import image_side
 from nnsight_dream.alignment.features import features
-from nnsight_dream.cards import page as gallery
+from nnsight_dream.cards import gallery
 from nnsight_dream.io import cache, files
-from nnsight_dream.report import page, raters, tables
+from nnsight_dream.report import pages, raters, tables
 from nnsight_dream.sweeps.store import Store
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nnsight_dream import files
+from nnsight_dream.io import files
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 files.write_whole(Path(sys.argv[1]), b"never")
 """
@@ -117,7 +117,7 @@ def test_an_impossible_place_is_said_and_nothing_is_left(tmp_path: Path) -> None
             files.check_folder("/proc/self/x")
 
 
-@pytest.mark.parametrize("write", [page.page, raters.raters_page, tables.write_csv, gallery.page])
+@pytest.mark.parametrize("write", [pages.page, raters.raters_page, tables.write_csv, gallery.page])
 def test_pages_and_tables_try_their_place_first(tmp_path: Path, write: Callable[..., Path]) -> None:
     (tmp_path / "file").write_text("in the way")
     for wrong, words in (("", "a path is needed"), (tmp_path, "is a folder"), (tmp_path / "file" / "x", "is a file")):

@@ -16,7 +16,7 @@ import nnsight_dream as nd
 from nnsight_dream.judges import questions
 from nnsight_dream.judges.desk import JudgeStopped, answer_row, grade_row
 from nnsight_dream.judges.examine import Calls, examine, plan_calls
-from nnsight_dream.judges.tally import grader_agreement, results
+from nnsight_dream.judges.tally import Agreement, grader_agreement, results
 from nnsight_dream.sweeps.jobs import Job
 from nnsight_dream.sweeps.store import Store
 
@@ -432,7 +432,7 @@ def test_agreement_of_judges_by_hand(tmp_path: Path) -> None:
     # of squirrel neither said anything; both yes twice, a alone once, b alone once, both no never
     assert (told.n, told.share) == (4, 0.5)
     assert told.kappa == pytest.approx((0.5 - 0.625) / (1 - 0.625))
-    assert nd.agreement(store, "all", "all", "strict") == nd.judging.Agreement(5, 1.0, None)
+    assert nd.agreement(store, "all", "all", "strict") == Agreement(5, 1.0, None)
     assert nd.agreement(store, "a", "b", "hint").n == 0
     with pytest.raises(ValueError, match="'c' has answered nothing in this store; judges that have: a, all, b"):
         nd.agreement(store, "a", "c", "strict")

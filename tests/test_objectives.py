@@ -181,7 +181,7 @@ def test_natural_noise(tiny_vlm: nd.VLM) -> None:
 def test_natural_noise_falls_as_one_over_frequency(tiny_vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(
-        centres, "read_pictures", lambda vlm, x, sites: seen.append(x) or {sites[0]: torch.zeros(len(x), 16, 32)}
+        reading, "read_pictures", lambda vlm, x, sites: seen.append(x) or {sites[0]: torch.zeros(len(x), 16, 32)}
     )
     nd.NaturalNoise(16).of(tiny_vlm, nd.Site(1))
     x = torch.cat(seen)
@@ -241,7 +241,7 @@ def test_the_centre_of_pictures_that_travelled_is_not_computed_again(
 ) -> None:
     """A Ray worker unpickles its settings with every chunk: what they mean is known there after the first."""
     asked = []
-    mean_patches = reading.mean_patches
+    mean_patches = centres.mean_patches
     monkeypatch.setattr(centres, "mean_patches", lambda *a: asked.append(a) or mean_patches(*a))
     images = [Image.new("RGB", (20, 20), (200, 30, 90 + i)) for i in range(2)]
     for _ in range(2):

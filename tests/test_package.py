@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import subprocess
@@ -13,9 +14,23 @@ from pathlib import Path
 import pytest
 
 import nnsight_dream as nd
+from nnsight_dream.moved import MOVED
 
 HOME = Path(nd.__file__).parent
 HEAVY = ("torch", "transformers", "nnsight", "PIL", "numpy", "rich", "safetensors", "sae_lens", "yaml")
+AT_A_SERVER = {"__future__", "math", "typing", "dataclasses", "collections", "torch", "nnsight", "transformers"}
+WITH_NNSIGHT = {
+    "alignment/encoders.py",
+    "engine/read.py",
+    "models/hosted.py",
+    "models/load.py",
+    "models/parts.py",
+    "models/place.py",
+    "models/vlm.py",
+    "remote/client.py",
+    "remote/loopback.py",
+    "remote/run.py",
+}
 
 LOOK = f"""
 import json, os, sys, threading, time, warnings
@@ -101,66 +116,54 @@ def test_types_are_shipped() -> None:
     assert (HOME / "py.typed").is_file()
 
 
-def imports(path: Path) -> set[str]:
-    """Top-level packages that a module imports anywhere, and sibling modules with a leading dot."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            found |= {f".{node.module}"} if node.module else {f".{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add((node.module or "").split(".")[0])
-    return found
-
-
 def test_no_public_name_is_a_modules() -> None:
     """The import of a module puts it where the name was."""
     public = {name for names in nd._HOMES.values() for name in names}
-    assert not public & {path.stem for path in HOME.glob("*.py")}
+    assert not public & {path.stem for path in HOME.iterdir()}
+    for folder in (path for path in HOME.iterdir() if (path / "__init__.py").is_file()):
+        package = importlib.import_module(f"nnsight_dream.{folder.name}")
+        names = set(getattr(package, "__all__", ()))
+        assert not names & {path.stem for path in folder.iterdir()}, folder.name
+        for name in names:
+            assert getattr(package, name) is not None, (folder.name, name)
 
 
-def test_imports_go_one_way() -> None:
-    uses = {path.stem: imports(path) for path in HOME.glob("*.py")}
-    assert {name for name, used in uses.items() if "nnsight" in used} == {
-        "vlm",
-        "encoders",
-        "shipped",
-        "remote",
-        "remote_jobs",
-        "hosted",
-    }
-    for shipped in ("canvas", "augment"):  # these travel to a server
-        assert uses[shipped] <= {"math", "dataclasses", "typing", "collections", "torch"}, uses[shipped]
-    allowed = {"__future__", "math", "typing", "torch", "nnsight", "transformers", ".canvas"}
-    allowed |= {".shipped", ".shipped_scores"}
-    for shipped in ("shipped", "shipped_scores", "shipped_jobs"):
-        assert uses[shipped] <= allowed, uses[shipped]
-    order = [
-        "pixels",
-        "family",
-        "families",
-        "probed",
-        "sites",
-        "shipped",
-        "shipped_scores",
-        "shipped_jobs",
-        "shipping",
-        "vlm",
-        "remote_errors",
-        "remote",
-        "trace",
-        "vectors",
-        "concepts",
-        "directions",
-        "objectives",
-    ]
-    order += ["latents", "sae_weights", "sae_models", "sae_files", "sae_releases", "reference", "features"]
-    order += ["feature_climb", "synthesis", "remote_ascents", "remote_jobs", "detached", "sae_encoding", "responses"]
-    order += ["sae_reading", "cli"]
-    for i, name in enumerate(order):
-        later = {f".{other}" for other in order[i + 1 :]} & uses[name]
-        # where a job needs what stands behind it, it is imported there and then
-        known = {"vlm": {".trace", ".remote"}, "objectives": {".directions"}, "remote": {".remote_jobs"}}
-        known |= {"remote_ascents": {".remote_jobs"}, "synthesis": {".remote_ascents"}}
-        assert later <= known.get(name, set()), (name, later)
+def test_old_names_of_modules_work_and_say_the_new_ones() -> None:
+    for old, new in MOVED.items():
+        with pytest.warns(FutureWarning, match=rf"nnsight_dream\.{old} is nnsight_dream\.{new} now"):
+            assert getattr(nd, old) is importlib.import_module(f"nnsight_dream.{new}")
+
+
+def test_the_engine_imports_nothing_of_ours_outside_it() -> None:
+    """It travels to servers as source, and there the package is not."""
+    for path in (HOME / "engine").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1, path
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] in AT_A_SERVER, (path, node.module)
+            elif isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= AT_A_SERVER, path
+
+
+def test_what_a_family_ships_imports_nothing_of_ours() -> None:
+    """`pack`, `encode`, `surrogate`, `states` of a family travel by source too."""
+    tree = ast.parse((HOME / "models" / "families.py").read_text(encoding="utf-8"))
+    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+        for node in ast.walk(function):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert function.name in {"known_families", "family_of"}, function.name
+
+
+def test_only_some_modules_import_nnsight() -> None:
+    def imports(path: Path) -> bool:
+        nodes = [
+            n
+            for n in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(n, (ast.Import, ast.ImportFrom))
+        ]
+        names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+        names += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]
+        return "nnsight" in {name.split(".")[0] for name in names}
+
+    assert {path.relative_to(HOME).as_posix() for path in HOME.rglob("*.py") if imports(path)} == WITH_NNSIGHT

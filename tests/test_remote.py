@@ -28,6 +28,7 @@ import nnsight_dream as nd
 from nnsight_dream import cli
 from nnsight_dream.demo import bundle
 from nnsight_dream.engine import jobs as shipped_jobs
+from nnsight_dream.engine.pooling import cosine
 from nnsight_dream.remote import client, loopback, run
 from nnsight_dream.remote import errors as remote_errors
 from nnsight_dream.remote import payload as shipping
@@ -424,7 +425,7 @@ def test_image_maths_is_done_in_full_precision(demo_vlm: nd.VLM, local: nd.VLM) 
 
     def score(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
         seen.append((pooled.unsqueeze(1) @ direction.unsqueeze(2)).dtype)
-        return nd.objectives.cosine(pooled, direction)
+        return cosine(pooled, direction)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         nd.synthesize(demo_vlm, aims(demo_vlm), settings=few.but(score=score))

@@ -19,8 +19,7 @@ import pytest
 from PIL import Image
 
 import nnsight_dream as nd
-from nnsight_dream.report import figures, page_pictures, raters, tables
-from nnsight_dream.report import page as page_
+from nnsight_dream.report import figures, page_pictures, pages, raters, tables
 from nnsight_dream.stats import intervals
 from nnsight_dream.sweeps.jobs import Job
 from nnsight_dream.sweeps.store import Store
@@ -326,7 +325,7 @@ def test_other_figures(rows: list[dict], tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def page(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return page_.page(store, tmp_path_factory.mktemp("page") / "index.html", title="A <b>test</b> & more")
+    return pages.page(store, tmp_path_factory.mktemp("page") / "index.html", title="A <b>test</b> & more")
 
 
 def test_the_page_holds_all_and_loads_nothing(page: Path, store: Store) -> None:
@@ -338,7 +337,7 @@ def test_the_page_holds_all_and_loads_nothing(page: Path, store: Store) -> None:
     assert {c["concept"] for c in data["cells"]} == {n for n, _ in CONCEPTS}
     assert all(len(c["history"]) == 120 for c in data["cells"])
     with pytest.raises(ValueError, match=r"run nd\.sweep first"):
-        page_.page(Store(page.parent / "none"), page.parent / "x.html")
+        pages.page(Store(page.parent / "none"), page.parent / "x.html")
 
 
 PICK = """
@@ -353,7 +352,7 @@ const pick = (name, value) => {
 
 def test_a_large_page_has_its_pictures_beside_it(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_pictures, "MOST", 5)
-    for write, count in ((page_.page, 28), (raters.raters_page, 17)):
+    for write, count in ((pages.page, 28), (raters.raters_page, 17)):
         path = write(store, tmp_path / f"{write.__name__} ü.html")
         text = path.read_text(encoding="utf-8")
         data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
@@ -367,7 +366,7 @@ def test_a_large_page_has_its_pictures_beside_it(store: Store, tmp_path: Path, m
         assert not any(c.casefold() in name.casefold() for name in named for c, _ in CONCEPTS)
     monkeypatch.setattr(page_pictures, "MOST", 200)
     monkeypatch.setattr(page_pictures, "MOST_BYTES", 9000)  # found out on the way
-    text = page_.page(store, tmp_path / "b.html").read_text(encoding="utf-8")
+    text = pages.page(store, tmp_path / "b.html").read_text(encoding="utf-8")
     assert "base64" not in text
     assert len(list((tmp_path / "b_files").iterdir())) == 28
 
@@ -379,7 +378,7 @@ def test_a_damaged_picture_is_not_shown_or_judged(store: Store, tmp_path: Path) 
     data = (entry.folder / "prototype.png").read_bytes()
     (entry.folder / "prototype.png").write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
     with pytest.raises(ValueError, match=r"prototype\.png is not as it was written; a sweep of the same jobs"):
-        page_.page(entry.folder.parent.parent, tmp_path / "page.html")
+        pages.page(entry.folder.parent.parent, tmp_path / "page.html")
     summary = nd.examine(tmp_path / "copy", nd.DemoExaminer(), protocols=["hint"], progress=False)
     assert sum(summary.errors.values()) == 1
     assert "is not as it was written" in next(iter(summary.errors))
@@ -462,7 +461,7 @@ def test_pictures_that_differ_in_their_words_only_stand_side_by_side(tmp_path: P
     for prompt in ("", "an octopus"):
         job = Job("octopus", "animal", 1, prompt=prompt)
         store.put(job.key(), job, prototype("octopus", 1, 0))
-    with chromium.opened(page_.page(store, tmp_path / "p.html"), tmp_path) as tab:
+    with chromium.opened(pages.page(store, tmp_path / "p.html"), tmp_path) as tab:
         assert tab.run("return document.querySelectorAll('tbody td .cell').length;") == 2
         assert tab.run("return document.getElementById('count').textContent;").endswith("not judged")
 
@@ -471,7 +470,7 @@ def test_names_that_look_like_the_template(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     for name in ("__TITLE__", "__DATA__"):
         store.put(Job(name).key(), Job(name), prototype(name, 1, 0))
-    for write in (page_.page, raters.raters_page):
+    for write in (pages.page, raters.raters_page):
         text = write(store, tmp_path / "p.html", title='"quoted"').read_text(encoding="utf-8")
         told = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
         assert "__TITLE__" in json.dumps(told)

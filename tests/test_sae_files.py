@@ -399,7 +399,7 @@ import nnsight_dream as nd
 nd.feature, nd.feature_from_tensors(0, 1, W_enc=torch.eye(3))
 import yaml, huggingface_hub
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from nnsight_dream import sae_releases
+from nnsight_dream.sae import releases as sae_releases
 sae_releases._registry()
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before, read = peak(), int(open("/proc/self/io").read().split()[1])

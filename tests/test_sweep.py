@@ -20,9 +20,9 @@ from nnsight_dream import paper
 from nnsight_dream.sweeps import display as sweep_display
 from nnsight_dream.sweeps import ray as ray_workers
 from nnsight_dream.sweeps import store
+from nnsight_dream.sweeps import sweep as sweeping
 from nnsight_dream.sweeps.jobs import Job
 from nnsight_dream.sweeps.store import Store
-from nnsight_dream.sweeps.sweep import sweep as sweeping
 
 FEW = nd.Settings(
     steps=3, batch=2, rate=0.5, at_once=4, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),), pooling=nd.Attention(tau=0.1)

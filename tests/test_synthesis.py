@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
+from nnsight_dream.engine.pooling import cosine
 
 FEW = nd.Settings(
     steps=2, batch=2, rate=0.5, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),), pooling=nd.Attention(tau=0.1)
@@ -87,7 +88,7 @@ def test_the_papers_choices(layer: int, rate: float, middle: int) -> None:
     assert s.canvas.ladder == (8, *range(28, 449, 20))
     assert len(s.canvas.ladder) == 23
     assert s.augment == (nd.Shift(fraction=56 / 224), nd.Noise(0.2))
-    assert s.score is nd.objectives.cosine
+    assert s.score is cosine
     assert s.centre == nd.Grey()
 
 

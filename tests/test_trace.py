@@ -16,6 +16,7 @@ import tiny
 import torch
 
 import nnsight_dream as nd
+from nnsight_dream.engine import pooling as score_functions
 from nnsight_dream.engine.objective import group
 from nnsight_dream.engine.optimise import Climb
 from nnsight_dream.models.families import GEMMA3
@@ -263,7 +264,7 @@ def test_the_climb_equals_one_written_out(
             *tiny_parts, direction.site.layer, direction.vector, canvas, augment, **numbers, **pooling, seed=5
         )
         centre = nd.Grey().of(tiny_vlm, direction.site)
-        terms = group([(direction.site, direction.vector, centre)], nd.Attention(**pooling), nd.objectives.cosine)
+        terms = group([(direction.site, direction.vector, centre)], nd.Attention(**pooling), score_functions.cosine)
         parts, history, interrupted = ascend(
             tiny_vlm, canvas, augment, terms, [direction.site], Climb(**numbers), [torch.Generator().manual_seed(5)]
         )
@@ -321,8 +322,8 @@ def test_jobs_are_clipped_one_by_one(tiny_vlm: nd.VLM, directions: list[nd.Direc
 
     sites = [d.site for d in directions]
     generators = [[torch.Generator().manual_seed(s) for s in (0, 1)] for _ in range(2)]
-    plain = ascend(*run, group(jobs, nd.Mean(), nd.objectives.dot), sites, climb, generators[0])
-    mixed = ascend(*run, [*group(jobs, nd.Mean(), nd.objectives.dot), loud], sites, climb, generators[1])
+    plain = ascend(*run, group(jobs, nd.Mean(), score_functions.dot), sites, climb, generators[0])
+    mixed = ascend(*run, [*group(jobs, nd.Mean(), score_functions.dot), loud], sites, climb, generators[1])
     np.testing.assert_allclose(plain[1][:, 0], mixed[1][:, 0], atol=1e-5)
     assert (plain[1][:, 1] - mixed[1][:, 1]).abs().max() > 1
 

@@ -257,7 +257,7 @@ def unit(x: torch.Tensor) -> torch.Tensor:
 
 def versions() -> dict[str, str]:
     """The versions of this library and of those that an activation depends on."""
-    from .. import __version__
+    from ..version import __version__
 
     return {"nnsight-dream": __version__, **{name: _version(name) for name in ("nnsight", "transformers", "torch")}}
 

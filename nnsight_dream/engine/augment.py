@@ -9,15 +9,15 @@ Any callable of that form is an augmentation; several are a tuple, applied in or
 This file is sent to remote servers: see `canvas` for what that forbids.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from .checks import is_real, is_whole, keep_plain, shown
+from .picture_checks import check_views
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,21 @@ class Shift:
                 f"Shift: pixels={self.pixels!r} and fraction={self.fraction!r} given; allowed is one of the two; mend: "
                 f"`Shift(pixels={self.pixels!r})` or `Shift(fraction={self.fraction!r})`"
             )
-        _keep_plain(self, "pixels", "fraction")
-        if self.fraction is not None and not (_is_real(self.fraction) and 0 <= self.fraction < 0.5):
+        keep_plain(self, "pixels", "fraction")
+        if self.fraction is not None and not (is_real(self.fraction) and 0 <= self.fraction < 0.5):
             raise ValueError(
-                f"Shift: fraction={_shown(self.fraction)} given; allowed is 0 to below 0.5 of the height; mend: "
+                f"Shift: fraction={shown(self.fraction)} given; allowed is 0 to below 0.5 of the height; mend: "
                 f"`Shift(fraction=0.25)`"
             )
-        if self.pixels is not None and not (_is_whole(self.pixels) and self.pixels >= 0):
+        if self.pixels is not None and not (is_whole(self.pixels) and self.pixels >= 0):
             raise ValueError(
-                f"Shift: pixels={_shown(self.pixels)} given; allowed are whole numbers from 0 up; mend: "
+                f"Shift: pixels={shown(self.pixels)} given; allowed are whole numbers from 0 up; mend: "
                 f"`Shift(pixels=16)`, or a part of the height, `Shift(fraction=0.25)`"
             )
 
     def __call__(self, pictures: Tensor, generators: list[torch.Generator], batch: int) -> Tensor:
         """Pictures (jobs * batch, 3, H, W), each shifted by its own draw; raises ValueError for other shapes."""
-        _check("Shift", pictures, generators, batch)
+        check_views("Shift", pictures, generators, batch)
         height, width = pictures.shape[-2:]
         side = min(height, width)
         margin = math.floor((self.fraction or 0.0) * height + 0.5) if self.pixels is None else self.pixels
@@ -84,15 +84,15 @@ class Noise:
     std: float = 0.2
 
     def __post_init__(self) -> None:
-        _keep_plain(self, "std")
-        if not (_is_real(self.std) and self.std >= 0):
+        keep_plain(self, "std")
+        if not (is_real(self.std) and self.std >= 0):
             raise ValueError(
-                f"Noise: std={_shown(self.std)} given; allowed are finite numbers from 0 up; mend: `Noise(std=0.2)`"
+                f"Noise: std={shown(self.std)} given; allowed are finite numbers from 0 up; mend: `Noise(std=0.2)`"
             )
 
     def __call__(self, pictures: Tensor, generators: list[torch.Generator], batch: int) -> Tensor:
         """Pictures (jobs * batch, 3, H, W) with noise, not clipped; raises ValueError for other shapes."""
-        _check("Noise", pictures, generators, batch)
+        check_views("Noise", pictures, generators, batch)
         noise = torch.empty(pictures.shape, dtype=torch.float32, device="cpu")
         for rows, generator in zip(torch.split(noise, batch), generators, strict=True):
             rows.normal_(generator=generator)
@@ -112,16 +112,16 @@ class Scale:
     high: float
 
     def __post_init__(self) -> None:
-        _keep_plain(self, "low", "high")
-        if not (_is_real(self.low) and _is_real(self.high) and 0 < self.low <= self.high):
+        keep_plain(self, "low", "high")
+        if not (is_real(self.low) and is_real(self.high) and 0 < self.low <= self.high):
             raise ValueError(
-                f"Scale: low={_shown(self.low)}, high={_shown(self.high)} given; allowed are finite factors with "
+                f"Scale: low={shown(self.low)}, high={shown(self.high)} given; allowed are finite factors with "
                 f"0 < low <= high; mend: `Scale(low=0.9, high=1.1)`"
             )
 
     def __call__(self, pictures: Tensor, generators: list[torch.Generator], batch: int) -> Tensor:
         """Pictures (jobs * batch, 3, H, W), each zoomed by its own draw; raises ValueError for other shapes."""
-        _check("Scale", pictures, generators, batch)
+        check_views("Scale", pictures, generators, batch)
         draw = _uniform(generators, batch, 1)[:, 0]
         return scaled(pictures, self.low + (self.high - self.low) * draw)
 
@@ -139,16 +139,16 @@ class Rotate:
     degrees: float
 
     def __post_init__(self) -> None:
-        _keep_plain(self, "degrees")
-        if not (_is_real(self.degrees) and 0 <= self.degrees <= 180):
+        keep_plain(self, "degrees")
+        if not (is_real(self.degrees) and 0 <= self.degrees <= 180):
             mended = _turn(self.degrees) if isinstance(self.degrees, (int, float)) else 15
             raise ValueError(
-                f"Rotate: degrees={_shown(self.degrees)} given; allowed is 0 to 180; mend: `Rotate(degrees={mended})`"
+                f"Rotate: degrees={shown(self.degrees)} given; allowed is 0 to 180; mend: `Rotate(degrees={mended})`"
             )
 
     def __call__(self, pictures: Tensor, generators: list[torch.Generator], batch: int) -> Tensor:
         """Pictures (jobs * batch, 3, H, W), each turned by its own draw; raises ValueError for other shapes."""
-        _check("Rotate", pictures, generators, batch)
+        check_views("Rotate", pictures, generators, batch)
         draw = 2 * _uniform(generators, batch, 1)[:, 0] - 1
         return rotated(pictures, draw * math.radians(self.degrees))
 
@@ -234,54 +234,3 @@ def _uniform(generators: list[torch.Generator], batch: int, count: int) -> Tenso
 
 def _turn(degrees: float) -> float:
     return min(180, abs(degrees)) if math.isfinite(degrees) else 180
-
-
-def _check(who: str, pictures: Tensor, generators: list[torch.Generator], batch: int) -> None:
-    shape = tuple(pictures.shape)
-    if len(shape) != 4 or shape[1] != 3 or 0 in shape:
-        mend = "`pictures[None]`" if len(shape) == 3 and shape[0] == 3 else "`torch.stack(list_of_pictures)`"
-        raise ValueError(
-            f"{who}: pictures of shape {shape} given; allowed is (jobs * batch, 3, H, W), none of them 0; mend: {mend}"
-        )
-    if not pictures.is_floating_point():
-        raise ValueError(
-            f"{who}: pictures of {pictures.dtype} given; allowed are floating-point tensors; mend: "
-            f"`pictures.float() / 255`"
-        )
-    if batch < 1 or len(generators) * batch != shape[0]:
-        jobs = max(1, shape[0] // max(1, batch))
-        raise ValueError(
-            f"{who}: {shape[0]} pictures given with {len(generators)} generators and batch={batch}; allowed is one "
-            f"generator a job and `batch` pictures each; mend: "
-            f"`[torch.Generator().manual_seed(seed) for seed in range({jobs})]` with batch={shape[0] // jobs}"
-        )
-    for generator in generators:
-        if generator.device.type != "cpu":
-            raise ValueError(
-                f"{who}: a generator on {generator.device} given; allowed are those on the CPU, so that draws are the "
-                f"same on every device; mend: `torch.Generator().manual_seed(0)`"
-            )
-
-
-# what `arguments` has too, for a file that goes alone
-def _plain(value: Any) -> Any:
-    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
-
-
-def _is_real(value: Any) -> bool:
-    value = _plain(value)
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(_plain(value), int) and _is_real(value)
-
-
-def _keep_plain(record: Any, *names: str) -> None:
-    for name in names:
-        object.__setattr__(record, name, _plain(getattr(record, name)))
-
-
-def _shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:76]} ..."

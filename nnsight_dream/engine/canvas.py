@@ -11,8 +11,6 @@ standard library, spells out every dtype and device, and does without
 `sys.modules`, where sent code is not).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -20,6 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from .checks import check_number, check_size, is_whole, keep_plain, plain, shown
+from .picture_checks import check_generators, check_parts, check_pictures
 
 #: Square root of the covariance of red, green and blue over ImageNet, a row for each of them
 #: (Olah, Mordvintsev, Schubert: Feature Visualization, 2017; the numbers are those of lucid, Apache-2.0).
@@ -57,22 +58,22 @@ class MultiResolution:
     exponent: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_size("MultiResolution", self.size)
-        _check_number("MultiResolution", "exponent", self.exponent)
-        _keep_plain(self, "size", "exponent")
+        check_size("MultiResolution", self.size)
+        check_number("MultiResolution", "exponent", self.exponent)
+        keep_plain(self, "size", "exponent")
         if self.resolutions is None:
             return
         given = self.resolutions
         try:
-            resolutions = tuple(_plain(r) for r in given)
+            resolutions = tuple(plain(r) for r in given)
         except TypeError:
             resolutions = ()
         object.__setattr__(self, "resolutions", resolutions)
-        good = [r for r in resolutions if _is_whole(r) and 1 <= r <= self.size]
+        good = [r for r in resolutions if is_whole(r) and 1 <= r <= self.size]
         if not good or len(set(good)) < len(resolutions):
             mended = tuple(sorted(set(good))) or None
             raise ValueError(
-                f"MultiResolution: resolutions={resolutions or _shown(given)} given; allowed are different whole "
+                f"MultiResolution: resolutions={resolutions or shown(given)} given; allowed are different whole "
                 f"numbers from 1 to size ({self.size}); mend: `MultiResolution({self.size}, resolutions={mended})`"
             )
 
@@ -90,7 +91,7 @@ class MultiResolution:
 
         Raises ValueError where the number of generators is not `jobs`.
         """
-        _check_generators("MultiResolution", jobs, generators)
+        check_generators("MultiResolution", jobs, generators)
         return [torch.zeros(jobs, 3, r, r, dtype=torch.float32, device=device) for r in self.ladder]
 
     def start_from(self, picture: Tensor) -> list[Tensor]:
@@ -100,7 +101,7 @@ class MultiResolution:
         the sum is seen, and each component's gradient depends on that sum alone.
         Raises ValueError for another shape or range, values that are not finite, a ladder that does not reach `size`.
         """
-        pictures = _check_pictures("MultiResolution", picture, self.size)
+        pictures = check_pictures("MultiResolution", picture, self.size)
         if self.ladder[-1] != self.size:
             mended = (*self.ladder, self.size)
             raise ValueError(
@@ -114,7 +115,7 @@ class MultiResolution:
 
     def render(self, parts: list[Tensor]) -> Tensor:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
-        _check_parts("MultiResolution", parts, [(3, r, r) for r in self.ladder])
+        check_parts("MultiResolution", parts, [(3, r, r) for r in self.ladder])
         with _full_precision(parts[0]):
             total = torch.zeros(
                 parts[0].shape[0], 3, self.size, self.size, dtype=parts[0].dtype, device=parts[0].device
@@ -141,12 +142,12 @@ class Pixels:
     size: int = 448
 
     def __post_init__(self) -> None:
-        _check_size("Pixels", self.size)
-        _keep_plain(self, "size")
+        check_size("Pixels", self.size)
+        keep_plain(self, "size")
 
     def start(self, jobs: int, generators: list[torch.Generator], device: torch.device | str = "cpu") -> list[Tensor]:
         """One zero part (jobs, 3, size, size); the generators are not used. Raises ValueError as every canvas does."""
-        _check_generators("Pixels", jobs, generators)
+        check_generators("Pixels", jobs, generators)
         return [torch.zeros(jobs, 3, self.size, self.size, dtype=torch.float32, device=device)]
 
     def start_from(self, picture: Tensor) -> list[Tensor]:
@@ -154,11 +155,11 @@ class Pixels:
 
         Raises ValueError for another shape or range and for values that are not finite.
         """
-        return [_unsquash(_check_pictures("Pixels", picture, self.size), 5e-4)]
+        return [_unsquash(check_pictures("Pixels", picture, self.size), 5e-4)]
 
     def render(self, parts: list[Tensor]) -> Tensor:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
-        _check_parts("Pixels", parts, [(3, self.size, self.size)])
+        check_parts("Pixels", parts, [(3, self.size, self.size)])
         return _squash(parts[0])
 
 
@@ -207,23 +208,23 @@ class Fourier:
     decay: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_size("Fourier", self.size)
-        _check_number("Fourier", "decay", self.decay)
-        _keep_plain(self, "size", "decay")
+        check_size("Fourier", self.size)
+        check_number("Fourier", "decay", self.decay)
+        keep_plain(self, "size", "decay")
 
     def start(self, jobs: int, generators: list[torch.Generator], device: torch.device | str = "cpu") -> list[Tensor]:
         """One part of small normal numbers, row j drawn from generators[j] on the CPU.
 
         Raises ValueError where the number of generators is not `jobs` or one does not live on the CPU.
         """
-        _check_generators("Fourier", jobs, generators)
+        check_generators("Fourier", jobs, generators)
         shape = (3, self.size, self.size // 2 + 1, 2)
         rows = [torch.randn(shape, generator=g, dtype=torch.float32, device="cpu") for g in generators]
         return [(0.01 * torch.stack(rows)).to(device)]
 
     def render(self, parts: list[Tensor]) -> Tensor:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
-        _check_parts("Fourier", parts, [(3, self.size, self.size // 2 + 1, 2)])
+        check_parts("Fourier", parts, [(3, self.size, self.size // 2 + 1, 2)])
         part = parts[0]
         with _full_precision(part):
             scale = _frequencies(self.size, part).pow(-self.decay)
@@ -254,14 +255,14 @@ class MACO:
     magnitude: Tensor | None = None
 
     def __post_init__(self) -> None:
-        _check_size("MACO", self.size)
-        _keep_plain(self, "size")
+        check_size("MACO", self.size)
+        keep_plain(self, "size")
         if self.magnitude is None:
             return
         shape = (3, self.size, self.size // 2 + 1)
         mend = f"; mend: measure it, `MACO.from_pictures(pictures, size={self.size})`"
         if not isinstance(self.magnitude, Tensor) or self.magnitude.is_complex():
-            raise ValueError(f"MACO: magnitude={_shown(self.magnitude)} given; allowed is a tensor {shape}{mend}")
+            raise ValueError(f"MACO: magnitude={shown(self.magnitude)} given; allowed is a tensor {shape}{mend}")
         if tuple(self.magnitude.shape) != shape:
             raise ValueError(f"MACO: magnitude of shape {tuple(self.magnitude.shape)} given; allowed is {shape}{mend}")
         low, high = float(self.magnitude.min()), float(self.magnitude.max())
@@ -271,16 +272,16 @@ class MACO:
             )
 
     @classmethod
-    def from_pictures(cls, pictures: Tensor, size: int) -> MACO:
+    def from_pictures(cls, pictures: Tensor, size: int) -> "MACO":
         """The canvas whose magnitude is the mean over pictures (n, 3, H, W) in [0, 1], resized to `size` where needed.
 
         The pictures are kept 0.01 away from black and white, where the inverse of the squash ends.
         Raises ValueError for another rank or range, values that are not finite, pictures without any contrast.
         """
-        _check_size("MACO", size)
+        check_size("MACO", size)
         size = int(size)
         with torch.no_grad():
-            pictures = _check_pictures("MACO", pictures, None)
+            pictures = check_pictures("MACO", pictures, None)
             if tuple(pictures.shape[-2:]) != (size, size):
                 pictures = functional.interpolate(
                     pictures, size=(size, size), mode="bilinear", align_corners=False, antialias=True
@@ -294,7 +295,7 @@ class MACO:
 
         Raises ValueError where the number of generators is not `jobs` or one does not live on the CPU.
         """
-        _check_generators("MACO", jobs, generators)
+        check_generators("MACO", jobs, generators)
         shape = (3, self.size, self.size // 2 + 1)
         rows = [torch.rand(shape, generator=g, dtype=torch.float32, device="cpu") for g in generators]
         phase = (2 * torch.stack(rows) - 1) * math.pi
@@ -303,7 +304,7 @@ class MACO:
 
     def render(self, parts: list[Tensor]) -> Tensor:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
-        _check_parts("MACO", parts, [(3, self.size, self.size // 2 + 1)])
+        check_parts("MACO", parts, [(3, self.size, self.size // 2 + 1)])
         phase = _odd_phase(parts[0])
         with _full_precision(phase):
             colour = _colour_matrix(phase)
@@ -401,89 +402,3 @@ def _odd_phase(phase: Tensor) -> Tensor:
     if size % 2:
         return torch.cat([odd(phase[..., 0]), phase[..., 1:]], dim=-1)
     return torch.cat([odd(phase[..., 0]), phase[..., 1:-1], odd(phase[..., -1])], dim=-1)
-
-
-def _check_size(who: str, size: int) -> None:
-    if not _is_whole(size) or size < 8:
-        raise ValueError(
-            f"{who}: size={_shown(size)} given; allowed are whole numbers from 8 up; mend: `{who}(size=64)`"
-        )
-
-
-def _check_number(who: str, name: str, value: float) -> None:
-    if not _is_real(value):
-        raise ValueError(f"{who}: {name}={_shown(value)} given; allowed are finite numbers; mend: `{who}({name}=1.0)`")
-
-
-def _check_generators(who: str, jobs: int, generators: list[torch.Generator]) -> None:
-    mend = f"mend: `[torch.Generator().manual_seed(seed) for seed in range({max(1, jobs)})]`"
-    if jobs < 1 or len(generators) != jobs:
-        raise ValueError(f"{who}: {len(generators)} generators given for {jobs} jobs; allowed is one each; {mend}")
-    for generator in generators:
-        if generator.device.type != "cpu":
-            raise ValueError(f"{who}: a generator on {generator.device} given; allowed are those on the CPU; {mend}")
-
-
-def _check_parts(who: str, parts: list[Tensor], shapes: list[tuple[int, ...]]) -> None:
-    given = [tuple(part.shape) for part in parts]
-    jobs = given[0][0] if given and given[0] else 0
-    if jobs < 1 or given != [(jobs, *shape) for shape in shapes]:
-        allowed = ", ".join(f"(jobs, {', '.join(map(str, shape))})" for shape in shapes)
-        raise ValueError(
-            f"{who}: parts of shapes {given} given; allowed are {allowed}; mend: take those of the "
-            f"same canvas, `canvas.start(1, [torch.Generator()])`"
-        )
-
-
-def _check_pictures(who: str, picture: Tensor, size: int | None) -> Tensor:
-    """The picture or pictures as (n, 3, H, W) float32, or an error that says what is wrong."""
-    if not isinstance(picture, Tensor) or not picture.is_floating_point():
-        given = picture.dtype if isinstance(picture, Tensor) else type(picture).__name__
-        mend = "; mend: `torch.as_tensor(picture).float() / 255`"
-        raise ValueError(f"{who}: a picture of {given} given; allowed are floating-point tensors in [0, 1]{mend}")
-    picture = picture.detach()
-    shape = tuple(picture.shape)
-    if len(shape) not in (3, 4) or shape[-3] != 3 or 0 in shape:
-        mend = "`picture.movedim(-1, -3)`" if shape[-1:] == (3,) else "`torch.stack([red, green, blue], dim=-3)`"
-        raise ValueError(f"{who}: shape {shape} given; allowed are (3, H, W) and (n, 3, H, W); mend: {mend}")
-    if size is not None and shape[-2:] != (size, size):
-        batch = "picture" if len(shape) == 4 else "picture[None]"
-        raise ValueError(
-            f"{who}: a picture of {shape[-2]} x {shape[-1]} given; allowed is the canvas's size, {size} x {size}; "
-            f'mend: `torch.nn.functional.interpolate({batch}, size=({size}, {size}), mode="bilinear", antialias=True)`'
-        )
-    if not bool(picture.isfinite().all()):
-        count = int((~picture.isfinite()).sum())
-        raise ValueError(
-            f"{who}: {count} values that are not finite given; allowed are values in [0, 1]; mend: "
-            f"`picture.nan_to_num(nan=0.5, posinf=1.0, neginf=0.0)`"
-        )
-    low, high = float(picture.min()), float(picture.max())
-    if low < 0 or high > 1:
-        mend = "`picture / 255`" if low >= 0 and 2 < high <= 255 else "`picture.clamp(0, 1)`"
-        raise ValueError(f"{who}: values from {low:g} to {high:g} given; allowed is [0, 1]; mend: {mend}")
-    return picture.reshape(-1, *shape[-3:]).to(torch.float32)
-
-
-# what `arguments` has too, for a file that goes alone
-def _plain(value: Any) -> Any:
-    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
-
-
-def _is_real(value: Any) -> bool:
-    value = _plain(value)
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(_plain(value), int) and _is_real(value)
-
-
-def _keep_plain(record: Any, *names: str) -> None:
-    for name in names:
-        object.__setattr__(record, name, _plain(getattr(record, name)))
-
-
-def _shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:76]} ..."

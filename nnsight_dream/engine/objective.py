@@ -12,7 +12,8 @@ from . import terms
 from .pooling import cosine
 
 if TYPE_CHECKING:
-    from ..models.sites import Site
+    from collections.abc import Hashable as Site
+
     from .optimise import Step
     from .pooling import Pooling, Score
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .. import arguments
+from .checks import real, shown
 
 Pooling = Callable[[torch.Tensor, torch.Tensor, tuple[int, int], float], tuple[torch.Tensor, torch.Tensor]]
 
@@ -40,9 +40,9 @@ class Attention:
     def __post_init__(self) -> None:
         sigma = self.sigma if isinstance(self.sigma, (tuple, list)) else (self.sigma, self.sigma)
         if len(sigma) != 2:
-            raise ValueError(f"sigma={arguments.shown(self.sigma)}: two numbers are needed, at the first and last step")
-        object.__setattr__(self, "tau", arguments.real(self.tau, "tau", above=0))
-        object.__setattr__(self, "sigma", tuple(arguments.real(value, "sigma", above=0) for value in sigma))
+            raise ValueError(f"sigma={shown(self.sigma)}: two numbers are needed, at the first and last step")
+        object.__setattr__(self, "tau", real(self.tau, "tau", above=0))
+        object.__setattr__(self, "sigma", tuple(real(value, "sigma", above=0) for value in sigma))
 
     def __call__(
         self,

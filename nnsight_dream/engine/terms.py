@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import arguments
+from .checks import real
 
 if TYPE_CHECKING:
     from .optimise import Step
@@ -25,7 +25,7 @@ class TotalVariation:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", arguments.real(self.weight, "weight"))
+        object.__setattr__(self, "weight", real(self.weight, "weight"))
 
     def __call__(self, step: Step) -> torch.Tensor:
         """(J,) the term for each picture."""

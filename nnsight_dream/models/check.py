@@ -197,7 +197,7 @@ def _check_states(vlm: VLM) -> None:
         raise ValueError(
             f"family {vlm.family.name}: the record that was probed gives other activations at {site} than the "
             f"processor's own inputs (they differ by {worst:.2g} of their norm): image tokens may see the text behind "
-            "them, or the model take inputs that go unseen. Write a nnsight_dream.families.Family for it and pass it "
+            "them, or the model take inputs that go unseen. Write a nnsight_dream.Family for it and pass it "
             "as nd.load(..., family=record)"
         )
 

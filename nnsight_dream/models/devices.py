@@ -25,7 +25,7 @@ def best() -> torch.device:
 def there() -> list[str]:
     """The names of the devices of this machine that torch can use.
 
-    >>> from nnsight_dream import devices
+    >>> from nnsight_dream.models import devices
     >>> devices.there()[-1]
     'cpu'
     """
@@ -136,7 +136,7 @@ def _described(device: torch.device) -> str:
 def gigabytes(count: float) -> str:
     """A number of bytes in words.
 
-    >>> from nnsight_dream import devices
+    >>> from nnsight_dream.models import devices
     >>> devices.gigabytes(8_600_000_000), devices.gigabytes(1_400_000)
     ('8.6 GB', '0.0014 GB')
     """

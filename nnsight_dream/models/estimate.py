@@ -237,7 +237,7 @@ def estimate(
     family that can be climbed is counted by its own code. Raises ValueError for an argument that is not allowed and
     where a config does not tell enough.
 
-    >>> from nnsight_dream.estimate import estimate
+    >>> from nnsight_dream.models.estimate import estimate
     >>> found = estimate("demo", 1)
     >>> found.image_tokens, found.flops["tower"] > found.flops["decoder"]
     (64, True)

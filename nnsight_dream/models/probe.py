@@ -80,7 +80,7 @@ def probe(hf: Any, processor: Any) -> Family:
 def _lost(hf: Any, what: str, why: str) -> ValueError:
     return ValueError(
         f"no family record for model_type {hf.config.model_type!r}, and {what} could not be found in "
-        f"{type(hf).__name__}: {why}. Known families: {known_families()}. Write a nnsight_dream.families.Family for it "
+        f"{type(hf).__name__}: {why}. Known families: {known_families()}. Write a nnsight_dream.Family for it "
         "and pass it as nd.load(..., family=record)"
     )
 

@@ -13,7 +13,7 @@ from . import loopback
 from .errors import Lost, ServerError, refused, translated, unreachable
 
 if TYPE_CHECKING:
-    from ..models.vlm import VLM
+    from .model import Model
 
 
 TRIES = 4  # how often a job is sent in all
@@ -31,7 +31,7 @@ SILENCE = 60.0  # seconds without a word after which a watched connection is tes
 _COMPARED: dict[str, None] = {}
 
 
-def model_key(vlm: VLM) -> str:
+def model_key(vlm: Model) -> str:
     """The name under which servers know a model: as the hub spells it, or as it is given where the hub is out of reach.
 
     Raises RuntimeError where the hub does not know it.
@@ -47,7 +47,7 @@ def model_key(vlm: VLM) -> str:
         return str(vlm.model.to_model_key())  # type: ignore[operator]
 
 
-def backend(vlm: VLM, blob: bytes | None = None) -> Any:
+def backend(vlm: Model, blob: bytes | None = None) -> Any:
     """nnsight's own client for a VLM's server, silent; it sends, reads messages and results."""
     from nnsight.intervention.backends.remote import RemoteBackend
     from nnsight.schema.response import ResponseModel
@@ -98,7 +98,7 @@ def _packed(made: Any, blob: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=6).compress(blob)
 
 
-def _send(made: Any, blob: bytes, vlm: VLM, session: str = "") -> Any:
+def _send(made: Any, blob: bytes, vlm: Model, session: str = "") -> Any:
     """Post a job; its first response. Raises what `remote_errors` makes of a refusal."""
     import httpx
     from nnsight.intervention.backends.remote import RemoteError
@@ -113,7 +113,7 @@ def _send(made: Any, blob: bytes, vlm: VLM, session: str = "") -> Any:
         raise unreachable(made.host, cause or error) from None
 
 
-def compare_versions(vlm: VLM, made: Any) -> None:
+def compare_versions(vlm: Model, made: Any) -> None:
     """Once for each server: RuntimeError where its nnsight or transformers is another minor version than ours.
 
     Warns where only patches differ. A server that does not tell is believed.
@@ -144,7 +144,7 @@ def compare_versions(vlm: VLM, made: Any) -> None:
         _COMPARED[made.host] = None
 
 
-def watched(vlm: VLM, blob: bytes, watch: loopback.Watch | None) -> Any:
+def watched(vlm: Model, blob: bytes, watch: loopback.Watch | None) -> Any:
     """Send a job, watch it to its end, and give its result; up to four tries where the server loses it."""
     made = backend(vlm, blob)
     compare_versions(vlm, made)
@@ -159,7 +159,7 @@ def watched(vlm: VLM, blob: bytes, watch: loopback.Watch | None) -> Any:
     raise AssertionError
 
 
-def _watched_once(made: Any, vlm: VLM, blob: bytes, watch: loopback.Watch | None) -> Any:
+def _watched_once(made: Any, vlm: Model, blob: bytes, watch: loopback.Watch | None) -> Any:
     import httpx
     import websocket
 
@@ -206,7 +206,7 @@ def _answers(made: Any) -> bool:
         return False
 
 
-def _heard(made: Any, vlm: VLM, response: Any, watch: loopback.Watch | None) -> bool:
+def _heard(made: Any, vlm: Model, response: Any, watch: loopback.Watch | None) -> bool:
     """Pass a message on; whether it is the job's end. Raises what the job raised."""
     status = response.status.value
     if status == "ERROR":
@@ -225,14 +225,14 @@ def _say(watch: Any, state: str, line: str) -> None:
         said(state, line)
 
 
-def send_detached(vlm: VLM, blob: bytes) -> str:
+def send_detached(vlm: Model, blob: bytes) -> str:
     """Send a job that nobody watches; its id."""
     made = backend(vlm, blob)
     compare_versions(vlm, made)
     return str(_send(made, blob, vlm).id)
 
 
-def ask_after(vlm: VLM, job: str) -> tuple[str, Any]:
+def ask_after(vlm: Model, job: str) -> tuple[str, Any]:
     """(state, result) of a detached job: the result once the state is "completed", else None.
 
     Raises what the job raised, LookupError for an id that the server does not know (yet), Lost for one that it lost.
@@ -261,7 +261,7 @@ def ask_after(vlm: VLM, job: str) -> tuple[str, Any]:
     return f"{response.status.value.lower()}: {response.description}", None
 
 
-def wait_for(vlm: VLM, job: str, said: Callable[[str], None] | None = None, patience: float = 30.0) -> Any:
+def wait_for(vlm: Model, job: str, said: Callable[[str], None] | None = None, patience: float = 30.0) -> Any:
     """A detached job's result, once it is there; an unknown id is asked after for `patience` seconds.
 
     said   is told the state at each question, and may raise to stop

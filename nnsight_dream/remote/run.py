@@ -11,11 +11,11 @@ from . import payload as shipping
 from .loopback import _here
 
 if TYPE_CHECKING:
-    from ..models.vlm import VLM
     from .loopback import Watch
+    from .model import Model
 
 
-def run(vlm: VLM, work: Callable[[Any, Any], Any], given: Any, watch: Watch | None = None) -> Any:
+def run(vlm: Model, work: Callable[[Any, Any], Any], given: Any, watch: Watch | None = None) -> Any:
     """The result of work(model, given) where the model is. Raises what the job raised, or RuntimeError for a server's
     trouble; see `remote_errors`.
     """
@@ -34,7 +34,7 @@ def run(vlm: VLM, work: Callable[[Any, Any], Any], given: Any, watch: Watch | No
     return _here(vlm, blob, watch)
 
 
-def payload(vlm: VLM, work: Callable[[Any, Any], Any], given: Any) -> bytes:
+def payload(vlm: Model, work: Callable[[Any, Any], Any], given: Any) -> bytes:
     """What is sent: one session whose body is a call of `work`. Raises TypeError for what cannot travel."""
     import_nnsight()
     import nnsight

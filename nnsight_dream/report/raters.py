@@ -18,8 +18,8 @@ from ..judges.questions import WORDS, mentions
 from ..judges.tally import opened
 from ..sweeps.jobs import slug
 from ..sweeps.store import now
-from .page import CHOICE, COLUMNS, FREE, PICTURE, _filled, _written
 from .page_pictures import Shelf
+from .pages import CHOICE, COLUMNS, FREE, PICTURE, _filled, _written
 
 if TYPE_CHECKING:
     from ..sweeps.entries import Entry

@@ -183,7 +183,7 @@ def sweep(
                the demo's or the paper's if not given
     shard      (i, n): only the i-th part of n, counted from 0; parts share a folder or have one each
     progress   True a display, False nothing, None a display in a terminal or notebook and plain lines elsewhere
-    ray        an `nnsight_dream.ray_workers.Cluster`: spread over its workers
+    ray        an `nnsight_dream.sweeps.Cluster`: spread over its workers
     remote_concurrency   of a model on a server: how many jobs are in flight there at once. Their ids are kept in the
                store, so that a client that was killed collects what it sent
 
@@ -226,7 +226,7 @@ def sweep(
 def _work(vlm: VLM, store: Store, ray: Any, concurrency: int) -> Callable[[list[Chunk], Swept, Tell], None]:
     if ray is not None:
         if isinstance(ray, type) or not hasattr(ray, "work"):
-            raise TypeError(f"ray={arguments.shown(ray)}: an nnsight_dream.ray_workers.Cluster is needed, or None")
+            raise TypeError(f"ray={arguments.shown(ray)}: an nnsight_dream.sweeps.Cluster is needed, or None")
         return ray.work(vlm, store)
     if vlm.remote is not None and vlm.remote.away:
         from . import servers as remote_sweeps

@@ -70,8 +70,8 @@ def installed(module: str | None) -> bool:
     return not {"site-packages", "dist-packages"}.isdisjoint(Path(file or "").parts)
 
 
-# The modules of this package by which keys name its classes and functions. A key that a store holds stays what it is when
-# a definition moves to another file, so these are the names of the files in which they were first hashed.
+# The modules by which keys name our classes and functions: those in which they were first hashed, so that a key that a
+# store holds stays what it is when a definition moves to another file.
 _HASHED_AS = {
     "engine.canvas": "canvas",
     "engine.augment": "augment",

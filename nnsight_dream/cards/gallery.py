@@ -16,8 +16,8 @@ from PIL import Image
 from .. import arguments
 from ..io.files import check_file
 from ..io.pictures import own_png
-from ..report.page import _filled, _written
 from ..report.page_pictures import Shelf
+from ..report.pages import _filled, _written
 from ..sae.activations import features_of
 from ..sweeps.store import now
 from ..synthesis.prototype import _told

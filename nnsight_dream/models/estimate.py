@@ -22,7 +22,7 @@ from ..engine.pooling import Attention, cosine
 from . import hub
 from .dry_run import DryRun
 from .families import family_of, known_families
-from .load import _size_for
+from .image_size import image_size_of
 from .parts import Parts, _processor_at, _wrap
 from .prompt import ImagePrompt
 from .reading import _at, _picture_inputs, _pixel_inputs, _run
@@ -251,7 +251,7 @@ def estimate(
         )
     vlm, assumed = _empty(x, dtype, device, attention, processor, family)
     if image_size is not None:
-        vlm.pixels = dataclasses.replace(vlm.pixels, size=_size_for(vlm, image_size))
+        vlm.pixels = dataclasses.replace(vlm.pixels, size=image_size_of(vlm, image_size))
     if vlm.family.surrogate is not None:
         vlm.straight_through = 1.0
     if checkpoint_tower and not vlm.tower_layers:

@@ -1,26 +1,61 @@
-"""`load`: from an id, a folder or a model in hand to a VLM that is proved."""
+"""`load`: from an id, a folder or a model in hand to a VLM that is proved. Refuse, place, build, adjust, check."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.utils.checkpoint
 
 from .. import arguments
 from ..state.calm import calmly
 from ..state.nnsight_import import import_nnsight
 from . import hub
 from .checkpoint import refuse_half
-from .parts import _from_checkpoint, _processor_of, _wrap
-from .vlm import VLM, _unnamed
+from .image_size import image_size_of
+from .in_hand import from_model
+from .parts import _from_checkpoint
+from .place import Remote, chosen
+from .vlm import VLM
 
 if TYPE_CHECKING:
-    from ..engine.pixels import PixelFormat
     from .family import Family
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The keywords of `load`, each with its default; `options` are those that go to `from_pretrained`."""
+
+    processor: Any = None
+    up_to_layer: int | None = None
+    check: bool = True
+    device: str | torch.device | None = None
+    dtype: torch.dtype | None = None
+    family: Family | None = None
+    image_size: int | tuple[int, int] | None = None
+    straight_through: float | None = None
+    checkpoint_tower: bool = False
+    compile: bool | str = False
+    head: bool = True
+    first_layer: int = 1
+    remote: bool | str = False
+    steps_per_job: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """The values among these names that are not the default, then the options that are not None."""
+        values = {name: getattr(self, name) for name in names if self._differs(name)}
+        return {**values, **{name: value for name, value in self.options.items() if value is not None}}
+
+    def _differs(self, name: str) -> bool:
+        value, default = getattr(self, name), getattr(type(self), name)
+        return bool(value) is not default if isinstance(default, bool) else value is not default
+
+
+KEYWORDS = tuple(f.name for f in fields(Choices) if f.default is not MISSING)
 
 
 @hub.through_door
@@ -92,84 +127,17 @@ def load(
     >>> nd.load("demo").grid
     (8, 8)
     """
-    import_nnsight()
-    import nnsight
-
-    named = ["processor", "up_to_layer", "check", "device", "dtype", "family"]
-    named += ["image_size", "straight_through", "checkpoint_tower", "compile", "head", "first_layer", "remote"]
-    named += ["steps_per_job"]
-    for name in options:
-        if near := difflib.get_close_matches(name, named, 1, 0.8):
-            raise TypeError(f"load: unexpected keyword {name!r}; did you mean {near[0]}=?")
+    choices = Choices(
+        processor=processor, up_to_layer=up_to_layer, check=check, device=device, dtype=dtype, family=family,
+        image_size=image_size, straight_through=straight_through, checkpoint_tower=checkpoint_tower, compile=compile,
+        head=head, first_layer=first_layer, remote=remote, steps_per_job=steps_per_job, options=options,
+    )  # fmt: skip
+    _refuse(x, choices)
     if isinstance(x, VLM):
-        asked = {"processor": processor, "up_to_layer": up_to_layer, "device": device, "dtype": dtype}
-        asked |= {"family": family, "image_size": image_size, "straight_through": straight_through}
-        told = [k for k, v in {**asked, **options}.items() if v is not None]
-        told += ["checkpoint_tower"] * checkpoint_tower + ["compile"] * bool(compile) + ["head"] * (not head)
-        told += ["remote"] * bool(remote) + ["steps_per_job"] * (steps_per_job is not None)
-        if told or first_layer not in (1, x.first_layer):
-            raise ValueError(f"{', '.join(told or ['first_layer'])}= cannot change a VLM; load its model or name anew")
         return x
-    place = None
-    if remote or steps_per_job is not None:
-        from .place import chosen
-
-        place = chosen(remote, steps_per_job)
-    if not arguments.is_whole(first_layer) or first_layer not in (0, 1):
-        raise ValueError(f"first_layer={arguments.shown(first_layer)}: layers count from 1 (the default) or from 0")
-    if place is not None and place.away:
-        from .hosted import without_weights
-
-        kept = {"up_to_layer": up_to_layer, "device": device, "dtype": dtype, "compile": compile or None}
-        kept |= {"checkpoint_tower": checkpoint_tower or None, "head": None if head else False}
-        vlm = without_weights(
-            x, processor, family, place, {**options, **{k: v for k, v in kept.items() if v is not None}}
-        )
-    elif isinstance(x, (str, Path)):
-        vlm = _from_checkpoint(x, processor, up_to_layer, family, device, {**options, "dtype": dtype}, head)
-    else:
-        given = {"up_to_layer": up_to_layer, "device": device, "dtype": dtype, **options}
-        if told := [k for k, v in given.items() if v is not None] + ["head"] * (not head):
-            raise ValueError(
-                f"{', '.join(told)}= can only be given with a hub id or a folder; this model is already loaded and is "
-                "kept as it is. Move or convert it yourself, or pass its name instead."
-            )
-        model = x if isinstance(x, nnsight.Envoy) else None  # what NNsight and TransformersModel have in common
-        hf = x._module if model is not None else x
-        model, hf = _without_peft(model, hf)
-        if not isinstance(hf, torch.nn.Module) or not hasattr(hf, "config"):
-            raise TypeError(
-                f"cannot load a {type(x).__name__}: give 'demo', a hub id, a folder, a Hugging Face vision-language "
-                "model, or an nnsight model of one"
-            )
-        if next(hf.parameters()).device.type == "meta":
-            raise ValueError("this nnsight model has no weights yet: make it with dispatch=True, or load by name")
-        name = str(getattr(hf, "name_or_path", "") or _unnamed(hf))
-        processor = processor or getattr(model, "processor", None) or _processor_of(name, family)
-        vlm = _wrap(model, hf, processor, family, name)
-    vlm.first_layer = first_layer
-    refuse_half(vlm.family, vlm.dtype, vlm.id)
-    if checkpoint_tower and not vlm.tower_layers:
-        raise ValueError(
-            f"checkpoint_tower=True: the vision tower of {vlm.id} ({vlm.family.name}) has no layers that Hugging Face "
-            "can compute anew; leave it out, and lower batch= or at_once= where memory is short"
-        )
-    vlm.checkpoint_tower = checkpoint_tower
-    vlm.compiled = _backend(vlm, compile)
-    if straight_through is not None:
-        if vlm.family.surrogate is None:
-            raise ValueError(
-                f"straight_through={straight_through!r}: gradients pass through {vlm.family.name}; leave it out"
-            )
-        if not arguments.is_real(straight_through) or not straight_through > 0:
-            raise ValueError(
-                f"straight_through={arguments.shown(straight_through)} is a temperature: give one above 0, such as 1.0"
-            )
-        vlm.straight_through = float(straight_through)
-    if image_size is not None:
-        size = _size_for(vlm, image_size)
-        vlm.own_size = vlm.image_size if size != vlm.image_size else None
-        vlm.pixels = replace(vlm.pixels, size=size)
+    place = _place(choices)
+    vlm = _build(x, choices, place)
+    _adjust(vlm, choices)
     if check:
         from .check import check as prove
 
@@ -178,23 +146,81 @@ def load(
     return vlm
 
 
-def _without_peft(model: Any, hf: Any) -> tuple[Any, Any]:
-    """The model that peft wrapped, with its adapters in it, and nnsight's hold of it; others as they are."""
-    if not hasattr(hf, "get_base_model") or not hasattr(hf, "peft_config"):
-        return model, hf
-    kinds = {str(getattr(c.peft_type, "value", c.peft_type)) for c in hf.peft_config.values() if c.is_prompt_learning}
-    if kinds or getattr(hf.active_peft_config, "is_adaption_prompt", False):
-        kind = ", ".join(sorted(kinds)) or "adaption prompt"
-        raise ValueError(
-            f"{kind} of peft adds tokens in a forward of its own, which reading a VLM's layers goes round: give the "
-            "model without it, model.get_base_model(), or with an adapter of layers, such as LoRA"
+def _refuse(x: Any, choices: Choices) -> None:
+    """Raise TypeError for a misspelt keyword, ValueError for what would change a VLM and for another first layer."""
+    for name in choices.options:
+        if near := difflib.get_close_matches(name, KEYWORDS, 1, 0.8):
+            raise TypeError(f"load: unexpected keyword {name!r}; did you mean {near[0]}=?")
+    first = choices.first_layer
+    if isinstance(x, VLM):
+        changes = list(choices.given(*(name for name in KEYWORDS if name not in ("check", "first_layer"))))
+        if changes or first not in (1, x.first_layer):
+            names = ", ".join(changes or ["first_layer"])
+            raise ValueError(f"{names}= cannot change a VLM; load its model or name anew")
+    elif not arguments.is_whole(first) or first not in (0, 1):
+        raise ValueError(f"first_layer={arguments.shown(first)}: layers count from 1 (the default) or from 0")
+
+
+def _place(choices: Choices) -> Remote | None:
+    """Where the model's jobs run; None: simply here."""
+    if not choices.remote and choices.steps_per_job is None:
+        return None
+    return chosen(choices.remote, choices.steps_per_job)
+
+
+def _build(x: Any, choices: Choices, place: Remote | None) -> VLM:
+    """The VLM of a hub id, a folder or a model in hand, as it is by itself."""
+    import_nnsight()
+    if place is not None and place.away:
+        from .hosted import without_weights
+
+        here = choices.given("up_to_layer", "device", "dtype", "compile", "checkpoint_tower", "head")
+        vlm = without_weights(x, choices.processor, choices.family, place, {**choices.options, **here})
+    elif isinstance(x, (str, Path)):
+        options = {**choices.options, "dtype": choices.dtype}
+        vlm = _from_checkpoint(
+            x, choices.processor, choices.up_to_layer, choices.family, choices.device, options, choices.head
         )
-    base = hf.get_base_model()
-    if model is None:
-        return None, base
-    inner = next(envoy for envoy in model.modules() if envoy._module is base)._shallow_copy()
-    inner.__dict__.update(_edits=model._edits, _whole=model)
-    return inner, base
+    elif names := list(choices.given("up_to_layer", "device", "dtype", "head")):
+        raise ValueError(
+            f"{', '.join(names)}= can only be given with a hub id or a folder; this model is already loaded and is "
+            "kept as it is. Move or convert it yourself, or pass its name instead."
+        )
+    else:
+        vlm = from_model(x, choices.processor, choices.family)
+    refuse_half(vlm.family, vlm.dtype, vlm.id)
+    return vlm
+
+
+def _adjust(vlm: VLM, choices: Choices) -> None:
+    """Set what was chosen on a VLM. Raises ValueError for what the model cannot do."""
+    vlm.first_layer = choices.first_layer
+    if choices.checkpoint_tower and not vlm.tower_layers:
+        raise ValueError(
+            f"checkpoint_tower=True: the vision tower of {vlm.id} ({vlm.family.name}) has no layers that Hugging Face "
+            "can compute anew; leave it out, and lower batch= or at_once= where memory is short"
+        )
+    vlm.checkpoint_tower = choices.checkpoint_tower
+    vlm.compiled = _backend(vlm, choices.compile)
+    if choices.straight_through is not None:
+        vlm.straight_through = _temperature(vlm, choices.straight_through)
+    if choices.image_size is not None:
+        size = image_size_of(vlm, choices.image_size)
+        vlm.own_size = vlm.image_size if size != vlm.image_size else None
+        vlm.pixels = replace(vlm.pixels, size=size)
+
+
+def _temperature(vlm: VLM, straight_through: float) -> float:
+    """The temperature of a surrogate gradient, if this family needs one."""
+    if vlm.family.surrogate is None:
+        raise ValueError(
+            f"straight_through={straight_through!r}: gradients pass through {vlm.family.name}; leave it out"
+        )
+    if not arguments.is_real(straight_through) or not straight_through > 0:
+        raise ValueError(
+            f"straight_through={arguments.shown(straight_through)} is a temperature: give one above 0, such as 1.0"
+        )
+    return float(straight_through)
 
 
 def _backend(vlm: VLM, asked: bool | str) -> str | None:
@@ -217,44 +243,3 @@ def _backend(vlm: VLM, asked: bool | str) -> str | None:
             f"compile={asked!r}: True, or a backend of torch.compile ({', '.join(known)}); did you mean {near[0]!r}?"
         )
     return asked
-
-
-_SIDES = "a side in pixels, or (height, width), is"
-
-
-def _size_for(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:
-    """The size asked for, if the model can see pictures of it."""
-    sides = [asked, asked] if arguments.is_whole(asked) else arguments.listed(asked, "image_size", _SIDES)
-    size = tuple(arguments.whole(n, "image_size", 1) for n in sides)
-    cell = vlm.pixels.cell
-    if not vlm.pixels.any_size and size != vlm.image_size:
-        raise ValueError(
-            f"image_size={asked!r}: {vlm.id} ({vlm.family.name}) sees pictures of {vlm.image_size[0]} x "
-            f"{vlm.image_size[1]} pixels only; leave image_size= out"
-        )
-    if vlm.pixels.square and len(set(size)) > 1:
-        raise ValueError(
-            f"image_size={asked!r}: {vlm.family.name} takes square pictures only; did you mean {max(size)}?"
-        )
-    if len(size) != 2 or not all(isinstance(n, int) and n > 0 and n % (cell or n) == 0 for n in size):
-        near = max(cell, round(max(size) / cell) * cell)
-        if vlm.pixels.tokens:
-            near = _nearest(vlm.pixels, max(size))
-        raise ValueError(
-            f"image_size={asked!r}: give a side or (height, width) in multiples of {cell} pixels, the side of an image "
-            f"token of {vlm.id}; did you mean {near}?"
-        )
-    if not vlm.pixels.fits(size):  # type: ignore[arg-type]
-        raise ValueError(
-            f"image_size={asked!r}: {vlm.id} ({vlm.family.name}) makes {vlm.pixels.tokens} x {vlm.pixels.tokens} image "
-            f"tokens of every picture; sizes that these divide evenly are {vlm.pixels.sizes}. Did you mean "
-            f"{_nearest(vlm.pixels, max(size))}?"
-        )
-    return size  # type: ignore[return-value]
-
-
-def _nearest(pixels: PixelFormat, side: int) -> int:
-    """The side nearest to another of which square pictures fit."""
-    most = max(side, pixels.tokens * pixels.cell) + pixels.tokens * pixels.cell
-    fit = [n for n in range(pixels.cell, most + 1, pixels.cell) if pixels.fits((n, n))]
-    return min(fit, key=lambda n: abs(n - side))

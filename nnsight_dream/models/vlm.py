@@ -477,12 +477,3 @@ def _anew(layer: Any, *args: Any) -> Any:
         preserve_rng_state=False,  # no chance is at work in a model in evaluation mode
         context_fn=lambda: (contextlib.nullcontext(), _frozen(module)),
     )
-
-
-def _unnamed(hf: torch.nn.Module) -> str:
-    """A name for a model that came without one: its class, and what tells it from others of its class."""
-    digest = hashlib.sha256()
-    for name, weight in hf.named_parameters():
-        told = f"{name} {tuple(weight.shape)} {weight.dtype}".encode()
-        digest.update(told + changes.spread(changes.values(hf, name, weight), 4).cpu().numpy().tobytes())
-    return f"{type(hf).__name__}-{digest.hexdigest()[:8]}"

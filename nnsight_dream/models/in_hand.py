@@ -1,0 +1,68 @@
+"""A model in hand: of Hugging Face, of nnsight or in peft's wrapping, made a VLM as it is."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..state import changes
+from ..state.nnsight_import import import_nnsight
+from .parts import _processor_of, _wrap
+
+if TYPE_CHECKING:
+    from .family import Family
+    from .vlm import VLM
+
+
+def from_model(x: Any, processor: Any, family: Family | None) -> VLM:
+    """The VLM of a Hugging Face model or an nnsight model of one, which keep their device, type and mode.
+
+    processor   its processor; the one that is stored under the model's name if not given
+
+    Raises TypeError for what is no such model, ValueError for one without weights and for peft's prompt learning.
+    """
+    import_nnsight()
+    import nnsight
+
+    model = x if isinstance(x, nnsight.Envoy) else None  # what NNsight and TransformersModel have in common
+    model, hf = _without_peft(model, x if model is None else x._module)
+    if not isinstance(hf, torch.nn.Module) or not hasattr(hf, "config"):
+        raise TypeError(
+            f"cannot load a {type(x).__name__}: give 'demo', a hub id, a folder, a Hugging Face vision-language "
+            "model, or an nnsight model of one"
+        )
+    if next(hf.parameters()).device.type == "meta":
+        raise ValueError("this nnsight model has no weights yet: make it with dispatch=True, or load by name")
+    name = str(getattr(hf, "name_or_path", "") or _unnamed(hf))
+    processor = processor or getattr(model, "processor", None) or _processor_of(name, family)
+    return _wrap(model, hf, processor, family, name)
+
+
+def _without_peft(model: Any, hf: Any) -> tuple[Any, Any]:
+    """The model that peft wrapped, with its adapters in it, and nnsight's hold of it; others as they are."""
+    if not hasattr(hf, "get_base_model") or not hasattr(hf, "peft_config"):
+        return model, hf
+    kinds = {str(getattr(c.peft_type, "value", c.peft_type)) for c in hf.peft_config.values() if c.is_prompt_learning}
+    if kinds or getattr(hf.active_peft_config, "is_adaption_prompt", False):
+        kind = ", ".join(sorted(kinds)) or "adaption prompt"
+        raise ValueError(
+            f"{kind} of peft adds tokens in a forward of its own, which reading a VLM's layers goes round: give the "
+            "model without it, model.get_base_model(), or with an adapter of layers, such as LoRA"
+        )
+    base = hf.get_base_model()
+    if model is None:
+        return None, base
+    inner = next(envoy for envoy in model.modules() if envoy._module is base)._shallow_copy()
+    inner.__dict__.update(_edits=model._edits, _whole=model)
+    return inner, base
+
+
+def _unnamed(hf: torch.nn.Module) -> str:
+    """A name for a model that came without one: its class, and what tells it from others of its class."""
+    digest = hashlib.sha256()
+    for name, weight in hf.named_parameters():
+        facts = f"{name} {tuple(weight.shape)} {weight.dtype}".encode()
+        digest.update(facts + changes.spread(changes.values(hf, name, weight), 4).cpu().numpy().tobytes())
+    return f"{type(hf).__name__}-{digest.hexdigest()[:8]}"

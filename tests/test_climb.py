@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import nnsight_dream as nd
+from nnsight_dream.models.memo import Shelf
 
 FEW = nd.Settings(
     steps=4,
@@ -183,7 +184,7 @@ def test_views_of_a_step_in_several_passes(vlm, directions, at_once):
     six = FEW.but(batch=6, centre=nd.NaturalNoise(count=7))
     whole = nd.synthesize(vlm, directions[0], settings=six, terms=unlike_a_mean, progress=False)
     sizes, handle = counted(vlm)
-    vlm._cache.pop("centres", None)
+    vlm.memo.centres = Shelf()
     try:
         split = nd.synthesize(vlm, directions[0], settings=six, at_once=at_once, terms=unlike_a_mean, progress=False)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -339,7 +340,14 @@ def test_metadata_without_a_site_ask_for_one() -> None:
 
 def named(vlm: nd.VLM, name: str) -> nd.VLM:
     return nd.VLM(
-        vlm.model, vlm.hf, vlm.tokenizer, vlm.processor, vlm.family, vlm.pixels, name, _cache=dict(vlm._cache)
+        vlm.model,
+        vlm.hf,
+        vlm.tokenizer,
+        vlm.processor,
+        vlm.family,
+        vlm.pixels,
+        name,
+        memo=dataclasses.replace(vlm.memo),
     )
 
 
@@ -519,7 +527,7 @@ def test_the_reference_norm_is_that_of_the_reference_pictures(
         pixels = processor.image_processor(images=list(references), return_tensors="pt")["pixel_values"]
         norms = reference.patches(hf, processor, pixels, 3).norm(dim=-1)
     assert reference_module.reference_norm(vlm, nd.Site(3)) == pytest.approx(float(norms.mean()), rel=2e-3)
-    assert len([k for k in vlm._cache["norms"] if k[0] == nd.Site(3)]) == 1
+    assert len(vlm.memo.norms.at(vlm, nd.Site(3))) == 1
 
 
 # -- the climb ---------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class Request:
         """The baseline at a site, from this VLM or the user's cache folder."""
         if self.keys is None:
             return None
-        kept = self.vlm.kept("baselines", site)
+        kept = self.vlm.memo.baselines.at(self.vlm, site)
         if (site, self.words) not in kept and site in self.keys:
             value = cache.read("baselines", self.keys[site], self.vlm.width_at(site))
             if value is not None:
@@ -78,7 +78,7 @@ class Request:
         self.waiting = []
 
     def _keep(self, site: Site, middle: torch.Tensor) -> None:
-        kept = self.vlm.kept("baselines", site)
+        kept = self.vlm.memo.baselines.at(self.vlm, site)
         if (site, self.words) not in kept and site in (self.keys or {}):
             cache.write("baselines", self.keys[site], middle)  # type: ignore[index]
         kept[site, self.words] = middle

@@ -10,10 +10,10 @@ import torch
 from .. import arguments
 from ..state.calm import calmly
 from . import gradients
+from .frozen import frozen
 from .prompt import _picture_turn
 from .reading import _picture_inputs, _pixel_inputs, _run, read_pictures
 from .sites import Site
-from .vlm import _frozen
 
 if TYPE_CHECKING:
     from .vlm import VLM
@@ -238,7 +238,7 @@ def _check_gradient(vlm: VLM) -> None:
     del gradient, x, patches
     if vlm.is_demo:  # proved by tests, once for all
         return
-    with vlm.alone(), _frozen(vlm.hf):  # without checkpointing, which runs layers twice
+    with vlm.alone(), frozen(vlm.hf):  # without checkpointing, which runs layers twice
         constants = _picture_inputs(vlm, 1)
 
         def read(view: torch.Tensor) -> torch.Tensor:

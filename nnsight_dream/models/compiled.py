@@ -33,12 +33,12 @@ def _runner(vlm: VLM, sites: Sequence[Site]) -> Callable[[dict[str, Any]], dict[
     own_hooks = tuple(id(hook) for _, _, hook in changes.hooks(vlm.hf))
     parts = hash((tuple(map(id, vlm.hf.modules())), own_hooks))  # what the user may change meanwhile
     key = ("compiled", tuple(sites), vlm.compiled, attention, parts)
-    if key not in vlm._cache:
+    if key not in vlm.memo.programs:
         inside = len(vlm.family.root) + 1
         points = [(path[inside:], side) for path, side in map(vlm._module_path, sites)]
         depth = max(site.layer for site in sites)
-        vlm._cache[key] = compiled.cut(root, vlm.family.layers[inside:], points, depth, vlm.compiled)
-    program = vlm._cache[key]
+        vlm.memo.programs[key] = compiled.cut(root, vlm.family.layers[inside:], points, depth, vlm.compiled)
+    program = vlm.memo.programs[key]
     proved: set[tuple[int, ...]] = set()
 
     def run(inputs: dict[str, Any]) -> dict[Site, torch.Tensor]:

@@ -380,7 +380,7 @@ def _empty(
         return _wrap(None, hf, processor, family, name), assumed
     try:
         vlm = _wrap(None, hf, Parts(object(), _numbers(config)), family, name)
-        vlm._cache["prompt"] = _prompt(vlm)
+        vlm.memo.assumed_prompt = _prompt(vlm)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"the config of {name} does not tell how {family.name} sees pictures ({error}); pass processor=, or a "

@@ -17,6 +17,7 @@ from ..state.nnsight_import import import_nnsight
 from . import devices, hub
 from .checkpoint import default_dtype, from_checkpoint, headless, needed_files, placeless, refuse_half, refuse_missing
 from .families import family_of
+from .memo import Memo
 from .vlm import VLM
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def _from_checkpoint(
     vlm = _wrap(None, hf, processor, family, name)
     vlm.is_demo = name == "demo"
     vlm.revision = hub.commit(there, options)
-    vlm._cache["layers in the checkpoint"] = whole
-    vlm._cache["files"] = folder  # weights that are off on the disk are read again and again
+    vlm.memo.checkpoint_layers = whole
+    vlm.memo.files = folder  # weights that are off on the disk are read again and again
     return vlm
 
 
@@ -201,9 +202,7 @@ def _wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str)
             "plain forward pass, and see that its image tokens stand row by row",
             stacklevel=3,
         )
-    kept: dict[Any, Any] = {
-        "templates": (getattr(tokenizer, "chat_template", None), getattr(processor, "chat_template", None))
-    }
+    templates = (getattr(tokenizer, "chat_template", None), getattr(processor, "chat_template", None))
     vlm = VLM(
         model=model if model is not None else nnsight.NNsight(hf),
         hf=hf,
@@ -212,8 +211,8 @@ def _wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str)
         family=family,
         pixels=family.pixels(images, hf.config),
         id=name,
-        _cache=kept,
+        memo=Memo(templates=templates),
     )
     with contextlib.suppress(ValueError, TypeError):  # whoever needs it says so
-        kept["template"] = vlm.chat_template
+        vlm.memo.template = (vlm.chat_template,)
     return vlm

@@ -28,7 +28,7 @@ class ImagePrompt:
     text: str
 
 
-def _marks(vlm: VLM) -> tuple[str, str, str]:
+def marks(vlm: VLM) -> tuple[str, str, str]:
     """The tokens that begin, hold and end a picture; nothing for those that a family has not."""
     fields = (vlm.family.begin_id, "image_token_id", vlm.family.end_id)
     begin, image, end = (vlm.tokenizer.convert_ids_to_tokens(getattr(vlm.config, f)) if f else "" for f in fields)
@@ -42,7 +42,7 @@ def _picture_turn(vlm: VLM, text: str = "", answer: bool = False) -> str:
     return templates.written(vlm.tokenizer, template, text, form, vlm.placeholder, answer)
 
 
-def _question(vlm: VLM, image: Any, text: str) -> dict[str, torch.Tensor]:
+def question_of(vlm: VLM, image: Any, text: str) -> dict[str, torch.Tensor]:
     """Inputs of a picture and words: the processor's own, or the record's where there is no whole processor."""
     bare = (
         vlm.chat_template == vlm.family.chat_template
@@ -66,18 +66,19 @@ def _question(vlm: VLM, image: Any, text: str) -> dict[str, torch.Tensor]:
 def _wrapped(vlm: VLM, text: str) -> str:
     """A text in which the placeholder of a picture is replaced by all of its tokens."""
     rows, cols = vlm.grid
-    begin, image, end = _marks(vlm)
+    begin, image, end = marks(vlm)
     tokens = vlm.family.between.join([image * cols] * rows)
     return text.replace(vlm.placeholder, vlm.family.wrapped.format(begin=begin, image=tokens, end=end))
 
 
-def _image_prompt(vlm: VLM) -> ImagePrompt:
+def prompt_of(vlm: VLM) -> ImagePrompt:
+    """The prompt of a picture, by the chat template in use now. Raises ValueError where it holds no image token."""
     family, image_id = vlm.family, vlm.config.image_token_id
     text = _wrapped(vlm, _picture_turn(vlm))
     ids = torch.tensor(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
     places = (ids == image_id).nonzero().flatten()
     if len(places) == 0:
-        image = _marks(vlm)[1]
+        image = marks(vlm)[1]
         raise ValueError(f"no image token {image!r} (id {image_id}) in {text!r}: mend the record's 'wrapped' field")
     if not family.looks_ahead:
         ids = ids[: int(places[-1]) + 1]

@@ -14,6 +14,7 @@ from ..remote import run
 from ..state import changes
 from ..state.calm import calmly
 from .checkpoint import positions, refuse_too_long
+from .memo import NOT_YET
 from .sites import Site
 
 if TYPE_CHECKING:
@@ -101,8 +102,7 @@ def _order_within(vlm: VLM, layer: int) -> dict[str, int]:
 def _order_found(vlm: VLM, layer: int) -> dict[str, int]:
     blocks = vlm.hf.get_submodule(vlm.family.layers)
     parts = [tuple(name for name, _ in block.named_modules()) for block in blocks[:layer]]  # type: ignore[index]
-    key = "order", parts[-1]
-    if key not in vlm._cache:
+    if parts[-1] not in vlm.memo.order:
         came: list[str] = []
         alike = parts.index(parts[-1])  # the first block of its kind is the cheapest to reach
         handles = []
@@ -121,8 +121,8 @@ def _order_found(vlm: VLM, layer: int) -> dict[str, int]:
         finally:
             for handle in handles:
                 handle.remove()
-        vlm._cache[key] = {at: i for i, at in enumerate(dict.fromkeys(came))}
-    return vlm._cache[key]
+        vlm.memo.order[parts[-1]] = {at: i for i, at in enumerate(dict.fromkeys(came))}
+    return vlm.memo.order[parts[-1]]
 
 
 def _states(vlm: VLM, site: Site, value: Any) -> torch.Tensor:
@@ -171,9 +171,9 @@ def _sites(vlm: VLM, sites: Any) -> list[Site]:
 
 
 def _text_inputs(vlm: VLM, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
-    if "positions" not in vlm._cache:
-        vlm._cache["positions"] = positions(vlm.hf)
-    refuse_too_long(ids.shape[-1], vlm._cache["positions"], vlm.id)
+    if vlm.memo.positions == NOT_YET:
+        vlm.memo.positions = positions(vlm.hf)
+    refuse_too_long(ids.shape[-1], vlm.memo.positions, vlm.id)
     ids = ids.to(vlm.device)
     return {"input_ids": ids, "attention_mask": mask.to(vlm.device), **vlm.family.text(ids)}
 
@@ -185,14 +185,14 @@ def _by_site(how: Any, values: list[torch.Tensor]) -> dict[Site, torch.Tensor]:
 def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
     """All inputs but the pixels for `count` pictures; what does not change from step to step is made once."""
     attention = getattr(vlm.config.get_text_config(), "_attn_implementation", None)
-    key = ("constants", vlm.device, vlm.dtype, attention)  # what the user may change meanwhile
-    kept = vlm._cache.get(key)
+    key = (vlm.device, vlm.dtype, attention)  # what the user may change meanwhile
+    kept = vlm.memo.constants.get(key)
     if kept is None or kept[0] is not vlm.image_prompt:
         module: Any = vlm.hf.get_submodule(vlm.family.root)
         before = getattr(module, "rope_deltas", None)  # the model keeps what it works out, for its next words
         with vlm.quiet():
             made = read.constants(vlm.model, reading(vlm, []), module, vlm.device, vlm.dtype)
-        kept = vlm._cache[key] = (vlm.image_prompt, made)
+        kept = vlm.memo.constants[key] = (vlm.image_prompt, made)
         if vlm.family.positions:
             module.rope_deltas = before
     return {k: read.repeated(v, count) for k, v in kept[1].items()}
@@ -201,9 +201,9 @@ def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
 def _pixel_inputs(vlm: VLM, pictures: torch.Tensor) -> dict[str, Any]:
     """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way."""
     chosen = (vlm.family, vlm.pixels, vlm.straight_through)
-    kept = vlm._cache.get("packing")
+    kept = vlm.memo.packing
     if kept is None or any(a is not b for a, b in zip(kept[0], chosen, strict=True)):
-        kept = vlm._cache["packing"] = (chosen, reading(vlm, []))
+        kept = vlm.memo.packing = (chosen, reading(vlm, []))
     how = kept[1]
     root = vlm.hf.get_submodule(vlm.family.root)
     return read.pixel_inputs(how, root, pictures, vlm.device, vlm.dtype)

@@ -9,8 +9,16 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..arguments import is_whole, plain, shown
+from . import checked
+
+if TYPE_CHECKING:
+    import torch
+
+    from .family import Family
+    from .vlm import VLM
 
 KINDS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 
@@ -102,3 +110,66 @@ def parse(name: str, kinds: dict[str, tuple[str, str]], stack: str) -> Site:
         f"site {shown(name)} is not understood; give a layer number from 1, a TransformerLens name such as "
         "'blocks.9.hook_resid_post', or a Hugging Face name such as 'model.language_model.layers.9.output'"
     )
+
+
+def find(vlm: VLM, where: int | str | Site, kind: str | None = None) -> Site:
+    """The site of a model that a layer number, a name or a Site means; see `VLM.site`."""
+    family = vlm.family
+    if kind is not None and not isinstance(kind, str):
+        raise TypeError(f"kind={shown(kind)}: the name of a kind is needed: {', '.join(family.kinds)}")
+    wanted, single = checked.layers(where)
+    if not single:
+        raise TypeError(f"a site is a layer number from 1, a name or a Site; got several: {shown(where)}")
+    where = wanted[0]
+    if isinstance(where, str) and where.isdecimal():
+        where = int(where)
+    if isinstance(where, int):
+        site = Site(where + 1 - vlm.first_layer, kind or "resid_post")
+    else:
+        site = parse(where, dict(family.kinds), family.layers) if isinstance(where, str) else where
+        if kind is not None and kind != site.kind:
+            site = Site(site.layer, kind, site.tokens)
+    if not 1 <= site.layer <= vlm.layers:
+        raise ValueError(_not_there(vlm, site.layer))
+    count = vlm.grid[0] * vlm.grid[1]
+    if site.tokens != "image" and not _are_places(site.tokens, count):
+        raise ValueError(
+            f"tokens={site.tokens!r}: allowed are 'image' or a non-empty tuple of indices from 0 to {count - 1}"
+        )
+    module_path(vlm.hf, family, site)
+    return site
+
+
+def _not_there(vlm: VLM, layer: int) -> str:
+    """What is to be said of a layer, counted from 1, that a model has not."""
+    back = vlm.first_layer - 1  # from our count to the user's
+    first, last, whole = 1 + back, vlm.layers + back, vlm.memo.checkpoint_layers or vlm.layers
+    cut = layer > vlm.layers != whole
+    return (
+        f"layer {layer + back} is not in this model: it has layers {first} to {last}"
+        + (f" (embeddings are kind='resid_pre' of layer {first})" if layer == 0 else "")
+        + f"; the nearest is layer={first if layer < 1 else last}"
+        + (f". The checkpoint has {whole}; load with a larger up_to_layer=" if cut else "")
+    )
+
+
+def _are_places(tokens: object, count: int) -> bool:
+    return isinstance(tokens, tuple) and bool(tokens) and all(isinstance(t, int) and 0 <= t < count for t in tokens)
+
+
+def module_path(hf: torch.nn.Module, family: Family, site: Site) -> tuple[str, str]:
+    """(path of a site's module from the root of the Hugging Face model, "output" or "input").
+
+    Raises ValueError, with the nearest names, for a kind that is no module of the block.
+    """
+    module, side = family.kinds[site.kind] if site.kind in family.kinds else site.kind.rpartition(".")[::2]
+    block = f"{family.layers}.{site.layer - 1}"
+    names = [name for name, _ in hf.get_submodule(block).named_modules()]
+    if side not in ("output", "input") or module not in names:
+        allowed = [*family.kinds, *(f"{n}.output" for n in names if n), *(f"{n}.input" for n in names if n)]
+        near = difflib.get_close_matches(site.kind, allowed, 3, 0.0)
+        raise ValueError(
+            f"kind={shown(site.kind)} names nothing below {block}; allowed are {', '.join(family.kinds)} or a "
+            f"module of the block with '.output' or '.input'; the nearest are {', '.join(near)}"
+        )
+    return (f"{block}.{module}" if module else block), side

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.utils.checkpoint
 
-from .. import arguments
 from ..state import changes
 from ..state.calm import calm
-from . import checked, templates
-from .prompt import ImagePrompt, _image_prompt, _marks, _question
-from .sites import Site, parse
+from . import fingerprint, templates
+from .frozen import checkpointing, frozen
+from .memo import Look, Memo
+from .prompt import ImagePrompt, marks, prompt_of, question_of
+from .sites import Site, find, module_path
 
 if TYPE_CHECKING:
     import nnsight
@@ -42,6 +41,7 @@ class VLM:
     checkpoint_tower   whether the vision tower's activations are computed anew in the backward pass (see `load`)
     id, revision   its name and commit, as far as known
     remote     where its jobs run, if not simply here (see `load`)
+    memo       what is kept of it between calls
     """
 
     model: nnsight.NNsight
@@ -59,7 +59,7 @@ class VLM:
     own_size: tuple[int, int] | None = None
     compiled: str | None = None
     remote: Remote | None = None
-    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+    memo: Memo = field(default_factory=Memo, repr=False)
 
     @property
     def config(self) -> Any:
@@ -74,7 +74,7 @@ class VLM:
         name the one called "default". Raises ValueError where several have other names.
         """
         own, other = (getattr(x, "chat_template", None) for x in (self.tokenizer, self.processor))
-        own_then, other_then = self._cache.get("templates", (own, other))
+        own_then, other_then = self.memo.templates or (own, other)
         if other is not other_then and own is own_then:
             own = None
         return templates.chosen(own or other) or self.family.chat_template
@@ -82,7 +82,7 @@ class VLM:
     @property
     def placeholder(self) -> str:
         """What the chat template writes for a picture."""
-        begin, image, end = _marks(self)
+        begin, image, end = marks(self)
         return self.family.placeholder.format(begin=begin, image=image, end=end)
 
     @property
@@ -121,7 +121,7 @@ class VLM:
         found: dict[str, Any] = {} if self.own_size is None else {"image_size": list(self.image_size)}
         if self.straight_through is not None:
             found["straight_through"] = self.straight_through
-        if self._cache.get("template", self.chat_template) != self.chat_template:  # set after loading
+        if self.memo.template is not None and self.memo.template[0] != self.chat_template:  # set after loading
             found["chat_template"] = hashlib.sha256(str(self.chat_template).encode()).hexdigest()[:24]
         return found
 
@@ -168,63 +168,11 @@ class VLM:
         >>> vlm.site("blocks.3.hook_resid_post") == vlm.site("model.language_model.layers.3.output") == vlm.site(4)
         True
         """
-        if kind is not None and not isinstance(kind, str):
-            raise TypeError(
-                f"kind={arguments.shown(kind)}: the name of a kind is needed: {', '.join(self.family.kinds)}"
-            )
-        wanted, single = checked.layers(where)
-        if not single:
-            raise TypeError(f"a site is a layer number from 1, a name or a Site; got several: {arguments.shown(where)}")
-        where = wanted[0]
-        if isinstance(where, str) and where.isdecimal():
-            where = int(where)
-        kinds = dict(self.family.kinds)
-        if isinstance(where, int):
-            site = Site(where + 1 - self.first_layer, kind or "resid_post")
-        else:
-            site = parse(where, kinds, self.family.layers) if isinstance(where, str) else where
-            if kind is not None and kind != site.kind:
-                site = Site(site.layer, kind, site.tokens)
-        if not 1 <= site.layer <= self.layers:
-            back = self.first_layer - 1  # from our count to the user's
-            first, last = 1 + back, self.layers + back
-            raise ValueError(
-                f"layer {site.layer + back} is not in this model: it has layers {first} to {last}"
-                + (f" (embeddings are kind='resid_pre' of layer {first})" if site.layer == 0 else "")
-                + f"; the nearest is layer={first if site.layer < 1 else last}"
-                + (self._cut_note() if site.layer > self.layers else "")
-            )
-        if site.tokens != "image":
-            self._check_tokens(site.tokens)
-        self._module_path(site)
-        return site
-
-    def _cut_note(self) -> str:
-        whole = self._cache.get("layers in the checkpoint", self.layers)
-        return "" if whole == self.layers else f". The checkpoint has {whole}; load with a larger up_to_layer="
-
-    def _check_tokens(self, tokens: Any) -> None:
-        n = self.grid[0] * self.grid[1]
-        ok = isinstance(tokens, tuple) and tokens and all(isinstance(t, int) and 0 <= t < n for t in tokens)
-        if not ok:
-            raise ValueError(
-                f"tokens={tokens!r}: allowed are 'image' or a non-empty tuple of indices from 0 to {n - 1}"
-            )
+        return find(self, where, kind)
 
     def _module_path(self, site: Site) -> tuple[str, str]:
         """(path of the module from the root of the Hugging Face model, "output" or "input")."""
-        kinds = self.family.kinds
-        module, side = kinds[site.kind] if site.kind in kinds else site.kind.rpartition(".")[::2]
-        block = f"{self.family.layers}.{site.layer - 1}"
-        names = [name for name, _ in self.hf.get_submodule(block).named_modules()]
-        if side not in ("output", "input") or module not in names:
-            allowed = [*kinds, *(f"{n}.output" for n in names if n), *(f"{n}.input" for n in names if n)]
-            near = difflib.get_close_matches(site.kind, allowed, 3, 0.0)
-            raise ValueError(
-                f"kind={arguments.shown(site.kind)} names nothing below {block}; allowed are {', '.join(kinds)} or a "
-                f"module of the block with '.output' or '.input'; the nearest are {', '.join(near)}"
-            )
-        return (f"{block}.{module}" if module else block), side
+        return module_path(self.hf, self.family, site)
 
     def hf_name(self, site: int | str | Site) -> str:
         """The Hugging Face name of a site, such as `model.language_model.layers.9.output`."""
@@ -244,12 +192,12 @@ class VLM:
         module = self.hf.get_submodule(path)
         if isinstance(module, torch.nn.Linear):
             return module.in_features if side == "input" else module.out_features
-        if ("width", site.kind) not in self._cache:  # other modules do not tell: run one token
+        if site.kind not in self.memo.widths:  # other modules do not tell: run one token
             from .reading import read_text
 
             one = torch.ones(1, 1, dtype=torch.long)
-            self._cache["width", site.kind] = read_text(self, one, one, [site])[site].shape[-1]
-        return int(self._cache["width", site.kind])
+            self.memo.widths[site.kind] = read_text(self, one, one, [site])[site].shape[-1]
+        return self.memo.widths[site.kind]
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
@@ -270,14 +218,13 @@ class VLM:
     @property
     def image_prompt(self) -> ImagePrompt:
         """What stands before the picture, by the model's own chat template, up to the last image token."""
-        kept = self._cache.get("prompt")
-        if isinstance(kept, ImagePrompt):  # one that was assumed, where there is no tokenizer
-            return kept
+        if self.memo.assumed_prompt is not None:
+            return self.memo.assumed_prompt
         now = (self.chat_template, self.pixels)  # what the user may change meanwhile
-        if kept is None or kept[0] != now:
+        if self.memo.prompt is None or self.memo.prompt[0] != now:
             with calm():
-                kept = self._cache["prompt"] = (now, _image_prompt(self))
-        return kept[1]
+                self.memo.prompt = now, prompt_of(self)
+        return self.memo.prompt[1]
 
     def question(self, image: Any, text: str) -> dict[str, torch.Tensor]:
         """The whole model's inputs for one PIL image and a user's words about it, up to where the answer begins.
@@ -286,7 +233,7 @@ class VLM:
         or `vlm.hf.generate(**inputs)`. Raises ValueError for a template that writes no picture.
         """
         with calm():
-            return {k: self._to(v) for k, v in _question(self, image, text).items()}
+            return {k: self._to(v) for k, v in question_of(self, image, text).items()}
 
     # -- manners -------------------------------------------------------------------------------------------------
 
@@ -302,37 +249,21 @@ class VLM:
                 yield
             return
         with changes.lock_of(self.hf), calm():
-            outermost = "looked" not in self._cache
-            self._cache.setdefault("looked", {})
+            outermost = self.memo.look is None
+            self.memo.look = self.memo.look or Look()
             try:
                 if outermost:
                     self._take_edits()
                 yield
             finally:
                 if outermost:
-                    del self._cache["looked"]
+                    self.memo.look = None
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
         """As `alone`, with weights without gradients and the model in evaluation mode; then all as it was."""
-        with self.alone(), _frozen(self.hf), self._checkpointing():
+        with self.alone(), frozen(self.hf), checkpointing(self.tower_layers if self.checkpoint_tower else []):
             yield
-
-    @contextlib.contextmanager
-    def _checkpointing(self) -> Iterator[None]:
-        """The tower's layers keep their inputs alone, if that was asked for; as they were after the block."""
-        layers = self.tower_layers if self.checkpoint_tower else []
-        names = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
-        before = [(layer, {n: layer.__dict__[n] for n in names if n in layer.__dict__}) for layer in layers]
-        for layer in layers:  # they look at their own mode alone, and modules within keep theirs
-            layer.__dict__.update(training=True, gradient_checkpointing=True, _gradient_checkpointing_func=_anew)
-        try:
-            yield
-        finally:
-            for layer, own in before:
-                for n in names:
-                    layer.__dict__.pop(n, None)
-                layer.__dict__.update(own)
 
     @property
     def tower_layers(self) -> list[torch.nn.Module]:
@@ -347,16 +278,7 @@ class VLM:
 
         Of the weights those of the decoder alone.
         """
-        layer = self.site(site).layer
-        if self.remote is not None and self.remote.away:
-            return hashlib.sha256(f"{self.remote} {self.id} {self.revision} {layer}".encode()).hexdigest()[:24]
-        text = self.config.get_text_config().to_dict()
-        told = {k: v for k, v in text.items() if k not in ("num_hidden_layers", "layer_types", "_name_or_path")}
-        digest = hashlib.sha256(repr(sorted(told.items(), key=str)).encode())
-        digest.update(str(self.chat_template).encode())
-        stack = self.family.layers.rpartition(".")[0]
-        digest.update(self._weights(layer, f"{stack}." if stack else ""))
-        return digest.hexdigest()[:24]
+        return fingerprint.of_text(self, self.site(site).layer)
 
     def weights_tag(self, site: int | str | Site) -> str:
         """A hash of what a picture's activations at a site depend on: every value of the weights up to its block.
@@ -366,44 +288,7 @@ class VLM:
         `.data` move neither: they are seen in models of up to 64 MiB, and in larger ones where they change one of 64
         values of a tensor. Write to the weight itself, under torch.no_grad(), to be sure.
         """
-        if self.remote is not None and self.remote.away:  # a name is all that is known of weights that are elsewhere
-            return hashlib.sha256(f"remote {self.id} {self.revision}".encode()).hexdigest()[:24]
-        digest = hashlib.sha256(self._weights(self.site(site).layer))
-        if "chat_template" in self.chosen:
-            digest.update(self.chosen["chat_template"].encode())
-        return digest.hexdigest()[:24]
-
-    def _weights(self, layer: int, below: str = "") -> bytes:
-        """A hash of weights up to a block, of edits and of hooks; looked at once in a block of `alone`."""
-        with self.alone():
-            looked = self._cache["looked"]
-            if (layer, below) not in looked:
-                looked[layer, below] = self._look(layer, below)
-            return looked[layer, below]
-
-    def _look(self, layer: int, below: str) -> bytes:
-        stack = self.family.layers
-        over = (f"{stack.rpartition('.')[0]}.norm.", "lm_head.")
-        behind = {f"{stack}.{i}" for i in range(layer, self.layers)}
-        names = changes.stored(
-            self.hf
-        )  # what a checkpoint holds: others differ from version to version of transformers
-        names = [n for n in names if n.startswith(below) and not n.startswith(over)]
-        names = [n for n in names if ".".join(n.split(".")[: stack.count(".") + 2]) not in behind]
-        seen = self._cache["looked"].setdefault("names", set())
-        changes.digests(self.hf, [n for n in names if n not in seen])
-        seen.update(names)
-        digest = hashlib.sha256()
-        for name, value in sorted(changes.digests(self.hf, names, look=False).items()):
-            digest.update(name.encode() + value)
-        for name, weight in changes.packed(self.hf):
-            digest.update(name.encode() + changes.of_tensor(weight))
-        digest.update(self._changed())
-        return digest.digest()
-
-    def _changed(self) -> bytes:
-        """A hash of edits and hooks; b"" where there are none."""
-        return changes.of_edits(self.edits) + changes.of_hooks(self.hf)
+        return fingerprint.of_pictures(self, self.site(site).layer)
 
     def state_of_changes(self) -> tuple[int, ...]:
         """What edits and hooks there are, each by itself."""
@@ -432,48 +317,3 @@ class VLM:
                 f"{what} runs {self.id} without nnsight, which would leave out its {len(self.edits)} edit(s): change "
                 "the weights or register a hook instead, or call vlm.model.clear_edits() for the model as it was"
             )
-
-    def kept(self, shelf: str, site: Site) -> dict[Any, Any]:
-        """What is kept of a site on a shelf, by keys that begin with the site; emptied when the model has changed.
-
-        It changes with weights, edits, hooks (see `weights_tag`) and the chat template.
-        """
-        found: dict[Any, Any] = self._cache.setdefault(shelf, {})
-        seen = self._cache.setdefault("states", {})
-        others = changes.digests(self.hf, changes.derived(self.hf)) if self.remote is None else {}
-        now = (self.weights_tag(site), b"".join(others.values())), self.image_prompt
-        then = seen.get((shelf, site))
-        if then is not None and (then[0] != now[0] or then[1] is not now[1]):
-            for key in [key for key in found if key[0] == site]:
-                found.pop(key, None)
-        seen[shelf, site] = now
-        return found
-
-
-@contextlib.contextmanager
-def _frozen(module: torch.nn.Module) -> Iterator[None]:
-    wanted = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
-    training = [m for m in module.modules() if m.training]
-    for p in wanted:
-        p.requires_grad_(False)
-    for m in training:
-        m.training = False
-    try:
-        yield
-    finally:
-        for p in wanted:
-            p.requires_grad_(True)
-        for m in training:
-            m.training = True
-
-
-def _anew(layer: Any, *args: Any) -> Any:
-    """A layer's forward, of which only the inputs are kept; frozen as the first time, whenever it is done again."""
-    module = layer.args[0] if layer.args else layer.func.__self__  # transformers before 5.22 binds it
-    return torch.utils.checkpoint.checkpoint(
-        layer,
-        *args,
-        use_reentrant=False,
-        preserve_rng_state=False,  # no chance is at work in a model in evaluation mode
-        context_fn=lambda: (contextlib.nullcontext(), _frozen(module)),
-    )

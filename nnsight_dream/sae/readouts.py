@@ -73,7 +73,7 @@ def top_logits(vlm: VLM, vector: torch.Tensor | Feature, site: Site | int | str,
     weight = next(head.parameters())
     with torch.no_grad(), vlm.quiet():
         logits = head(norm(vector.to(weight.device, weight.dtype)[None, None]))[0, 0].float().cpu()
-    note, deepest = DIRECT, vlm._cache.get("layers in the checkpoint", vlm.layers)
+    note, deepest = DIRECT, vlm.memo.checkpoint_layers or vlm.layers
     if deepest > vlm.layers:
         note += f" (layers {vlm.layers + 1} to {deepest} of the checkpoint are not even loaded)"
     best, least = logits.topk(min(count, len(logits))), (-logits).topk(min(count, len(logits)))

@@ -83,9 +83,9 @@ def chosen(reference: Any) -> Reference | None:
 
 def notice(vlm: VLM) -> str | None:
     """What is to be said of the default, once for each model; None for the bundled one, whose own pictures it is."""
-    if vlm.is_demo or vlm._cache.get("reference noticed"):
+    if vlm.is_demo or vlm.memo.reference_noticed:
         return None
-    vlm._cache["reference noticed"] = True
+    vlm.memo.reference_noticed = True
     return (
         f"norms and FVU at {vlm.id} are measured on {REFERENCES} bundled emoji, which are no photographs: give "
         "pictures of your own, such as reference='a folder of photographs'"
@@ -110,7 +110,7 @@ def key(vlm: VLM, site: Site, reference: Reference | None) -> Hashable:
 
 def reference_norm(vlm: VLM, site: Site, reference: Reference | None = None, at_once: int = 16) -> float:
     """R: the mean norm of a patch of the reference pictures at a site; remembered by model, site and choice."""
-    kept = vlm.kept("norms", site)
+    kept = vlm.memo.norms.at(vlm, site)
     place = key(vlm, site, reference)
     if place not in kept:
 
@@ -118,16 +118,16 @@ def reference_norm(vlm: VLM, site: Site, reference: Reference | None = None, at_
             return {site: read_pictures(vlm, part.to(vlm.device), [site])[site].float()}
 
         kept[place] = measure.mean_norm(read, pictures_of(vlm, reference), site, at_once)
-    return float(kept[place])
+    return kept[place]
 
 
 def reference_mean(vlm: VLM, site: Site, reference: Reference | None = None) -> torch.Tensor:
     """The mean image token (d,) of the reference pictures at a site, float32; remembered likewise."""
-    kept = vlm.kept("reference means", site)
+    kept = vlm.memo.reference_means.at(vlm, site)
     place = key(vlm, site, reference)
     if place not in kept:
         kept[place] = mean_patches(vlm, pictures_of(vlm, reference), [site])[site]
-    return torch.as_tensor(kept[place])
+    return kept[place]
 
 
 def described(reference: Reference | None) -> str:

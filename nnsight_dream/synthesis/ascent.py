@@ -290,10 +290,10 @@ class Ascent:
         for site, value in zip(self.given.every_centre, found["centres"], strict=True):
             self.given.centres[site] = value
             if (choice := _hashable(self.centre)) is not None:
-                self.vlm.kept("centres", site)[site, choice, self.vlm.device, self.vlm.dtype] = value
+                self.vlm.memo.centres.at(self.vlm, site)[site, choice, self.vlm.device, self.vlm.dtype] = value
         for (site, i), norm in zip(self.given.every_norm, found["norms"], strict=True):
             self.given.norms[site, i] = norm
-            self.vlm.kept("norms", site)[reference.key(self.vlm, site, self.references[i])] = norm
+            self.vlm.memo.norms.at(self.vlm, site)[reference.key(self.vlm, site, self.references[i])] = norm
 
 
 def _hashable(choice: Any) -> Any:
@@ -320,7 +320,9 @@ def prepared(
     centred = list(dict.fromkeys([*centred, *(t.away[0] for t in added if t.away is not None)]))
     known, centre = _centres(vlm, centred, choice)
     featured = [(s, one.reference) for s, one in zip(sites, told, strict=True) if one.feature is not None]
-    norms = {(s, i): vlm.kept("norms", s).get(reference.key(vlm, s, references[i])) for s, i in dict.fromkeys(featured)}
+    norms = {
+        (s, i): vlm.memo.norms.at(vlm, s).get(reference.key(vlm, s, references[i])) for s, i in dict.fromkeys(featured)
+    }
     wanted = [place for place, norm in norms.items() if norm is None]
     how = reading(vlm, needed)
     how.cut = CUT.replace("{where}", vlm.remote.where) if vlm.remote.away else how.cut
@@ -398,7 +400,7 @@ def _centres(vlm: VLM, sites: list[Site], choice: Any) -> tuple[dict[Site, torch
     known = {
         s: kept[s, key, vlm.device, vlm.dtype]
         for s in sites
-        if (s, key, vlm.device, vlm.dtype) in (kept := vlm.kept("centres", s))
+        if (s, key, vlm.device, vlm.dtype) in (kept := vlm.memo.centres.at(vlm, s))
     }
     if len(known) == len(sites):
         return known, []

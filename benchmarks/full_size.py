@@ -178,7 +178,8 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args.model[0], dtype)))
         return
-    from nnsight_dream.models.estimate import cpu_rate, estimate
+    from nnsight_dream.models.estimate import estimate
+    from nnsight_dream.models.rates import cpu_rate
 
     for name in args.model:
         config, processor = MODELS[name]()

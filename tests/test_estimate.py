@@ -17,7 +17,8 @@ import nnsight_dream as nd
 from nnsight_dream import cli
 from nnsight_dream.engine.pixels import resize
 from nnsight_dream.models.dry_run import DryRun
-from nnsight_dream.models.estimate import GPUS, Rate, cpu_rate, estimate, gpu_rate
+from nnsight_dream.models.estimate import estimate
+from nnsight_dream.models.rates import GPUS, Rate, cpu_rate, gpu_rate
 
 PARTS = ("tower", "projector", "decoder")
 

@@ -25,7 +25,8 @@ aten = torch.ops.aten
 OTHER = "other"
 
 
-UNLIKE = {aten.eq.Scalar: False, aten.ne.Scalar: True}
+# a number that is not known is no one number in particular, and what is asked of all of them (are they finite?) holds
+ANSWERS = {aten.eq.Scalar: False, aten.ne.Scalar: True, aten.all.default: True}
 
 
 class DryRun(TorchDispatchMode):
@@ -35,7 +36,8 @@ class DryRun(TorchDispatchMode):
     weights   storages that were there before and are not counted
 
     flops, moved   by part: floating-point operations; bytes read and written by all operations that make no product
-    live, peak     bytes of all storages now alive, and the most there were at once; `after_forward` is for the caller
+    live, peak     bytes of all storages now alive, and the most there were at once
+    after_forward  those that were alive when the first backward pass began
     kept           by part: bytes that were alive after its forward pass and not before it
     """
 
@@ -45,7 +47,8 @@ class DryRun(TorchDispatchMode):
         self.flops: dict[str, int] = defaultdict(int)
         self.moved: dict[str, int] = defaultdict(int)
         self.kept: dict[str, int] = defaultdict(int)
-        self.live = self.peak = self.after_forward = 0
+        self.live = self.peak = 0
+        self.after_forward: int | None = None
         self._known = {w.untyped_storage()._cdata for w in weights}
         self._inside: list[str] = [OTHER]
         self._spans: list[tuple[int, int, str]] = []  # of numbers that autograd gives its nodes
@@ -86,10 +89,21 @@ class DryRun(TorchDispatchMode):
         self.stopped()
         for counted in (self.flops, self.moved, self.kept, self._spans):
             counted.clear()
-        self.peak = self.live
+        self.peak, self.after_forward = self.live, None
+
+    def ending(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, of which every call says that the forward pass is over."""
+
+        def called(*args: Any) -> Any:
+            self.stopped()
+            return function(*args)
+
+        return called
 
     def _part(self) -> str:
         node = torch._C._current_autograd_node()
+        if node is not None and self.after_forward is None:
+            self.after_forward = self.live
         if node is None or len(self._inside) > 1:  # a forward pass, or one done anew within the backward pass
             return self._inside[-1]
         number = node._sequence_nr()
@@ -110,8 +124,8 @@ class DryRun(TorchDispatchMode):
             made = func(*args, **{**kwargs, "device": torch.device("meta")})
             real = not (made.is_floating_point() or made.is_complex())
             kwargs["device"] = torch.device("cpu" if real else "meta")
-        if func in UNLIKE and args[0].is_meta:  # a number that is not known is no one number in particular
-            out = torch.full(args[0].shape, UNLIKE[func])
+        if func in ANSWERS and args[0].is_meta:
+            out = torch.full(() if func is aten.all.default else args[0].shape, ANSWERS[func])
         else:
             out = func(*args, **kwargs)
         self._count(func, args, kwargs, given, out)

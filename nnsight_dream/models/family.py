@@ -24,6 +24,34 @@ def first(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) else value
 
 
+CANVAS = 448  # the side in pixels of the pictures of arXiv 2601.08017, for models that take any size
+
+
+RESIDUAL = {"resid_pre": ("", "input"), "resid_post": ("", "output")}
+
+
+# blocks as Llama has them: two norms, each before its module
+PLAIN_KINDS = {**RESIDUAL, "attn_out": ("self_attn", "output"), "mlp_out": ("mlp", "output")}
+
+
+PLAIN_HOOKS = {
+    "hook_resid_mid": ("post_attention_layernorm", "input"),
+    "attn.hook_z": ("self_attn.o_proj", "input"),
+    "mlp.hook_in": ("mlp", "input"),
+    "mlp.hook_out": ("mlp", "output"),
+}
+
+
+def multimodal_types(ids: torch.Tensor, image: int) -> dict[str, torch.Tensor]:
+    """Which of token ids (1, T) are a picture's, as Qwen and Gemma 4 want it."""
+    return {"mm_token_type_ids": (ids == image).long()}
+
+
+def stated_size(pixels: PixelFormat) -> dict[str, Any]:
+    """Options of an image processor that takes a height and a width."""
+    return {"size": dict(zip(("height", "width"), pixels.size, strict=True))}
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of vision-language models, as facts.

@@ -17,8 +17,8 @@ import torch
 
 from ..engine.pixels import PixelFormat, merged_patches, one_of_several, plain_pixels
 from . import templates
-from .families import GEMMA3, LLAVA, RESIDUAL, known_families
-from .family import Family, cells
+from .families import GEMMA3, LLAVA, known_families
+from .family import RESIDUAL, Family, cells
 
 SIDE = 448  # of the picture that is shown to the processor, in pixels
 

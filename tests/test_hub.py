@@ -24,7 +24,7 @@ from nnsight_dream.alignment import encoders
 from nnsight_dream.alignment.pairs import from_hub, pair
 from nnsight_dream.alignment.preference import clip_scores
 from nnsight_dream.cli import main
-from nnsight_dream.models import hub
+from nnsight_dream.models import hub, network
 from nnsight_dream.models.estimate import estimate
 
 DOORS: dict[str, Callable[[Any], Any]] = {
@@ -175,7 +175,7 @@ def test_data_sets_and_autoencoders_are_said_at_once_too(cache: Path, monkeypatc
 def test_what_the_hub_answers(
     how: str, kind: type[Exception], words: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "PATIENCE", 0.5)
+    monkeypatch.setattr(network, "PATIENCE", 0.5)
     with endpoint(how) as here:
         use(monkeypatch, here)
         began = time.monotonic()
@@ -190,7 +190,7 @@ def test_what_is_cached_is_taken_at_once(
 ) -> None:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(hub, "PATIENCE", 0.5)
+    monkeypatch.setattr(network, "PATIENCE", 0.5)
     home = cache / "models--some--model"
     (home / "refs").mkdir(parents=True)
     (home / "refs" / "main").write_text("a" * 40)

@@ -21,7 +21,7 @@ from heads import heads
 from safetensors.torch import load_file, save_file
 
 import nnsight_dream as nd
-from nnsight_dream.models import hub as hub_files
+from nnsight_dream.models import network
 from nnsight_dream.sae import files as sae_files
 from nnsight_dream.sae import reference as reference_module
 from nnsight_dream.sae import releases as sae_releases
@@ -263,7 +263,7 @@ def test_a_hub_that_does_not_answer_costs_seconds(hub: Path, monkeypatch: pytest
             listening.listen(1)  # takes the connection and says nothing
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
-        monkeypatch.setattr(hub_files, "PATIENCE", 1.0)
+        monkeypatch.setattr(network, "PATIENCE", 1.0)
         for named in ((RELEASE, ID, 0), ("qwen-scope-3.5-2b-base-w32k-l50", "layer10", 0)):
             began = time.monotonic()
             with pytest.raises(ConnectionError, match=r"127.0.0.1:\d+ cannot be reached"):
@@ -283,7 +283,7 @@ def test_a_name_server_that_does_not_answer_costs_seconds(hub: Path, monkeypatch
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
-    monkeypatch.setattr(hub_files, "PATIENCE", 0.2)
+    monkeypatch.setattr(network, "PATIENCE", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     began = time.monotonic()
     with pytest.raises(ConnectionError, match=r"https://hub.invalid cannot be reached: go online once"):

@@ -16,14 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from .network import in_words, never_asking, offline, out_of_reach, refused, unreachable
+
 P = ParamSpec("P")
 
 
 R = TypeVar("R")
-
-
-#: Seconds that the hub is given to answer at all; $HF_HUB_ETAG_TIMEOUT, the hub's own setting, where it is set.
-PATIENCE = 2.0
 
 
 #: What says where files are, or what may be done with them, and goes to every part of a checkpoint.
@@ -34,9 +32,6 @@ _EXAMPLE = "a hub id such as 'google/gemma-3-4b-it'"
 
 
 _TELLING = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
-
-
-_lock = threading.Lock()
 
 
 _doors = threading.local()
@@ -122,57 +117,6 @@ def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in options.items() if k in ("revision", "cache_dir") and v is not None}
 
 
-def patience() -> float:
-    """Seconds that the hub is given to answer at all."""
-    with contextlib.suppress(ValueError):
-        return float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or PATIENCE)
-    return PATIENCE
-
-
-def out_of_reach() -> str | None:
-    """Why the hub is of no use now, found within `PATIENCE` seconds; None where it answers.
-
-    At once under HF_HUB_OFFLINE. An answer that is an error of the server's, or "too many requests", is none: the hub's
-    own client would ask again for half a minute.
-    """
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    answered: list[int] = []
-    wait = patience()
-
-    def ask() -> None:
-        with contextlib.suppress(Exception):
-            answered.append(get_session().head(constants.ENDPOINT, timeout=wait).status_code)
-
-    thread = threading.Thread(target=ask, daemon=True)  # looking up a host name heeds no timeout
-    thread.start()
-    thread.join(wait)
-    if not answered:
-        return f"{constants.ENDPOINT} cannot be reached"
-    if answered[0] == 429 or answered[0] >= 500:
-        return f"{constants.ENDPOINT} only answers with status {answered[0]}"
-    return None
-
-
-def unreachable(what: str, why: str) -> str:
-    """The words for something that is neither cached nor to be had."""
-    from huggingface_hub import constants
-
-    return (
-        f"{what} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}) and {why}: go online once, copy the cache "
-        "from a machine that has it, or give a local folder"
-    )
-
-
-def refused(error: BaseException) -> str:
-    """What the hub's client, which says no more than that it failed, was told itself."""
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT} did not give it ({' '.join(str(error.__cause__ or error).split())})"
-
-
 def file(repo: str, name: str, options: Mapping[str, Any] | None = None) -> Path:
     """A file of a repository, from the cache if it is there (no network is asked then).
 
@@ -196,44 +140,10 @@ def file(repo: str, name: str, options: Mapping[str, Any] | None = None) -> Path
         raise in_words(error, repo, name) from error
 
 
-def in_words(error: BaseException, repo: str, name: str | None = None) -> OSError:
-    """An error of the hub's client, or of what asked it, as one sentence."""
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    for cause in causes:
-        if isinstance(cause, LocalEntryNotFoundError):  # a kind of EntryNotFoundError that means a broken connection
-            return ConnectionError(unreachable(f"{name or 'a file'} of {repo}", refused(cause)))
-        if isinstance(cause, GatedRepoError):
-            return PermissionError(f"{repo} is gated: accept its terms on huggingface.co and log in (hf auth login)")
-        if isinstance(cause, RepositoryNotFoundError):
-            return FileNotFoundError(
-                f"there is no repository {repo} on the hub, or it is private and you are not logged in (hf auth "
-                "login); there is no such folder here either"
-            )
-        if isinstance(cause, RevisionNotFoundError):
-            return FileNotFoundError(
-                f"{repo} has no such revision; leave revision= out, or give a branch, tag or commit"
-            )
-        if isinstance(cause, EntryNotFoundError):
-            return FileNotFoundError(f"{repo} has no file {name or ' '.join(str(cause).split())[:120]}")
-    return error if isinstance(error, OSError) else OSError(str(error))
-
-
 def ready(x: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> tuple[str, str | None]:
     """(where a model's files are, why the hub is of no use or None), once its config.json is known to be there.
 
-    Takes at most some `PATIENCE` seconds. Raises as `place` and `file` do.
+    Takes at most some `network.PATIENCE` seconds. Raises as `place` and `file` do.
     """
     options = options or {}
     there = place(x, os.path.join(options.get("subfolder") or "", "config.json"))
@@ -285,26 +195,6 @@ def door(x: str | os.PathLike[str], options: Mapping[str, Any] | None = None) ->
             raise in_words(error, there) from error
 
 
-_held: dict[tuple[str, str], list[Any]] = {}  # settings that blocks hold, with what they were before the first
-
-
-@contextlib.contextmanager
-def _holding(module: Any, name: str, value: Any) -> Iterator[None]:
-    """A module's setting at a value, until the last block of any thread that holds it there ends."""
-    key = (module.__name__, name)
-    with _lock:
-        before = _held.setdefault(key, [])
-        before.append(before[0] if before else getattr(module, name))
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        with _lock:
-            was = before.pop()
-            if not before:
-                setattr(module, name, was)
-
-
 def through_door(function: Callable[P, R]) -> Callable[P, R]:
     """Run a function whose first argument may be a hub id or folder within its `door`, before anything is imported."""
 
@@ -329,15 +219,6 @@ def _counted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def offline(really: bool = True) -> Iterator[None]:
-    """The hub's client takes what is cached and asks nothing, for the block only, if `really`."""
-    from huggingface_hub import constants
-
-    with _holding(constants, "HF_HUB_OFFLINE", True) if really else contextlib.nullcontext():
-        yield
-
-
-@contextlib.contextmanager
 def patient(what: str) -> Iterator[None]:
     """For loaders that retry for half a minute: without a network they are told so, and their errors become one."""
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -352,15 +233,6 @@ def patient(what: str) -> Iterator[None]:
             if why is None:
                 raise
             raise ConnectionError(unreachable(what, why)) from error
-
-
-@contextlib.contextmanager
-def never_asking() -> Iterator[None]:
-    """transformers, asked for a model with code of its own, raises at once instead of asking on standard input."""
-    from transformers import dynamic_module_utils
-
-    with _holding(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0):
-        yield
 
 
 def foreign(error: BaseException) -> bool:

@@ -30,8 +30,8 @@ _HOMES = {
         "from_tensor",
         "probe",
     ),
-    "sae.feature": (
-        "Feature",
+    "sae.feature": ("Feature",),
+    "sae.make": (
         "feature",
         "feature_from_tensors",
     ),
@@ -176,7 +176,8 @@ if TYPE_CHECKING:
     from .models.vlm import VLM
     from .report.tables import rates
     from .sae.activations import Active, Candidate, Strangeness, candidates, features_of, strangeness
-    from .sae.feature import Feature, feature, feature_from_tensors
+    from .sae.feature import Feature
+    from .sae.make import feature, feature_from_tensors
     from .sae.readouts import Logits, top_logits
     from .sae.releases import demo_sae
     from .stats.intervals import bootstrap, wilson

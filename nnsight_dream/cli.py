@@ -286,7 +286,7 @@ def _synthesize(args: argparse.Namespace) -> int:
 
 def _feature(args: argparse.Namespace) -> int:
     from .sae import reference
-    from .sae.feature import feature
+    from .sae.make import feature
     from .sae.releases import folder_of
 
     _check_numbers(args)

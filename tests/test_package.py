@@ -23,7 +23,7 @@ WITH_NNSIGHT = {
     "alignment/encoders.py",
     "engine/read.py",
     "models/hosted.py",
-    "models/load.py",
+    "models/in_hand.py",
     "models/parts.py",
     "models/place.py",
     "models/vlm.py",

@@ -27,7 +27,7 @@ from ..judges.desk import check_examiner
 from ..judges.examine import examine
 from ..judges.tally import results
 from ..sae.encoding import site_of
-from ..sae.feature import feature
+from ..sae.make import feature
 from ..sae.reference import chosen as chosen_reference
 from ..sae.reference import described
 from ..sae.responses import word_tokens

@@ -27,7 +27,7 @@ from ..models.reading import read_pictures
 from ..sae import reference as references
 from ..sae.activations import features_of, strangeness
 from ..sae.encoding import encoded, fingerprint, site_of
-from ..sae.feature import feature
+from ..sae.make import feature
 from ..sae.readouts import nearest_rows, top_logits
 from ..sae.releases import load_sae
 from ..sae.responses import Responses, responses

@@ -8,13 +8,13 @@ derivative is held against the difference that is measured there.
 from __future__ import annotations
 
 import functools
-import math
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from .slopes import Part, Slope, Unit, slope_of, slope_of_unit
 
 if TYPE_CHECKING:
     from .vlm import VLM
@@ -31,16 +31,6 @@ _ADVICE = (
     "quantisation that has a backward pass (bitsandbytes has), without kernels for inference, and look for a hook or "
     "an edit that detaches. For reading alone, load with check=False"
 )
-
-
-@dataclass
-class _Unit:
-    """A block at one pass: what enters, and what its larger parts and it itself give."""
-
-    path: str
-    enters: torch.Tensor | None = None
-    parts: dict[str, torch.Tensor] = field(default_factory=dict)
-    gives: torch.Tensor | None = None
 
 
 def prove(vlm: VLM, read: Read, inside: str, picture: torch.Tensor) -> None:
@@ -97,7 +87,7 @@ def _refuse(vlm: VLM, wrong: str) -> None:
 def _whole(watch: _Watch, read: Read, picture: torch.Tensor, x: torch.Tensor, last: torch.Tensor, exact: bool) -> str:
     """What is wrong with the gradient of all layers together, or passes none; "" where nothing is, as can be told."""
     direction = torch.randn(picture.shape, generator=torch.Generator().manual_seed(1)).to(picture)
-    size, best = 0.01 if exact else 0.05, _Slope()
+    size, best = 0.01 if exact else 0.05, Slope()
     for aim in (1e-2, 1e-3, 1e-4) if exact else (0.1, 0.03):
         moved: dict[tuple[str, int], torch.Tensor] = {}
         with torch.no_grad():
@@ -105,26 +95,26 @@ def _whole(watch: _Watch, read: Read, picture: torch.Tensor, x: torch.Tensor, la
             below = watch.run(read, picture - size * direction, looked=watch.cut, moved=moved)
         if silent := watch.silent(moved):
             return silent
-        part = _Part(last, above, below)
-        best = min(best, _slope([part], x, size * direction), key=lambda slope: slope.bend)
+        part = Part(last, above, below)
+        best = min(best, slope_of([part], x, size * direction), key=lambda slope: slope.bend)
         if best.bend < 0.1:
             break
         moves = float(part.change.norm() / last.detach().float().norm())
         size = min(0.3, max(1e-6, size * aim / max(moves, 1e-12)))
-    return "" if best.right(exact) else best.said("the whole model")
+    return "" if best.right(exact) else best.words("the whole model")
 
 
 def _local(
-    watch: _Watch, read: Read, picture: torch.Tensor, here: list[_Unit], asked: list[int], exact: bool
+    watch: _Watch, read: Read, picture: torch.Tensor, here: list[Unit], asked: list[int], exact: bool
 ) -> tuple[list[int], str]:
     """Those of the blocks whose gradient is not the slope of what they give, by their places, and what is wrong.
 
     In two passes each block gets its own input a little changed to either side, and not what the one before it gives:
     so a wild model is as near to straight as a tame one.
     """
-    best = {i: _Slope() for i in asked}
+    best = {i: Slope() for i in asked}
     for size in (1e-2, 1e-3, 0.1) if exact else (0.05, 0.15, 0.02):  # far enough for eight bits to tell
-        sides: list[list[_Unit]] = []
+        sides: list[list[Unit]] = []
         steps = []
         for i, unit in enumerate(here):
             noise = torch.zeros(()) if unit.enters is None else torch.empty(unit.enters.shape)
@@ -139,11 +129,11 @@ def _local(
                 watch.run(read, picture, inputs=inputs)
                 sides.append(watch.units)
         for i in best:
-            best[i] = min(best[i], _of_unit(here[i], sides[0][i], sides[1][i]), key=lambda slope: slope.bend)
+            best[i] = min(best[i], slope_of_unit(here[i], sides[0][i], sides[1][i]), key=lambda slope: slope.bend)
         if all(slope.bend < 0.1 for slope in best.values()):
             break
     wrong = [i for i, slope in best.items() if not slope.right(exact)]
-    return wrong, best[wrong[0]].said(watch.called(here[wrong[0]].path)) if wrong else ""
+    return wrong, best[wrong[0]].words(watch.called(here[wrong[0]].path)) if wrong else ""
 
 
 def _blocks(vlm: VLM, modules: dict[str, torch.nn.Module]) -> dict[str, str]:
@@ -189,7 +179,7 @@ class _Watch:
 
     def __init__(self, modules: dict[str, torch.nn.Module], blocks: dict[str, str]):
         self.modules, self.blocks = modules, blocks
-        self.units: list[_Unit] = []
+        self.units: list[Unit] = []
         self.cut: list[tuple[str, int]] = []
 
     def called(self, path: str) -> str:
@@ -217,13 +207,13 @@ class _Watch:
         """
         self.units = []
         calls: dict[str, int] = {}
-        within: dict[str, _Unit] = {}
+        within: dict[str, Unit] = {}
         graph = x.requires_grad
         if graph:
             self.cut = []
 
         def enter(module: Any, args: Any, named: Any, path: str) -> Any:
-            unit = _Unit(path)
+            unit = Unit(path)
             self.units.append(unit)
             within[path] = unit
             given = None if inputs is None else inputs[len(self.units) - 1]
@@ -273,63 +263,3 @@ def _with_first(args: Any, named: Any, value: torch.Tensor) -> Any:
         if isinstance(one, torch.Tensor) and one.is_floating_point():
             return args, {**named, name: value}
     return args, named
-
-
-class _Part:
-    """What a part of a block gives: with its graph, and how it changed to either side of a picture."""
-
-    def __init__(self, gives: torch.Tensor, above: torch.Tensor, below: torch.Tensor, carried: Any = None):
-        here, ahead, behind = gives.detach().float(), above.float(), below.float()
-        if carried is not None:  # a block's input, which is only carried on
-            enters, enters_above, enters_below = carried
-            gives = gives - enters
-            here, ahead, behind = here - enters.detach().float(), ahead - enters_above, behind - enters_below
-        self.gives, self.change = gives, (ahead - behind) / 2
-        self.bend = float(((ahead + behind) / 2 - here).norm() / self.change.norm().clamp(min=1e-30))
-
-
-@dataclass(frozen=True)
-class _Slope:
-    """What share of a change its derivative gives, 1 where it is right, and how far the change is from straight.
-
-    bend   |f(x + h) + f(x - h) - 2 f(x)| / |f(x + h) - f(x - h)|: curvature and rounding, which the share is off by the
-           square of
-    """
-
-    share: float = 1.0
-    bend: float = float("inf")
-
-    def right(self, exact: bool) -> bool:
-        """Whether the share is 1, as far as can be told."""
-        return self.bend > 0.3 or abs(self.share - 1) < (0.02 if exact else 0.06) + 3 * self.bend**2
-
-    def said(self, where: str) -> str:
-        """What is wrong, in words."""
-        return f"the gradient of {where} gives {self.share:.0%} of the change that is measured there"
-
-
-def _of_unit(here: _Unit, above: _Unit, below: _Unit) -> _Slope:
-    """The slope of a block in the direction in which its input was changed."""
-    if here.enters is None or not here.enters.requires_grad or above.enters is None or below.enters is None:
-        return _Slope()
-    parts = [
-        _Part(tensor, above.parts[name], below.parts[name])
-        for name, tensor in here.parts.items()
-        if tensor.requires_grad and name in above.parts and name in below.parts
-    ]
-    if here.gives is not None and here.gives.requires_grad and above.gives is not None and below.gives is not None:
-        alike = here.gives.shape == here.enters.shape
-        carried = (here.enters, above.enters.float(), below.enters.float()) if alike else None
-        parts.append(_Part(here.gives, above.gives, below.gives, carried))
-    return _slope(parts, here.enters, (above.enters.float() - below.enters.float()) / 2)
-
-
-def _slope(parts: list[_Part], source: torch.Tensor, change: torch.Tensor) -> _Slope:
-    """The mean over nearly straight parts p of <dp/ds · change of s, change of p> / |change of p|^2."""
-    parts = [part for part in parts if part.bend < 0.3 and float(part.change.square().sum()) > 1e-30]
-    if not parts:
-        return _Slope()
-    weights = [(p.change / p.change.square().sum()).to(p.gives.dtype) for p in parts]
-    bend = math.sqrt(sum(p.bend**2 for p in parts) / len(parts))
-    (slope,) = torch.autograd.grad([p.gives for p in parts], source, weights, retain_graph=True, allow_unused=True)
-    return _Slope(0.0 if slope is None else float((slope.float() * change).sum()) / len(parts), bend)

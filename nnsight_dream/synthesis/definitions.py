@@ -83,6 +83,7 @@ _HASHED_AS = {
     "synthesis.settings": "settings",
     "directions.direction": "vectors",
     "sae.feature": "features",
+    "sae.make": "features",
 }
 
 

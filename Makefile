@@ -23,6 +23,7 @@ lint: $(VENV)/.ready  ## style, layers of imports, and the longest files and fun
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python tests/sizes.py
 
 types: $(VENV)/.ready
 	$(BIN)/mypy

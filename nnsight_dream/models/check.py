@@ -11,7 +11,7 @@ from .. import arguments
 from ..state.calm import calmly
 from . import gradients
 from .frozen import frozen
-from .prompt import _picture_turn
+from .prompt import picture_turn
 from .reading import _picture_inputs, _pixel_inputs, _run, read_pictures
 from .sites import Site
 
@@ -103,7 +103,7 @@ def _check_prompt(vlm: VLM) -> None:
     # a family's own template stands for what its processor writes around the words by itself
     bare = vlm.chat_template == vlm.family.chat_template
     told: dict[str, Any] = {} if bare else {"add_special_tokens": False}
-    text = vlm.placeholder if bare else _picture_turn(vlm)
+    text = vlm.placeholder if bare else picture_turn(vlm)
     try:
         given = vlm.processor(text=[text], images=[[picture]], **told, **vlm.family.views(vlm.pixels))
     except ValueError as error:
@@ -184,7 +184,7 @@ def _check_states(vlm: VLM) -> None:
 
     height, width = vlm.image_size
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    text, options = _picture_turn(vlm), {"add_special_tokens": False, "return_tensors": "pt"}
+    text, options = picture_turn(vlm), {"add_special_tokens": False, "return_tensors": "pt"}
     options |= vlm.family.views(vlm.pixels)
     made = vlm.processor(text=[text], images=[[Image.fromarray(noise)]], **options)
     given = {k: vlm._to(v) for k, v in made.items() if isinstance(v, torch.Tensor)}

@@ -13,7 +13,7 @@ from .. import arguments
 from ..state.nnsight_import import import_nnsight
 from . import hub
 from .families import FAMILIES, family_of, known_families
-from .parts import _processor_at, _wrap
+from .parts import processor_at, wrap
 
 if TYPE_CHECKING:
     from .family import Family
@@ -62,12 +62,12 @@ def without_weights(x: Any, processor: Any, family: Family | None, place: Remote
                 f"model_type {config.model_type!r} is of no known family, and probing one needs weights. Known are "
                 f"{known_families()}; for others pass family=, a record of your own"
             )
-        handler = processor or _processor_at(x, family, **options)
+        handler = processor or processor_at(x, family, **options)
         named = {"task": TASK, "revision": options.get("revision"), "config": config}
         model = TransformersModel(x, **named, **_preprocessors(handler))
         model.kwargs.pop("config", None)  # it would travel with every job, as classes of our transformers
         hf = model._module
-    vlm = _wrap(model, hf, handler, family, x)
+    vlm = wrap(model, hf, handler, family, x)
     vlm.revision = options.get("revision") or hub.commit(x, options)
     vlm.remote = place
     return vlm

@@ -9,7 +9,7 @@ import torch
 
 from ..state import changes
 from ..state.nnsight_import import import_nnsight
-from .parts import _processor_of, _wrap
+from .parts import processor_of, wrap
 
 if TYPE_CHECKING:
     from .family import Family
@@ -36,8 +36,8 @@ def from_model(x: Any, processor: Any, family: Family | None) -> VLM:
     if next(hf.parameters()).device.type == "meta":
         raise ValueError("this nnsight model has no weights yet: make it with dispatch=True, or load by name")
     name = str(getattr(hf, "name_or_path", "") or _unnamed(hf))
-    processor = processor or getattr(model, "processor", None) or _processor_of(name, family)
-    return _wrap(model, hf, processor, family, name)
+    processor = processor or getattr(model, "processor", None) or processor_of(name, family)
+    return wrap(model, hf, processor, family, name)
 
 
 def _without_peft(model: Any, hf: Any) -> tuple[Any, Any]:

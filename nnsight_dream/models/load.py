@@ -17,7 +17,7 @@ from . import hub
 from .checkpoint import refuse_half
 from .image_size import image_size_of
 from .in_hand import from_model
-from .parts import _from_checkpoint
+from .parts import vlm_of_checkpoint
 from .place import Remote, chosen
 from .vlm import VLM
 
@@ -178,7 +178,7 @@ def _build(x: Any, choices: Choices, place: Remote | None) -> VLM:
         vlm = without_weights(x, choices.processor, choices.family, place, {**choices.options, **here})
     elif isinstance(x, (str, Path)):
         options = {**choices.options, "dtype": choices.dtype}
-        vlm = _from_checkpoint(
+        vlm = vlm_of_checkpoint(
             x, choices.processor, choices.up_to_layer, choices.family, choices.device, options, choices.head
         )
     elif names := list(choices.given("up_to_layer", "device", "dtype", "head")):

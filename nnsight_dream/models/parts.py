@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .family import Family
 
 
-def _from_checkpoint(
+def vlm_of_checkpoint(
     x: str | Path,
     processor: Any,
     up_to_layer: int | None,
@@ -54,8 +54,8 @@ def _from_checkpoint(
         whole = config.get_text_config().num_hidden_layers
         _cut(config, up_to_layer, name)
         hf, folder = _weights(name, there, config, up_to_layer, head, family, placed, target, device is not None)
-        processor = processor or _processor_at(there, family, **source)
-    vlm = _wrap(None, hf, processor, family, name)
+        processor = processor or processor_at(there, family, **source)
+    vlm = wrap(None, hf, processor, family, name)
     vlm.is_demo = name == "demo"
     vlm.revision = hub.commit(there, options)
     vlm.memo.checkpoint_layers = whole
@@ -146,7 +146,7 @@ class Parts:
         )
 
 
-def _processor_at(x: str | Path, family: Family | None, **options: Any) -> Any:
+def processor_at(x: str | Path, family: Family | None, **options: Any) -> Any:
     """A checkpoint's processor; of one that cannot be made without torchvision, for its videos, the parts."""
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
 
@@ -169,10 +169,10 @@ def _processor_at(x: str | Path, family: Family | None, **options: Any) -> Any:
             raise (other if hub.foreign(other) else error) from None
 
 
-def _processor_of(name: str, family: Family | None) -> Any:
+def processor_of(name: str, family: Family | None) -> Any:
     try:
         with hub.never_asking():
-            return _processor_at(name, family, local_files_only=True)
+            return processor_at(name, family, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"this model came without its processor and none is stored under its name {name!r}; pass "
@@ -180,7 +180,7 @@ def _processor_of(name: str, family: Family | None) -> Any:
         ) from error
 
 
-def _wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str) -> VLM:
+def wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str) -> VLM:
     import_nnsight()
     import nnsight
 

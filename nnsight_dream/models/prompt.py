@@ -35,7 +35,7 @@ def marks(vlm: VLM) -> tuple[str, str, str]:
     return begin, image, end
 
 
-def _picture_turn(vlm: VLM, text: str = "", answer: bool = False) -> str:
+def picture_turn(vlm: VLM, text: str = "", answer: bool = False) -> str:
     """A user's turn of one picture and a text, by the chat template."""
     template = vlm.chat_template
     form = templates.picture_form(vlm.tokenizer, template, vlm.placeholder)
@@ -51,12 +51,12 @@ def question_of(vlm: VLM, image: Any, text: str) -> dict[str, torch.Tensor]:
 
     if callable(vlm.processor):
         told: dict[str, Any] = {} if bare else {"add_special_tokens": False}
-        whole = vlm.placeholder + text if bare else _picture_turn(vlm, text, answer=True)
+        whole = vlm.placeholder + text if bare else picture_turn(vlm, text, answer=True)
         views = vlm.family.views(vlm.pixels)
         made = vlm.processor(text=[whole], images=[[as_image(image)]], return_tensors="pt", **told, **views)
         return {k: v for k, v in made.items() if isinstance(v, torch.Tensor)}
     ids = torch.tensor(
-        vlm.tokenizer(_wrapped(vlm, _picture_turn(vlm, text, answer=True)), add_special_tokens=False).input_ids
+        vlm.tokenizer(_wrapped(vlm, picture_turn(vlm, text, answer=True)), add_special_tokens=False).input_ids
     )
     (picture,) = as_tensors(image, "image")
     inputs = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None], **vlm.pack(picture)}
@@ -74,7 +74,7 @@ def _wrapped(vlm: VLM, text: str) -> str:
 def prompt_of(vlm: VLM) -> ImagePrompt:
     """The prompt of a picture, by the chat template in use now. Raises ValueError where it holds no image token."""
     family, image_id = vlm.family, vlm.config.image_token_id
-    text = _wrapped(vlm, _picture_turn(vlm))
+    text = _wrapped(vlm, picture_turn(vlm))
     ids = torch.tensor(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
     places = (ids == image_id).nonzero().flatten()
     if len(places) == 0:

@@ -11,7 +11,7 @@ import torch
 
 from . import hub
 from .families import family_of, known_families
-from .parts import Parts, _processor_at, _wrap
+from .parts import Parts, processor_at, wrap
 from .prompt import ImagePrompt
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def without_numbers(
     with torch.device("meta"):
         hf = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention).eval()
     if processor is not None:
-        return _wrap(None, hf, processor, family, name), assumed
+        return wrap(None, hf, processor, family, name), assumed
     try:
-        vlm = _wrap(None, hf, Parts(object(), _numbers(config)), family, name)
+        vlm = wrap(None, hf, Parts(object(), _numbers(config)), family, name)
         vlm.memo.assumed_prompt = _prompt(vlm)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
@@ -78,7 +78,7 @@ def without_numbers(
 def _processor_if_there(place: str, family: Family, assumed: list[str]) -> Any:
     """A checkpoint's processor, or None, which is noted."""
     try:
-        return _processor_at(place, family)
+        return processor_at(place, family)
     except (OSError, ValueError, ImportError) as error:
         if hub.foreign(error):
             raise

@@ -157,7 +157,7 @@ def test_a_gpu_that_torch_cannot_use_is_said(
 ) -> None:
     real = os.path.exists
     monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/nvidiactl" or real(path))
-    monkeypatch.setattr(load_module, "_from_checkpoint", lambda x, *rest: devices.chosen(rest[3], str(x)))
+    monkeypatch.setattr(load_module, "vlm_of_checkpoint", lambda x, *rest: devices.chosen(rest[3], str(x)))
     with pytest.raises(AttributeError):
         nd.load(tiny_folder)
     assert "goes to the cpu: torch sees no GPU, though this machine has one" in capsys.readouterr().err

@@ -147,7 +147,12 @@ class Parts:
 
 
 def processor_at(x: str | Path, family: Family | None, **options: Any) -> Any:
-    """A checkpoint's processor; of one that cannot be made without torchvision, for its videos, the parts."""
+    """A checkpoint's processor; of one that cannot be made without torchvision, for its videos, the `Parts`.
+
+    options   of `from_pretrained`, of which those that say where files are count
+
+    Raises what transformers raises where there is none.
+    """
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
 
     options = hub.access(options)
@@ -170,6 +175,7 @@ def processor_at(x: str | Path, family: Family | None, **options: Any) -> Any:
 
 
 def processor_of(name: str, family: Family | None) -> Any:
+    """The processor that is stored here under a model's name; no network is asked. Raises ValueError for none."""
     try:
         with hub.never_asking():
             return processor_at(name, family, local_files_only=True)
@@ -181,6 +187,13 @@ def processor_of(name: str, family: Family | None) -> Any:
 
 
 def wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str) -> VLM:
+    """The VLM of a Hugging Face model `hf`, with its processor, known by a name.
+
+    model    nnsight's hold of it; a new one if None
+    family   its record; the known one, else one probed from the model, which is warned of
+
+    Raises ValueError for a processor without tokenizer or image processor.
+    """
     import_nnsight()
     import nnsight
 

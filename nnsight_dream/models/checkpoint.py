@@ -61,7 +61,7 @@ def headless(cls: Any, layers: str) -> Any:
 
 
 def wanted(name: str, up_to_layer: int | None, head: bool) -> bool:
-    """Whether a tensor of this name in a checkpoint is needed."""
+    """Whether a tensor of this name in a checkpoint is needed, for `up_to_layer` blocks (None: all) and a head."""
     found = _DECODER.match(name)
     if found and found["block"] is not None:
         return up_to_layer is None or int(found["block"]) < up_to_layer
@@ -123,7 +123,13 @@ _COUNTERS = re.compile(r"(?:^|\.)(?:num_batches_tracked|position_ids|inv_freq)$"
 
 
 def from_checkpoint(cls: Any, place: str | Path, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A model of a checkpoint, and the report that `refuse_missing` needs, which transformers does not print here."""
+    """A model of a checkpoint, and transformers' report of its tensors, which is not printed.
+
+    cls       what makes it: an Auto class, or a model's own; place   a hub id or a folder
+    options   of `from_pretrained`
+
+    Tensors of another shape than the model's are left out, and named in the report: `refuse_missing` tells them.
+    """
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -213,7 +219,10 @@ def placeless(report: Mapping[str, Any], hf: torch.nn.Module) -> list[str]:
 
 
 def default_dtype(dtype: Any, device: Any, device_map: Any) -> Any:
-    """The type to load in: bfloat16 on an accelerator where none was asked for; None, as stored, on the CPU."""
+    """The type to load in: the one asked for, else bfloat16 on an accelerator; None, as stored, on the CPU.
+
+    device       where weights go; device_map   accelerate's: a name such as "auto", a device, or a dict by module
+    """
     if dtype is not None:
         return dtype
     places = list(device_map.values()) if isinstance(device_map, dict) else [device_map]

@@ -94,6 +94,8 @@ def _why(asked: torch.device) -> str:
 def chosen(device: Any, name: str, *, demo: bool = False) -> torch.device:
     """The device that weights go to: the one asked for, else the best there is, which is said in one line.
 
+    Raises ValueError for a device that this machine has not.
+
     The bundled model, on which the numbers of its documentation were measured, stays on the cpu unless asked for.
     """
     if device is not None:

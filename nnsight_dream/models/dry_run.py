@@ -32,8 +32,9 @@ ANSWERS = {aten.eq.Scalar: False, aten.ne.Scalar: True, aten.all.default: True}
 class DryRun(TorchDispatchMode):
     """Counts what is done while it is on.
 
-    parts     a name for each module whose share is wanted; modules may lie within one another, the innermost counts
-    weights   storages that were there before and are not counted
+    parts      a name for each module whose share is wanted; modules may lie within one another, the innermost counts
+    weights    storages that were there before and are not counted
+    attention  "cpu" or "cuda": whose kernels of attention are counted
 
     flops, moved   by part: floating-point operations; bytes read and written by all operations that make no product
     live, peak     bytes of all storages now alive, and the most there were at once

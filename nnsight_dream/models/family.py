@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def cells(config: Any, pixels: PixelFormat) -> tuple[int, int]:
-    """The grid of a model that takes pictures of any whole number of cells."""
+    """(rows, columns) of the image tokens of a model that takes pictures of any whole number of cells."""
     return pixels.size[0] // pixels.cell, pixels.size[1] // pixels.cell
 
 
 def first(value: Any) -> Any:
-    """Of several results the first."""
+    """Of several results, such as (states, weights), the first; else the value itself."""
     return value[0] if isinstance(value, tuple) else value
 
 
@@ -66,7 +66,7 @@ class Family:
     writes there. `begin_id` and `end_id` name the config fields that hold the ids of the tokens around an image, if
     there are any. `tiles_behind` says that the processor puts a picture's tiles behind its whole view, which they
     cannot change and which alone is read here; `looks_ahead` that image tokens see the text behind them.
-    `chat_template` serves checkpoints that have none. `probed` records were found by `probed.py`.
+    `chat_template` serves checkpoints that have none. `probed` records were found by `probe.py`.
 
     `pixels` reads the numbers of the image processor (processor, config), `grid` the rows and columns of image tokens
     (config, numbers), `pack` makes the pixel inputs (pictures, numbers), `extra` the other inputs that depend on the

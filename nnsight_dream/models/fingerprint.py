@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def of_text(vlm: VLM, layer: int) -> str:
-    """A hash of what text activations up to a layer depend on: config, template, weights of the decoder alone."""
+    """A hash of what text activations up to a layer depend on: config, template, weights of the decoder alone.
+
+    24 hexadecimal digits; of a model that is elsewhere its name and revision decide.
+    """
     if vlm.remote is not None and vlm.remote.away:
         return hashlib.sha256(f"{vlm.remote} {vlm.id} {vlm.revision} {layer}".encode()).hexdigest()[:24]
     text = vlm.config.get_text_config().to_dict()
@@ -26,7 +29,10 @@ def of_text(vlm: VLM, layer: int) -> str:
 
 
 def of_pictures(vlm: VLM, layer: int) -> str:
-    """A hash of what a picture's activations up to a layer depend on: weights, edits, hooks, a template set later."""
+    """A hash of what a picture's activations up to a layer depend on: weights, edits, hooks, a template set later.
+
+    24 hexadecimal digits; of a model that is elsewhere its name and revision decide.
+    """
     if vlm.remote is not None and vlm.remote.away:  # a name is all that is known of weights that are elsewhere
         return hashlib.sha256(f"remote {vlm.id} {vlm.revision}".encode()).hexdigest()[:24]
     digest = hashlib.sha256(of_weights(vlm, layer))

@@ -97,7 +97,7 @@ def _not_in(folder: Path, file: str, what: str) -> str:
 
 
 def folder(there: str, options: Mapping[str, Any]) -> Path:
-    """The folder of a model's files: its own, or where the cache keeps what it has of it."""
+    """The folder of a model's files: its own, or where the cache keeps what it has of it; os.devnull for nothing."""
     if Path(there).is_dir():
         return Path(there, options.get("subfolder") or "")
     from huggingface_hub import try_to_load_from_cache
@@ -220,7 +220,12 @@ def _counted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def patient(what: str) -> Iterator[None]:
-    """For loaders that retry for half a minute: without a network they are told so, and their errors become one."""
+    """For loaders that retry for half a minute: without a network they are told so, and their errors become one.
+
+    what   what is loaded, in words
+
+    Raises ConnectionError for what is not cached where the hub is out of reach.
+    """
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     why = out_of_reach()

@@ -15,7 +15,10 @@ _SIDES = "a side in pixels, or (height, width), is"
 
 
 def image_size_of(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) in pixels that is asked for. Raises ValueError where the model cannot see such pictures."""
+    """The (height, width) in pixels that is asked for, by a side or both.
+
+    Raises ValueError, with the nearest size that will do, where the model cannot see such pictures.
+    """
     sides = [asked, asked] if arguments.is_whole(asked) else arguments.listed(asked, "image_size", _SIDES)
     size = tuple(arguments.whole(n, "image_size", 1) for n in sides)
     cell = vlm.pixels.cell

@@ -33,7 +33,11 @@ def vlm_of_checkpoint(
     options: dict[str, Any],
     head: bool = True,
 ) -> VLM:
-    """The VLM of a hub id or folder, on the device asked for or the best there is."""
+    """The VLM of a hub id or folder `x`, on the device asked for or the best there is; see `load` for the arguments.
+
+    Raises ValueError for device= beside device_map=, for more layers than there are and for weights that the checkpoint
+    lacks or that do not fit on the device.
+    """
     from transformers import AutoConfig
 
     name = str(x)

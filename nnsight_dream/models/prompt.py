@@ -29,21 +29,29 @@ class ImagePrompt:
 
 
 def marks(vlm: VLM) -> tuple[str, str, str]:
-    """The tokens that begin, hold and end a picture; nothing for those that a family has not."""
+    """The tokens that begin, hold and end a picture, as texts; "" for those that a family has not."""
     fields = (vlm.family.begin_id, "image_token_id", vlm.family.end_id)
     begin, image, end = (vlm.tokenizer.convert_ids_to_tokens(getattr(vlm.config, f)) if f else "" for f in fields)
     return begin, image, end
 
 
 def picture_turn(vlm: VLM, text: str = "", answer: bool = False) -> str:
-    """A user's turn of one picture and a text, by the chat template."""
+    """A user's turn of one picture, as its placeholder, and a text, by the chat template.
+
+    answer   with what stands before the model's own answer
+
+    Raises ValueError for a template that writes no picture.
+    """
     template = vlm.chat_template
     form = templates.picture_form(vlm.tokenizer, template, vlm.placeholder)
     return templates.written(vlm.tokenizer, template, text, form, vlm.placeholder, answer)
 
 
 def question_of(vlm: VLM, image: Any, text: str) -> dict[str, torch.Tensor]:
-    """Inputs of a picture and words: the processor's own, or the record's where there is no whole processor."""
+    """Inputs (1, T) and pixels of a picture and words: the processor's own, or the record's if there is no whole one.
+
+    Raises ValueError for a template that writes no picture, TypeError for what is no picture.
+    """
     bare = (
         vlm.chat_template == vlm.family.chat_template
     )  # stands for what a processor writes around the words by itself

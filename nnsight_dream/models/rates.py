@@ -24,7 +24,7 @@ GPU_USE = (0.4, 0.7)
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast a machine is: floating-point operations a second in matrix products, bytes a second in all else."""
+    """How fast a machine is: `flops` a second in products (2 for a multiply-add), `bytes` a second in all else."""
 
     name: str
     flops: float

@@ -113,7 +113,11 @@ def parse(name: str, kinds: dict[str, tuple[str, str]], stack: str) -> Site:
 
 
 def find(vlm: VLM, where: int | str | Site, kind: str | None = None) -> Site:
-    """The site of a model that a layer number, a name or a Site means; see `VLM.site`."""
+    """The site of a model that a layer number, a name or a Site means; see `VLM.site`.
+
+    Raises TypeError for several sites or a kind that is no name, ValueError for a layer, image token or module that is
+    not there and for a name that means nothing.
+    """
     family = vlm.family
     if kind is not None and not isinstance(kind, str):
         raise TypeError(f"kind={shown(kind)}: the name of a kind is needed: {', '.join(family.kinds)}")

@@ -1,4 +1,8 @@
-"""Slopes: a derivative held against the change that is measured in its direction, in blocks of a model."""
+"""Slopes: a derivative held against the change that is measured in its direction, in blocks of a model.
+
+The change is a central difference, (f(x + h) - f(x - h)) / 2, whose error is of third order in h; how far f is from
+straight there, f(x + h) + f(x - h) - 2 f(x), tells how much of it can be trusted.
+"""
 
 from __future__ import annotations
 

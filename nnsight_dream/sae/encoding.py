@@ -14,7 +14,7 @@ import torch
 
 from ..io.pictures import by_size
 from ..models.reading import read_pictures
-from . import hooks as sae_models
+from . import hooks
 from .weights import TENSORS, Held, check_shapes, facts_of
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def site_of(vlm: VLM, sae: Any) -> Site:
         raise ValueError(
             "this autoencoder's metadata name no hook_name; set sae.cfg.metadata.hook_name = 'blocks.9.hook_resid_post'"
         )
-    site = sae_models.resolve(vlm, where)
+    site = hooks.resolve(vlm, where)
     check_width(vlm, sae, site)
-    sae_models.check(vlm, site, facts.told("model_name"), facts.told("weights_tag"), "this autoencoder")
+    hooks.check(vlm, site, facts.told("model_name"), facts.told("weights_tag"), "this autoencoder")
     return site
 
 
@@ -177,7 +177,10 @@ def dense(acts: torch.Tensor) -> torch.Tensor:
 
 
 def most(sae: Any, tokens: torch.Tensor, features: Sequence[int] | None = None) -> torch.Tensor:
-    """The most activation (F,) over tokens (n, d) of all features, or of some; float32 on the cpu."""
+    """The most activation (F,) over tokens (n, d) of all features, or of some; float32 on the cpu.
+
+    Raises ValueError for no tokens, and for activations that are not finite.
+    """
     highest: torch.Tensor | None = None
     for acts in encoded(sae, tokens):
         now = (acts if features is None else acts[:, list(features)]).amax(0)

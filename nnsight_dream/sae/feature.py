@@ -25,7 +25,7 @@ import torch
 
 from ..arguments import choice, plain, real, shown
 from ..engine.latent import NO_COSINE, Latent
-from . import hooks as sae_models
+from . import hooks
 from .reference import chosen as reference_of
 from .reference import described
 
@@ -135,14 +135,14 @@ class Feature:
         instruction-tuned one, a text-only model's on a vision-language model made from it). Raises ValueError for a
         site that is not there, another width, or a model of another family.
         """
-        site = sae_models.resolve(vlm, self.where)
+        site = hooks.resolve(vlm, self.where)
         if vlm.width_at(site) != self.width:
             raise ValueError(
                 f"{self.label} reads {self.width} numbers, but {vlm.describe(site)} of {vlm.id} is "
                 f"{vlm.width_at(site)} wide: it belongs to another model or site"
                 + (f" (it was trained on {self.model})" if self.model else "")
             )
-        sae_models.check(vlm, site, self.model, self.provenance.get("weights_tag"), self.label)
+        hooks.check(vlm, site, self.model, self.provenance.get("weights_tag"), self.label)
         return site
 
     # -- reading -------------------------------------------------------------------------------------------------

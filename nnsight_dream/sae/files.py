@@ -93,6 +93,8 @@ def open_sae_lens(
     """Open the two files that `sae.save_model` writes, of sae-lens 6 or before.
 
     more     overrides the configuration; `factor` is that of "expected_average_only_in", where a registry knows it
+
+    Raises ValueError for a file that cannot be understood, and for tensors that do not fit each other.
     """
     more = {k: v for k, v in (more or {}).items() if v is not None}
     facts = _facts({**_json(config), **more}, more, config)
@@ -130,7 +132,12 @@ def open_gemma(
 ) -> Opened:
     """Open a JumpReLU autoencoder or transcoder of Gemma Scope 2.
 
-    name    its folder, such as `resid_post/layer_17_width_16k_l0_medium`, which tells what a missing config does not
+    config   its config.json, if it is there; weights   its params.safetensors
+    name     its folder, such as `resid_post/layer_17_width_16k_l0_medium`, which tells what a missing config does not
+    source   what it is called; more   overrides the metadata
+
+    Raises ValueError for another architecture, for tensors that do not fit each other or the configuration, and where
+    neither config nor name tell what it reads.
     """
     cfg = _json(config) if config is not None else _guessed(name)
     if cfg.get("architecture") != "jump_relu":
@@ -177,7 +184,10 @@ def _guessed(name: str) -> dict[str, Any]:
 
 
 def load_whole(folder: str | os.PathLike[str]) -> Any:
-    """A folder's autoencoder as a sae-lens object, on the cpu; of either format. Imports sae_lens (10 s)."""
+    """A folder's autoencoder as a sae-lens object, on the cpu; of either format. Imports sae_lens (10 s).
+
+    Raises as `open_folder` does.
+    """
     folder = Path(folder)
     opened = open_folder(folder)  # looks whether all fits together
     from sae_lens import SAE

@@ -50,9 +50,12 @@ def resolve(vlm: VLM, where: str | int | Site) -> Site:
 
 
 def check(vlm: VLM, site: Site, model: str | None, tag: str | None, label: str) -> None:
-    """Warn where an autoencoder was trained on other weights, as far as its metadata tell; ValueError for a stranger.
+    """Warn where an autoencoder was trained on other weights, as far as its metadata tell.
 
     model   the name of the model that it was trained on; tag   that model's `weights_tag` at the site, if it was kept
+    label   what the autoencoder, or its feature, is called in messages
+
+    Raises ValueError where it was trained on a model of another family.
     """
     away = vlm.remote is not None and vlm.remote.away  # the weights cannot be looked at
     if model is None or (tag is not None and not away and tag == vlm.weights_tag(site)):

@@ -113,7 +113,10 @@ def _by_sae_lens(release: str, sae_id: str) -> Any:
 
 
 def opened(source: str | Path, sae_id: str | None) -> Opened:
-    """Open "demo", a folder, a folder's subfolder `sae_id`, or a release's SAE."""
+    """Open "demo", a folder, a folder's subfolder `sae_id`, or a release's SAE; of the tensors nothing is read yet.
+
+    Raises as `open_folder` and `open_release` do.
+    """
     if (folder := folder_of(source, sae_id)) is not None:
         return open_folder(folder)
     return open_release(str(source), sae_id)

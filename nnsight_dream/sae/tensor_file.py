@@ -63,12 +63,12 @@ class Stored:
         return torch.frombuffer(data, dtype=dtype).float().mul(self.factors.get(name, 1.0))
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """See `sae_weights.Weights`."""
+        """See `weights.Weights`."""
         entry = self.header.get(self.names.get(name, name))
         return None if entry is None else tuple(entry["shape"])
 
     def column(self, name: str, index: int) -> torch.Tensor:
-        """See `sae_weights.Weights`."""
+        """See `weights.Weights`."""
         dtype, (rows, columns), at = self._entry(name)
         data = bytearray()
         with self.path.open("rb", buffering=0) as file:
@@ -78,14 +78,14 @@ class Stored:
         return self._numbers(name, self._whole(data, rows * dtype.itemsize), dtype)
 
     def row(self, name: str, index: int) -> torch.Tensor:
-        """See `sae_weights.Weights`."""
+        """See `weights.Weights`."""
         dtype, shape, at = self._entry(name)
         length = dtype.itemsize * (shape[1] if len(shape) == 2 else 1)
         found = self._numbers(name, self._read(at + index * length, length), dtype)
         return found if len(shape) == 2 else found[0]
 
     def whole(self, name: str) -> torch.Tensor:
-        """See `sae_weights.Weights`."""
+        """See `weights.Weights`."""
         dtype, shape, at = self._entry(name)
         return self._numbers(name, self._read(at, dtype.itemsize * torch.Size(shape).numel()), dtype).reshape(shape)
 

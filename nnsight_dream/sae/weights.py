@@ -126,7 +126,7 @@ def _needed(kind: str) -> tuple[str, ...]:
 
 
 def check_normalisation(facts: Facts) -> None:
-    """Warn of a normalisation whose factor is not there; ValueError for an unknown one."""
+    """Warn of a normalisation of activations whose factor is not there. Raises ValueError for an unknown one."""
     if facts.normalise in LEFT_OUT:
         warnings.warn(
             f"this autoencoder was trained with normalize_activations={facts.normalise!r}, whose factor is not with "
@@ -268,7 +268,7 @@ def checked_sizes(sizes: Mapping[str, Any], source: str) -> dict[str, int]:
 
 
 def flag(value: Any, name: str) -> bool:
-    """True or False of a configuration; nothing else, since the text "false" would count as true."""
+    """True or False of a configuration, None as False. Raises ValueError for anything else: "false" would be true."""
     if not isinstance(value, bool) and value is not None:
         raise ValueError(f"{name}={shown(value)} in the configuration: true or false is needed")
     return bool(value)

@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 
 import torch
+from nnsight_dream.models.compiled import _runner
 from step import mid_size
 
 import nnsight_dream as nd
-from nnsight_dream.models.compiled import _runner
 from nnsight_dream.models.reading import _picture_inputs, _pixel_inputs
 
 

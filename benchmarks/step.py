@@ -97,6 +97,7 @@ def full_hook(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]
 def ours(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """As a step of `ascend` does it."""
     from nnsight_dream.models.compiled import _runner
+
     from nnsight_dream.models.reading import _at, _picture_inputs, _pixel_inputs
 
     site = vlm.site(layer)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import tiny_families
 import torch
+from nnsight_dream.models.compiled import _runner
 
 import nnsight_dream as nd
 from nnsight_dream.models import compiled
-from nnsight_dream.models.compiled import _runner
 from nnsight_dream.models.reading import _picture_inputs, _pixel_inputs
 
 SHORT = nd.Settings(steps=3, batch=2, rate=0.5, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),), pooling=nd.Attention())

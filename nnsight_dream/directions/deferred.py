@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..engine import jobs as shipped_jobs
-from ..engine.plain import Plain
+from ..engine import jobs
+from ..engine.plain import Words
 from ..io import cache
 from ..models.reading import reading
-from ..remote import run
+from ..remote.run import run
 from .direction import Direction, versions
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Request:
     """The vectors of some texts at some sites, less a baseline's mean; `rows` are filled when a job has made them.
 
-    batches, baseline   (inputs, own tokens of each row) as `concepts` makes them; baseline None: nothing is taken off
+    batches, baseline   (inputs, own tokens of each row) as `directions.text` makes them; baseline None: none taken off
     words   the baseline's texts, by which its mean is kept for this VLM
     keys    under which the mean at each site is kept in the user's cache folder; None: it is kept nowhere
     """
@@ -45,27 +45,26 @@ class Request:
         self.rows: dict[Site, torch.Tensor] = {}
         self.waiting: list[tuple[Pending, int]] = []
 
-    def given(self) -> Plain:
-        """What a job is told of it."""
-        points = reading(self.vlm, self.sites)
-        return Plain(
-            how=points,
-            sites=points.points,
-            batches=self.batches,
-            baseline=self.baseline,
-            known=[None if self.baseline is None else self._known(point[0]) for point in points.points],
-        )
+    def given(self) -> Words:
+        """What a job is given of it."""
+        how = reading(self.vlm, self.sites)
+        known = [None if self.baseline is None else self._known(site) for site, _, _ in how.points]
+        return Words(how, self.batches, self.baseline, known)
 
     def _known(self, site: Site) -> torch.Tensor | None:
         """The baseline at a site, from this VLM or the user's cache folder."""
         if self.keys is None:
             return None
-        kept = self.vlm.memo.baselines.at(self.vlm, site)
-        if (site, self.words) not in kept and site in self.keys:
+        kept, place = self._place(site)
+        if place not in kept and site in self.keys:
             value = cache.read("baselines", self.keys[site], self.vlm.width_at(site))
             if value is not None:
-                kept[site, self.words] = value
-        return kept.get((site, self.words))
+                kept[place] = value
+        return kept.get(place)
+
+    def _place(self, site: Site) -> tuple[dict[Any, torch.Tensor], Any]:
+        """Where this VLM keeps the baseline: by what it depends on, or where that is not known by its words."""
+        return self.vlm.memo.baselines.at(self.vlm, site), (site, (self.keys or {}).get(site, self.words))
 
     def fill(self, rows: list[torch.Tensor], baselines: list[Any]) -> None:
         """Take what a job made: rows (N, d) and the baseline (d,) at each site, in the order of `given`."""
@@ -78,15 +77,15 @@ class Request:
         self.waiting = []
 
     def _keep(self, site: Site, middle: torch.Tensor) -> None:
-        kept = self.vlm.memo.baselines.at(self.vlm, site)
-        if (site, self.words) not in kept and site in (self.keys or {}):
-            cache.write("baselines", self.keys[site], middle)  # type: ignore[index]
-        kept[site, self.words] = middle
+        kept, place = self._place(site)
+        if place not in kept and self.keys is not None and site in self.keys:
+            cache.write("baselines", self.keys[site], middle)
+        kept[place] = middle
 
     def fetch(self) -> None:
         """Run a job of its own."""
-        found = run.run(self.vlm, shipped_jobs.vectors, self.given())
-        self.fill(found["rows"], found["baseline"])
+        result = run(self.vlm, jobs.vectors, self.given())
+        self.fill(result["rows"], result["baseline"])
 
 
 class Pending(Direction):

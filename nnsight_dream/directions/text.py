@@ -13,10 +13,10 @@ import torch
 
 from ..arguments import choice, strict, texts
 from ..arguments import text as checked
-from ..io import cache as store
 from ..models import spans
-from ..models.reading import read_text
+from ..models.reading import text_inputs
 from .baseline_words import BASELINE_WORDS
+from .deferred import Pending, Request
 from .direction import made, sites_of
 
 if TYPE_CHECKING:
@@ -92,64 +92,48 @@ def concept(
     if baseline is not None:
         told = "BASELINE_WORDS" if baseline is BASELINE_WORDS else _texts(baseline, "baseline")
     story = {"method": "concept", "source": "arXiv 2601.08017, section 2.1", "baseline": told}
-    if vlm.remote is not None:
-        rows: list[list[Direction]] = _asked(vlm, prompts, sites, baseline, story, cache)
-        shaped: Any = [row[0] for row in rows] if one_site else rows
-        return shaped[0] if isinstance(words, str) else shaped
-    states = _means(vlm, prompts, sites)
-    if baseline is not None:
-        centres = _baseline(vlm, _texts(baseline, "baseline"), sites, cache)
-        states = {site: states[site] - centres[site] for site in sites}
-    rows = [
+    request = _request(vlm, prompts, sites, baseline, cache)
+    stories = [{**story, "tokens": [prompt.ids[t] for t in prompt.own]} for prompt in prompts]
+    if vlm.remote is None:
+        request.fetch()
+    rows: list[list[Direction]] = [
         [
-            made(vlm, site, states[site][i], prompt.text, **story, tokens=[prompt.ids[t] for t in prompt.own])
+            made(vlm, site, request.rows[site][i], prompt.text, **stories[i])
+            if vlm.remote is None
+            else Pending(request, i, site, prompt.text, **stories[i])
             for site in sites
         ]
         for i, prompt in enumerate(prompts)
     ]
-    shaped = [row[0] for row in rows] if one_site else rows
+    shaped: Any = [row[0] for row in rows] if one_site else rows
     return shaped[0] if isinstance(words, str) else shaped
 
 
-def _asked(
-    vlm: VLM,
-    prompts: Sequence[spans.Prompt],
-    sites: Sequence[Site],
-    baseline: Texts | None,
-    story: dict[str, Any],
-    cache: bool,
-) -> list[list[Direction]]:
-    """Directions of a remote model, whose vectors come with the first job that needs them."""
-    from .deferred import Pending, Request
-
+def _request(
+    vlm: VLM, prompts: Sequence[spans.Prompt], sites: Sequence[Site], baseline: Texts | None, cache: bool
+) -> Request:
+    """Vectors of prompts less a baseline's mean, made by a job: at once, or of a remote model when needed."""
     words = () if baseline is None else tuple(_texts(baseline, "baseline"))
-    taken = None if baseline is None else _batches(vlm, _wrapped(vlm, words))
+    others = None if baseline is None else _wrapped(vlm, words)
     keys: dict[Site, str] | None = {} if cache else None
     named = vlm.remote is None or not vlm.remote.away or vlm.revision is not None  # else weights may change unseen
-    if cache and baseline is not None and named:
-        keys = {site: _key(vlm, site, _wrapped(vlm, words)) for site in sites}
-    request = Request(vlm, sites, _batches(vlm, prompts), taken, words, keys)
-    return [
-        [Pending(request, i, site, p.text, **story, tokens=[p.ids[t] for t in p.own]) for site in sites]
-        for i, p in enumerate(prompts)
-    ]
+    if cache and others is not None and named:
+        keys = {site: _key(vlm, site, others) for site in sites}
+    return Request(vlm, sites, _batches(vlm, prompts), None if others is None else _batches(vlm, others), words, keys)
 
 
-def _batches(vlm: VLM, prompts: Sequence[spans.Prompt]) -> list[tuple[dict[str, torch.Tensor], list[list[int]]]]:
-    """What a job is told of prompts: the model's inputs of each batch, and the own tokens of each of its rows."""
-    found = []
+def _batches(
+    vlm: VLM, prompts: Sequence[spans.Prompt], last: bool = False
+) -> list[tuple[dict[str, torch.Tensor], list[list[int]]]]:
+    """The model's inputs of each batch, padded on the right, and of each row its own tokens, or the prompt's `last`."""
+    filler, batches = vlm.tokenizer.pad_token_id or 0, []
     for batch in spans.batches(prompts):
-        ids, mask = _padded(vlm, batch)
-        found.append(({"input_ids": ids, "attention_mask": mask, **vlm.family.text(ids)}, [list(p.own) for p in batch]))
-    return found
-
-
-def _padded(vlm: VLM, batch: Sequence[spans.Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask (B, T), padded on the right."""
-    filler = vlm.tokenizer.pad_token_id or 0
-    longest = max(len(p.ids) for p in batch)
-    ids = torch.tensor([[*p.ids, *[filler] * (longest - len(p.ids))] for p in batch])
-    return ids, torch.tensor([[1] * len(p.ids) + [0] * (longest - len(p.ids)) for p in batch])
+        longest = max(len(p.ids) for p in batch)
+        ids = torch.tensor([[*p.ids, *[filler] * (longest - len(p.ids))] for p in batch])
+        mask = torch.tensor([[1] * len(p.ids) + [0] * (longest - len(p.ids)) for p in batch])
+        own = [[len(p.ids) - 1] if last else list(p.own) for p in batch]
+        batches.append((text_inputs(vlm, ids, mask), own))
+    return batches
 
 
 def _texts(words: str | Texts, name: str) -> list[str]:
@@ -159,35 +143,6 @@ def _texts(words: str | Texts, name: str) -> list[str]:
 
 def _wrapped(vlm: VLM, texts: Sequence[str]) -> list[spans.Prompt]:
     return spans.wrap(vlm.tokenizer, texts, chat_template=vlm.chat_template)
-
-
-def _means(
-    vlm: VLM, prompts: Sequence[spans.Prompt], sites: Sequence[Site], last: bool = False
-) -> dict[Site, torch.Tensor]:
-    """Activations (N, d), float32 on the cpu: each prompt's mean over its own tokens, or its last token's."""
-    found: dict[Site, list[torch.Tensor]] = {site: [] for site in sites}
-    for batch in spans.batches(prompts):
-        ids, mask = _padded(vlm, batch)
-        states = read_text(vlm, ids, mask, list(found))
-        for site, rows in found.items():
-            for prompt, state in zip(batch, states[site], strict=True):
-                own = [len(prompt.ids) - 1] if last else list(prompt.own)
-                rows.append(state[own].float().mean(0).cpu())
-    return {site: torch.stack(rows) for site, rows in found.items()}
-
-
-def _baseline(vlm: VLM, words: Sequence[str], sites: Sequence[Site], cache: bool) -> dict[Site, torch.Tensor]:
-    """The mean (d,) over the words at each site, from the user's cache folder where it is there."""
-    prompts = _wrapped(vlm, words)
-    keys = {site: _key(vlm, site, prompts) for site in sites} if cache else {}
-    kept = {site: store.read("baselines", key, vlm.width_at(site)) for site, key in keys.items()}
-    centres = {site: value for site, value in kept.items() if value is not None}
-    if missing := [site for site in dict.fromkeys(sites) if site not in centres]:
-        for site, states in _means(vlm, prompts, missing).items():
-            centres[site] = states.mean(0)
-            if cache:
-                store.write("baselines", keys[site], centres[site])
-    return centres
 
 
 def _key(vlm: VLM, site: Site, prompts: Sequence[spans.Prompt]) -> str:
@@ -254,7 +209,10 @@ def contrast(
     label = None if label is None else checked(label, "label", "red", blank=False)
     sites, one = sites_of(vlm, layer)
     sides = [_texts(positive, "positive"), _texts(negative, "negative")]
-    states = _means(vlm, _wrapped(vlm, [*sides[0], *sides[1]]), sites, last=tokens == "last")
+    prompts = _wrapped(vlm, [*sides[0], *sides[1]])
+    request = Request(vlm, sites, _batches(vlm, prompts, last=tokens == "last"), None, (), None)
+    request.fetch()
+    states = request.rows
     name = label or " against ".join(side[0].strip() + (" ..." if len(side) > 1 else "") for side in sides)
     story = {"method": "contrast", "positive": sides[0], "negative": sides[1], "tokens": tokens}
     cut = len(sides[0])

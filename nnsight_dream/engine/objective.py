@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,15 +40,3 @@ class Objective:
         """(J of the step,) the score of each job; 0 for jobs that are not these."""
         towards = (self.directions, self.centres, self.pooling, self.score)
         return terms.direction_term(self.site, *towards, self.jobs)(step)
-
-
-def group(
-    jobs: Sequence[tuple[Site, torch.Tensor, torch.Tensor] | None], pooling: Pooling, score: Score
-) -> list[Objective]:
-    """Objectives for (site, direction, centre) jobs, one for each site, together covering all jobs but None."""
-    objectives = []
-    for site in dict.fromkeys(job[0] for job in jobs if job is not None):
-        rows = tuple(i for i, job in enumerate(jobs) if job is not None and job[0] == site)
-        stacked = [torch.stack([jobs[i][k] for i in rows]) for k in (1, 2)]  # type: ignore[index,misc]
-        objectives.append(Objective(site, stacked[0], stacked[1], pooling, score, rows))
-    return objectives

@@ -9,6 +9,11 @@ import torch
 import torch.nn.functional as F
 
 
+def shares(eights: torch.Tensor) -> torch.Tensor:
+    """8-bit values as shares of white; the sum rounds as it always did, to 6e-8, so that kept results stay the same."""
+    return eights.float() / 255 + 1 - 1
+
+
 @dataclass(frozen=True)
 class PixelFormat:
     """How a checkpoint's image processor turns a picture into numbers.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .canvas import _full_precision
+from .pixels import shares
 
 
 def run(
@@ -88,6 +89,11 @@ def reach_changed(model: Any, whole: Any, wanted: list[Any], late: list[int], in
     return [caught[i] for i in range(len(wanted))]
 
 
+def in_sandbox(model: Any, how: Any) -> bool:
+    """Whether a job runs in NDIF's sandbox; where the reading knows the model's device, it runs at home."""
+    return how.device is None and sandboxed(model)
+
+
 def sandboxed(model: Any) -> bool:
     """Whether this runs in NDIF's sandbox, where the model has no weights and activations come without their graph.
 
@@ -104,7 +110,7 @@ def states(how: Any, site: Any, value: Any) -> torch.Tensor:
     value = how.states(value, how.config)
     if not isinstance(value, torch.Tensor) or value.ndim != 3:
         given = tuple(getattr(value, "shape", ())) or type(value).__name__
-        raise ValueError(f"{how.said[site]} holds {given}, not (batch, tokens, width); {how.allowed}")
+        raise ValueError(f"{how.names[site]} holds {given}, not (batch, tokens, width); {how.allowed}")
     return value
 
 
@@ -182,12 +188,14 @@ def caught_positions(model: Any, how: Any, inputs: dict[str, Any]) -> torch.Tens
     return caught
 
 
-def constants(model: Any, how: Any, root: Any, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def constants(
+    model: Any, how: Any, root: Any, device: torch.device, dtype: torch.dtype, sandbox: bool = False
+) -> dict[str, Any]:
     """All inputs of one picture but its pixels, (1, T) each: ids, and what depends on them, made once for all steps."""
     extra = {k: v.to(device) for k, v in how.extra.items()}
     ids = how.ids.to(device)[None]
     grey = torch.full((1, 3, *how.pixels.size), 0.5, dtype=torch.float32, device=device)
-    if how.sandbox:
+    if sandbox:
         return {"input_ids": ids, **extra}  # assembled by nnsight, which takes nothing ready
     if how.masks or how.positions:
         with torch.no_grad():
@@ -204,19 +212,25 @@ def reader(model: Any, how: Any, full: bool = True) -> tuple[Any, torch.device]:
 
     full   patches are float32; else of the type in which the model computes
     """
-    with torch.no_grad():
-        (first,) = run(model, how.root, [how.first], how.one_token, how.sandbox)
-        first = how.states(first, how.config)
-    device, dtype = first.device, first.dtype
+    sandbox = in_sandbox(model, how)
+    device, dtype = how.device, how.dtype
+    if device is None:
+        with torch.no_grad():
+            (first,) = run(model, how.root, [how.first], how.one_token, sandbox)
+            first = how.states(first, how.config)
+        device, dtype = first.device, first.dtype
     root = getattr(model.get(how.root), "_module", None) if how.encode or how.soft else None
-    fixed = constants(model, how, root, device, dtype)
+    one = constants(model, how, root, device, dtype, sandbox) if how.constants is None else how.constants
+    fixed: dict[int, dict[str, Any]] = {}  # by number of pictures
+    points = [point[1:] for point in how.points]
 
     def read(pictures: torch.Tensor) -> dict[Any, torch.Tensor]:
-        inputs = {k: repeated(v, len(pictures)) for k, v in fixed.items()}
-        inputs.update(pixel_inputs(how, root, pictures, device, dtype))
-        found = run(model, how.root, [point[1:] for point in how.points], inputs, how.sandbox)
+        count = len(pictures)
+        if count not in fixed:
+            fixed[count] = {k: repeated(v, count) for k, v in one.items()}
+        inputs = {**fixed[count], **pixel_inputs(how, root, pictures, device, dtype)}
         patches = {}
-        for (site, _, _), value in zip(how.points, found, strict=True):
+        for (site, _, _), value in zip(how.points, run(model, how.root, points, inputs, sandbox), strict=True):
             activation = states(how, site, value)
             rows = activation[:, how.places[site].to(activation.device)]
             patches[site] = (rows.float() if full else rows).to(device)
@@ -227,20 +241,20 @@ def reader(model: Any, how: Any, full: bool = True) -> tuple[Any, torch.device]:
 
 def unpacked(pictures: torch.Tensor) -> torch.Tensor:
     """Pictures in [0, 1] of such that travelled as 8-bit values."""
-    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+    return shares(pictures) if pictures.dtype == torch.uint8 else pictures
 
 
-def text_means(model: Any, how: Any, batches: list[Any], sites: list[Any]) -> dict[Any, torch.Tensor]:
+def text_means(model: Any, how: Any, batches: list[Any]) -> dict[Any, torch.Tensor]:
     """Activations (N, d), float32 on the CPU, by site: of each text the mean over its own tokens.
 
-    batches   (inputs, own tokens of each row) as `concepts` makes them
-    sites     (site, path, side) in the order a pass reaches them
+    batches   (inputs, own tokens of each row) as `directions.text` makes them
     """
-    found: dict[Any, list[torch.Tensor]] = {site: [] for site, _, _ in sites}
+    sandbox, points = in_sandbox(model, how), [point[1:] for point in how.points]
+    rows: dict[Any, list[torch.Tensor]] = {site: [] for site, _, _ in how.points}
     for inputs, own in batches:
         with torch.no_grad():
-            values = run(model, how.root, [point[1:] for point in sites], inputs, how.sandbox)
-        for (site, _, _), value in zip(sites, values, strict=True):
+            values = run(model, how.root, points, inputs, sandbox)
+        for (site, _, _), value in zip(how.points, values, strict=True):
             for state, tokens in zip(states(how, site, value.detach()), own, strict=True):
-                found[site].append(state[tokens].float().mean(0).cpu())
-    return {site: torch.stack(rows) for site, rows in found.items()}
+                rows[site].append(state[tokens].float().mean(0).cpu())
+    return {site: torch.stack(of_site) for site, of_site in rows.items()}

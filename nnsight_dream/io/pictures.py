@@ -29,6 +29,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from ..arguments import file, folder, shown
+from ..engine.pixels import shares
 from .picture_modes import KINDS, colours_of, of_array, of_floats, of_numbers
 
 MOST = 2**25  # pixels: 5,792 x 5,792, of which floats take 400 MB; no model sees a tenth of it
@@ -285,17 +286,12 @@ def _tensor(image: Any, name: str) -> torch.Tensor:
     if isinstance(image, np.ndarray) and image.ndim == 4:
         return torch.cat([_tensor(one, name) for one in image])
     pixels = np.array(read(image, name).image)  # a copy that may be written to
-    return _shares(torch.from_numpy(pixels)).permute(2, 0, 1)[None]
-
-
-def _shares(eights: torch.Tensor) -> torch.Tensor:
-    """8-bit values as shares of white; the sum rounds as it always did, to 6e-8, so that kept results stay the same."""
-    return eights.float() / 255 + 1 - 1
+    return shares(torch.from_numpy(pixels)).permute(2, 0, 1)[None]
 
 
 def _checked(tensor: torch.Tensor, name: str) -> torch.Tensor:
     picture = tensor.detach()
-    picture = _shares(picture) if picture.dtype == torch.uint8 else picture.float()
+    picture = shares(picture) if picture.dtype == torch.uint8 else picture.float()
     picture = picture[None] if picture.ndim == 3 else picture
     if picture.ndim != 4 or picture.shape[1] != 3 or not picture.numel():
         raise ValueError(f"{name}=: a picture is (3, H, W) or (B, 3, H, W); got {tuple(tensor.shape)}")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .. import arguments
+from ..engine.read import reader, run, states
 from ..state.calm import calmly
 from . import gradients
 from .frozen import frozen
 from .prompt import picture_turn
-from .reading import _picture_inputs, _pixel_inputs, _run, read_pictures
+from .reading import read_pictures, reading
 from .sites import Site
 
 if TYPE_CHECKING:
@@ -190,7 +192,9 @@ def _check_states(vlm: VLM) -> None:
     given = {k: vlm._to(v) for k, v in made.items() if isinstance(v, torch.Tensor)}
     site = Site(min(2, vlm.layers))
     with torch.no_grad(), vlm.quiet():
-        theirs = _run(vlm, [site], given)[site][:, given["input_ids"][0] == vlm.config.image_token_id]
+        how = reading(vlm, [site])
+        (reached,) = run(vlm.model, how.root, [point[1:] for point in how.points], given)
+        theirs = states(how, site, reached)[:, given["input_ids"][0] == vlm.config.image_token_id]
     mine = read_pictures(vlm, torch.from_numpy(noise).permute(2, 0, 1)[None].float() / 255, [site])[site]
     worst = (mine - theirs).norm() / theirs.norm()
     if not worst < (1e-3 if vlm.dtype == torch.float32 else 0.1):
@@ -202,7 +206,8 @@ def _check_states(vlm: VLM) -> None:
         )
 
 
-def _refuse_inference(vlm: VLM) -> None:
+def refuse_inference(vlm: VLM) -> None:
+    """Raise ValueError for weights through which no gradient passes."""
     if any(p.is_inference() for p in vlm.hf.parameters()):
         raise ValueError(
             f"the weights of {vlm.id} were made under torch.inference_mode(), and no gradient passes through such "
@@ -213,7 +218,7 @@ def _refuse_inference(vlm: VLM) -> None:
 def _check_gradient(vlm: VLM) -> None:
     if "gradient" in vlm.unproved:
         return
-    _refuse_inference(vlm)
+    refuse_inference(vlm)
     height, width = vlm.image_size
     grain = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     x = (0.4 + 0.2 * grain).to(vlm.device).requires_grad_(True)
@@ -239,9 +244,11 @@ def _check_gradient(vlm: VLM) -> None:
     if vlm.is_demo:  # proved by tests, once for all
         return
     with vlm.alone(), frozen(vlm.hf):  # without checkpointing, which runs layers twice
-        constants = _picture_inputs(vlm, 1)
+        how = reading(vlm, [deepest], pictures=True)
+        every = dataclasses.replace(how, places={deepest: torch.arange(len(how.ids))})
+        read_all, _ = reader(vlm.model, every, full=False)
 
         def read(view: torch.Tensor) -> torch.Tensor:
-            return _run(vlm, [deepest], {**constants, **_pixel_inputs(vlm, view)})[deepest]
+            return read_all(view)[deepest]
 
         gradients.prove(vlm, read, vlm.family.root if vlm.straight_through is None else vlm.family.layers, picture)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -11,7 +11,6 @@ from ..state import changes
 if TYPE_CHECKING:
     import torch
 
-    from ..engine.plain import Plain
     from .prompt import ImagePrompt
     from .sites import Site
     from .vlm import VLM
@@ -79,8 +78,6 @@ class Memo:
     prompt      of a picture, with (chat template, pixel format)
     assumed_prompt   one that stands in where there is no tokenizer
     constants   inputs that no picture changes, with the prompt, by (device, type, attention)
-    packing     how pictures are read, with (family, pixel format, temperature)
-    programs    of torch.compile, by sites, backend and modules
 
     Of a site, emptied when the model changes (see `Shelf`):
     centres, reference_means   (d,), float32
@@ -101,8 +98,6 @@ class Memo:
     prompt: tuple[tuple[Any, Any], ImagePrompt] | None = None
     assumed_prompt: ImagePrompt | None = None
     constants: dict[Hashable, tuple[ImagePrompt, dict[str, Any]]] = field(default_factory=dict)
-    packing: tuple[tuple[Any, ...], Plain] | None = None
-    programs: dict[Hashable, Callable[[dict[str, Any]], list[Any]]] = field(default_factory=dict)
     centres: Shelf[torch.Tensor] = field(default_factory=Shelf)
     reference_means: Shelf[torch.Tensor] = field(default_factory=Shelf)
     norms: Shelf[float] = field(default_factory=Shelf)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import arguments
-from ..engine import jobs as shipped_jobs
-from ..engine import measure, plain, read
-from ..remote import run
+from ..engine import jobs, plain, read
+from ..remote.run import run
 from ..state import changes
 from ..state.calm import calmly
 from .checkpoint import positions, refuse_too_long
@@ -21,27 +20,21 @@ if TYPE_CHECKING:
     from .vlm import VLM
 
 
-def _run(vlm: VLM, sites: Sequence[Site], inputs: dict[str, Any]) -> dict[Site, torch.Tensor]:
-    """Activations (B, T, d) of whole sequences at each site, with their graph if gradients are on."""
-    ordered = _in_order(vlm, sites)
-    reached = read.run(vlm.model, vlm.family.root, [vlm._module_path(site) for site in ordered], inputs)
-    return {site: _states(vlm, site, value) for site, value in zip(ordered, reached, strict=True)}
-
-
-def reading(vlm: VLM, sites: Sequence[Site]) -> plain.Plain:
-    """All that `shipped` needs to know of a model to read sites of it."""
+def reading(vlm: VLM, sites: Sequence[Site], pictures: bool = False) -> plain.Reading:
+    """All that the engine needs to know of a model to read sites of it; of pictures also the constants, made once."""
     family, prompt = vlm.family, vlm.image_prompt
     _check_edits(vlm)
     encode = family.encode
     if family.resized is not None and vlm.image_size != (vlm.config.vision_config.image_size,) * 2:
         encode = family.resized
     one = torch.ones(1, 1, dtype=torch.long)
-    return plain.Plain(
+    here = vlm.remote is None
+    return plain.Reading(
         root=family.root,
         points=[(site, *vlm._module_path(site)) for site in _in_order(vlm, sites)],
         places={site: _places(vlm, site) for site in sites},
-        said={site: vlm.describe(site) for site in sites},
-        allowed=_allowed(vlm),
+        names={site: vlm.describe(site) for site in sites},
+        allowed=f"kinds that do are {', '.join(family.kinds)}, self_attn.o_proj.input, mlp.output",
         first=(f"{family.layers}.0", "output"),
         one_token={"input_ids": one, "attention_mask": one, **family.text(one)},
         ids=prompt.ids,
@@ -57,7 +50,9 @@ def reading(vlm: VLM, sites: Sequence[Site]) -> plain.Plain:
         masks=_first_of_each_type(vlm) if family.masks else [],
         positions=family.layers.rpartition(".")[0] if family.positions else "",
         cut=_CUT,
-        sandbox=False,
+        device=vlm.device if here else None,
+        dtype=vlm.dtype if here else None,
+        constants=constants(vlm) if here and pictures else None,
     )
 
 
@@ -117,27 +112,13 @@ def _order_found(vlm: VLM, layer: int) -> dict[str, int]:
                     root = vlm.hf.get_submodule(vlm.family.root)
                     root(**{k: v.to("meta") for k, v in inputs.items()}, use_cache=False)
             else:
-                _run(vlm, [Site(alike + 1)], _text_inputs(vlm, one, one))
+                point = vlm._module_path(Site(alike + 1))
+                read.run(vlm.model, vlm.family.root, [point], text_inputs(vlm, one, one))
         finally:
             for handle in handles:
                 handle.remove()
         vlm.memo.order[parts[-1]] = {at: i for i, at in enumerate(dict.fromkeys(came))}
     return vlm.memo.order[parts[-1]]
-
-
-def _states(vlm: VLM, site: Site, value: Any) -> torch.Tensor:
-    """What a module gave, if it is (batch, tokens, width); of several results the first."""
-    value = vlm.family.states(value, vlm.config)
-    if not isinstance(value, torch.Tensor) or value.ndim != 3:
-        raise ValueError(
-            f"{vlm.describe(site)} holds {tuple(getattr(value, 'shape', ())) or type(value).__name__}, not (batch, "
-            f"tokens, width); {_allowed(vlm)}"
-        )
-    return value
-
-
-def _allowed(vlm: VLM) -> str:
-    return f"kinds that do are {', '.join(vlm.family.kinds)}, self_attn.o_proj.input, mlp.output"
 
 
 def read_text(
@@ -153,13 +134,9 @@ def read_text(
     for name, value in (("ids", ids), ("mask", mask)):
         if not isinstance(value, torch.Tensor) or value.ndim != 2:
             raise TypeError(f"{name}={arguments.shown(value)}: a tensor (texts, tokens) is needed")
-    inputs = _text_inputs(vlm, ids, mask)
-    if vlm.remote is not None:
-        how = reading(vlm, where)
-        told = plain.Plain(how=how, sites=how.points, inputs=inputs)
-        return _by_site(how, run.run(vlm, shipped_jobs.text_states, told))
-    with torch.no_grad(), vlm.quiet():
-        return {s: a.detach() for s, a in _run(vlm, where, inputs).items()}
+    how = reading(vlm, where)
+    states = run(vlm, jobs.text_states, plain.Text(how, text_inputs(vlm, ids, mask)))
+    return _by_site(how, states)
 
 
 def _sites(vlm: VLM, sites: Any) -> list[Site]:
@@ -170,7 +147,8 @@ def _sites(vlm: VLM, sites: Any) -> list[Site]:
     return [vlm.site(s) for s in arguments.listed(sites, "sites", form)]
 
 
-def _text_inputs(vlm: VLM, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+def text_inputs(vlm: VLM, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+    """A model's inputs of texts (B, T). Raises ValueError for more tokens than it has positions."""
     if vlm.memo.positions == NOT_YET:
         vlm.memo.positions = positions(vlm.hf)
     refuse_too_long(ids.shape[-1], vlm.memo.positions, vlm.id)
@@ -182,8 +160,8 @@ def _by_site(how: Any, values: list[torch.Tensor]) -> dict[Site, torch.Tensor]:
     return {point[0]: value for point, value in zip(how.points, values, strict=True)}
 
 
-def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
-    """All inputs but the pixels for `count` pictures; what does not change from step to step is made once."""
+def constants(vlm: VLM) -> dict[str, Any]:
+    """All inputs of one picture but its pixels, (1, T) each; what does not change from step to step is made once."""
     attention = getattr(vlm.config.get_text_config(), "_attn_implementation", None)
     key = (vlm.device, vlm.dtype, attention)  # what the user may change meanwhile
     kept = vlm.memo.constants.get(key)
@@ -191,22 +169,11 @@ def _picture_inputs(vlm: VLM, count: int) -> dict[str, Any]:
         module: Any = vlm.hf.get_submodule(vlm.family.root)
         before = getattr(module, "rope_deltas", None)  # the model keeps what it works out, for its next words
         with vlm.quiet():
-            made = read.constants(vlm.model, reading(vlm, []), module, vlm.device, vlm.dtype)
-        kept = vlm.memo.constants[key] = (vlm.image_prompt, made)
+            inputs = read.constants(vlm.model, reading(vlm, []), module, vlm.device, vlm.dtype)
+        kept = vlm.memo.constants[key] = (vlm.image_prompt, inputs)
         if vlm.family.positions:
             module.rope_deltas = before
-    return {k: read.repeated(v, count) for k, v in kept[1].items()}
-
-
-def _pixel_inputs(vlm: VLM, pictures: torch.Tensor) -> dict[str, Any]:
-    """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way."""
-    chosen = (vlm.family, vlm.pixels, vlm.straight_through)
-    kept = vlm.memo.packing
-    if kept is None or any(a is not b for a, b in zip(kept[0], chosen, strict=True)):
-        kept = vlm.memo.packing = (chosen, reading(vlm, []))
-    how = kept[1]
-    root = vlm.hf.get_submodule(vlm.family.root)
-    return read.pixel_inputs(how, root, pictures, vlm.device, vlm.dtype)
+    return dict(kept[1])
 
 
 _HARD = (
@@ -238,19 +205,13 @@ def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int |
     low, high = (float(x) for x in pictures.detach().aminmax()) if pictures.numel() else (0.0, 1.0)
     if not (low >= -1e-4 and high <= 1 + 1e-4):
         raise ValueError(f"pictures are in [0, 1]; got {low:.3g} to {high:.3g}. Divide 8-bit values by 255")
-    needed = torch.is_grad_enabled() and pictures.requires_grad
-    if vlm.remote is not None:
-        if needed:
-            raise RuntimeError(
-                f"gradients do not leave {vlm.remote}: give pictures.detach(), or climb with nd.synthesize, whose "
-                "steps are all done there"
-            )
-        how = reading(vlm, where)
-        return _by_site(how, run.run(vlm, shipped_jobs.patches, plain.Plain(how=how, pictures=pictures)))
-    with torch.set_grad_enabled(needed), vlm.quiet():
-        inputs = {**_picture_inputs(vlm, len(pictures)), **_pixel_inputs(vlm, pictures)}
-        found = _run(vlm, where, inputs)
-        return {site: _at(vlm, site, found[site]) for site in where}
+    if vlm.remote is not None and torch.is_grad_enabled() and pictures.requires_grad:
+        raise RuntimeError(
+            f"gradients do not leave {vlm.remote}: give pictures.detach(), or climb with nd.synthesize, whose steps "
+            "are all done there"
+        )
+    how = reading(vlm, where, pictures=True)
+    return _by_site(how, run(vlm, jobs.patches, plain.Pictures(how, pictures)))
 
 
 @calmly
@@ -262,28 +223,14 @@ def mean_patches(
     groups   pictures (B, 3, H, W) in [0, 1], each group of one size; those of one size are run together, at most
              `at_once` in a pass
     """
-    where = [vlm.site(s) for s in sites]
-    if vlm.remote is not None:
-        how = reading(vlm, where)
-        return _by_site(
-            how, run.run(vlm, shipped_jobs.means, plain.Plain(how=how, pictures=list(groups), at_once=at_once))
-        )
-
-    def read(part: torch.Tensor) -> dict[Site, torch.Tensor]:
-        found = read_pictures(vlm, part.to(vlm.device), where)
-        return {site: patches.to(vlm.device) for site, patches in found.items()}
-
-    return measure.mean_patches(read, list(groups), where, at_once)
+    how = reading(vlm, [vlm.site(s) for s in sites], pictures=True)
+    return _by_site(how, run(vlm, jobs.means, plain.Groups(how, list(groups), at_once)))
 
 
 def _places(vlm: VLM, site: Site) -> torch.Tensor:
     """Where in the prompt the image tokens of a site are."""
     places = vlm.image_prompt.positions
     return places if site.tokens == "image" else places[list(site.tokens)]  # type: ignore[arg-type]
-
-
-def _at(vlm: VLM, site: Site, activation: torch.Tensor) -> torch.Tensor:
-    return activation[:, _places(vlm, site).to(activation.device)]
 
 
 _CUT = (

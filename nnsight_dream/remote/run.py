@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..engine.plain import on_cpu
 from ..state import changes
 from ..state.nnsight_import import import_nnsight
 from . import payload as shipping
@@ -16,11 +18,20 @@ if TYPE_CHECKING:
 
 
 def run(vlm: Model, work: Callable[[Any, Any], Any], given: Any, watch: Watch | None = None) -> Any:
-    """The result of work(model, given) where the model is. Raises what the job raised, or RuntimeError for a server's
-    trouble; see `remote_errors`.
+    """The result of work(model, given) where the model is.
+
+    In place nothing is pickled: what is given may hold closures and pictures, and tensors stay where they are. Raises
+    what the job raised, or RuntimeError for a server's trouble; see `remote.errors`.
+
+    work    a function of `engine.jobs`; given   the record that it takes, of `engine.plain`
+    watch   is given each step of an ascent and its scores (J,)
     """
     remote = vlm.remote
-    assert remote is not None
+    if remote is None:
+        if hasattr(given, "tell"):
+            given = dataclasses.replace(given, tell=watch or _silent)
+        with vlm.quiet():
+            return work(vlm.model, given)
     if remote.away and (own := changes.hooks(vlm.hf)):
         raise ValueError(
             f"a hook is registered on {own[0][0] or 'all modules'}, and hooks do not travel to {remote}: remove it "
@@ -32,6 +43,10 @@ def run(vlm: Model, work: Callable[[Any, Any], Any], given: Any, watch: Watch | 
 
         return watched(vlm, blob, watch)
     return _here(vlm, blob, watch)
+
+
+def _silent(step: int, scores: Any) -> None:
+    pass
 
 
 def payload(vlm: Model, work: Callable[[Any, Any], Any], given: Any) -> bytes:
@@ -52,6 +67,6 @@ def payload(vlm: Model, work: Callable[[Any, Any], Any], given: Any) -> bytes:
 
     model, given = vlm.model, shipping.plain(given)
     with model.session(backend=Keep()):
-        out = nnsight.save(work(model, given))  # noqa: F841
+        out = nnsight.save(on_cpu(work(model, given)))  # noqa: F841
     shipping.refuse_strange(shipping.named_modules(kept[0]), "what is sent")
     return kept[0]

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from ..directions.centres import Pictures
 from ..directions.deferred import Pending
 from ..directions.direction import Direction, climbable, versions
-from ..engine import jobs as shipped_jobs
-from ..engine import measure, optimise
-from ..engine.objective import group
+from ..engine import jobs, plain
 from ..engine.optimise import Climb
-from ..engine.plain import Plain
+from ..engine.pixels import shares
 from ..engine.pooling import reported
 from ..io.pictures import as_tensors
-from ..models.check import _refuse_inference
-from ..models.compiled import _runner
-from ..models.reading import _CUT, _at, _picture_inputs, _pixel_inputs, read_pictures, reading
-from ..remote import run
+from ..models.check import refuse_inference
+from ..models.reading import reading
+from ..remote.run import run
 from ..sae import reference
 from ..sae.feature import Feature
-from . import feature_climb
 from .canvases import canvas_for
 from .centres import centre
 from .notes import check_heat, check_piece
@@ -37,84 +32,11 @@ from .request import Away, _alike, _site
 from .settings import Settings, as_plain
 
 if TYPE_CHECKING:
-    from ..engine.optimise import Augmentation, Canvas, Term
+    from ..directions.deferred import Request
     from ..models.sites import Site
     from ..models.vlm import VLM
     from .progress import Watch
     from .request import Aim
-
-
-def ascend(
-    vlm: VLM,
-    canvas: Canvas,
-    augment: Sequence[Augmentation],
-    terms: Sequence[Term],
-    sites: Sequence[Site],
-    climb: Climb,
-    generators: list[torch.Generator],
-    watch: Callable[[int, torch.Tensor], None] | None = None,
-    parts: list[torch.Tensor] | None = None,
-) -> tuple[list[torch.Tensor], torch.Tensor, bool]:
-    """Climb the sum of `terms`, each (J,), for J jobs at once; jobs share nothing but the forward pass.
-
-    One generator a job is the only source of chance, so that a job gives the same picture alone and in company.
-    Returns the parts of the canvas, the history of scores (steps done, J) and whether it was interrupted (Ctrl-C).
-    Where a GPU's memory does not do, the climb begins again with the vision tower checkpointed, and says so.
-    Raises FloatingPointError where a score or gradient is not finite, RuntimeError where none reaches the canvas.
-    """
-    given = (vlm, canvas, augment, terms, sites, climb, generators, watch, parts)
-    before = [g.get_state() for g in generators]
-    try:
-        return _ascend(*given)
-    except torch.OutOfMemoryError:
-        if vlm.checkpoint_tower or not vlm.tower_layers:
-            raise
-    warnings.warn(_SHORT.format(id=vlm.id), stacklevel=2)
-    vlm.checkpoint_tower = True
-    for generator, state in zip(generators, before, strict=True):
-        generator.set_state(state)
-    return _ascend(*given)
-
-
-_SHORT = (
-    "{id}: the device's memory is too small for a step as it is; the climb begins again, and from now on activations "
-    "of the vision tower are computed anew in the backward pass (nd.load(..., checkpoint_tower=True) does so at once). "
-    "A smaller batch= or at_once= saves memory too"
-)
-
-
-def _ascend(
-    vlm: VLM,
-    canvas: Canvas,
-    augment: Sequence[Augmentation],
-    terms: Sequence[Term],
-    sites: Sequence[Site],
-    climb: Climb,
-    generators: list[torch.Generator],
-    watch: Callable[[int, torch.Tensor], None] | None,
-    parts: list[torch.Tensor] | None,
-) -> tuple[list[torch.Tensor], torch.Tensor, bool]:
-    jobs = len(generators)
-    where = [vlm.site(s) for s in sites]
-    _refuse_inference(vlm)
-    with vlm.quiet():
-        parts = canvas.start(jobs, generators, vlm.device) if parts is None else parts
-        parts = [p.detach().clone().requires_grad_(True) for p in parts]
-        constants = {jobs * climb.batch: _picture_inputs(vlm, jobs * climb.batch)}  # by number of views
-        run = _runner(vlm, where)
-
-        def read(views: torch.Tensor) -> dict[Site, torch.Tensor]:
-            if len(views) not in constants:  # of a pass that holds a part of a step's
-                constants[len(views)] = _picture_inputs(vlm, len(views))
-            found = run({**constants[len(views)], **_pixel_inputs(vlm, views)})
-            return {site: _at(vlm, site, found[site]).float().to(vlm.device) for site in where}
-
-        optimiser, steps = optimise.optimiser_of(climb, parts), range(climb.steps)
-        history, interrupted = optimise.climb(
-            read, canvas, augment, terms, climb, generators, parts, optimiser, steps, vlm.grid, _CUT, watch
-        )
-    empty = torch.zeros(0, jobs, device=vlm.device)
-    return [p.detach() for p in parts], torch.stack(history) if history else empty, interrupted
 
 
 def batches(settings: Sequence[Settings]) -> list[tuple[list[int], Settings]]:
@@ -134,63 +56,13 @@ def batches(settings: Sequence[Settings]) -> list[tuple[list[int], Settings]]:
     ]
 
 
-def _climb(
-    vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings, terms: Sequence[Any], watch: Watch | None
-) -> list[Prototype]:
-    canvas = canvas_for(vlm, settings.canvas)  # before any work: it may not fit
-    aims, sites = [d for d, _ in jobs], [_site(vlm, d) for d, _ in jobs]
-    few = min(16, settings.at_once)
-    towards = [
-        (site, climbable(d.vector).to(vlm.device), centre(vlm, site, settings.centre, few))
-        if isinstance(d, Direction)
-        else None
-        for d, site in zip(aims, sites, strict=True)
-    ]
-    objectives: list[Term] = list(group(towards, settings.pooling, settings.score))
-    features = [(j, f) for j, f in enumerate(aims) if isinstance(f, Feature)]
-    objectives += [feature_climb.objective(vlm, f, sites[j], j, few) for j, f in features]
-    added = [t.bound(centre(vlm, vlm.site(t.site), settings.centre, few)) if isinstance(t, Away) else t for t in terms]
-    needed = dict.fromkeys([*sites, *(vlm.site(t.site) for t in added if hasattr(t, "site"))])
-    climb = Climb(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(Climb)})
-    generators = [torch.Generator().manual_seed(s) for _, s in jobs]
-    parts, history, interrupted = ascend(
-        vlm, canvas, settings.augment, [*objectives, *added], list(needed), climb, generators, watch
-    )
-    images = [Image.fromarray(p) for p in optimise.eight_bit(canvas, parts).cpu().numpy()]
-    measured = [_measure(vlm, *one, settings) for one in zip(images, sites, aims, towards, strict=True)]
-    story = {"settings": settings.record() | {"terms": [as_plain(t) for t in terms]}, "versions": versions()}
-    return [
-        Prototype(
-            image=images[j],
-            label=d.label,
-            site=sites[j],
-            hf_name=vlm.hf_name(sites[j]),
-            history=tuple(history[:, j].tolist()),
-            scores=measured[j][0],
-            heat=measured[j][1],
-            readings=measured[j][2],
-            seed=s,
-            model=vlm.id,
-            revision=vlm.revision,
-            direction=d.story() if isinstance(d, Feature) else {"model": d.model, "norm": d.norm, **d.provenance},
-            interrupted=interrupted,
-            image_size=vlm.image_size,
-            straight_through=vlm.straight_through,
-            **story,
-        )
-        for j, (d, s) in enumerate(jobs)
-    ]
-
-
 def prepare(
     vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings | Sequence[Settings], terms: Sequence[Any] = ()
 ) -> Iterator[Ascent]:
-    """The ascents of a remote model that all jobs come to, each made when the one before has brought what it knows.
+    """The ascents that all jobs come to, each made when the one before has brought what it knows.
 
     settings   of all jobs, or of each. An ascent's note says the `places` of its jobs among all
     """
-    pass
-
     each = [settings] * len(jobs) if isinstance(settings, Settings) else settings
     for places, chosen in batches(each):
         part = [jobs[place] for place in places]
@@ -201,32 +73,11 @@ def prepare(
         yield ascent
 
 
-def _measure(
-    vlm: VLM,
-    image: Image.Image,
-    site: Site,
-    aim: Aim,
-    towards: tuple[Site, torch.Tensor, torch.Tensor] | None,
-    settings: Settings,
-) -> tuple[dict[str, float], np.ndarray, dict[str, Any] | None]:
-    """Of a picture its scores, the heat map (rows, cols), and of a feature the readings.
-
-    The scores of a direction are cosines with it under each pooling, and the heat map is the attention's weights.
-    """
-    readings = None
-    with torch.no_grad():
-        (picture,) = as_tensors(image, "image")
-        patches = read_pictures(vlm, picture.to(vlm.device), [site])[site].float()
-        if isinstance(aim, Feature):
-            scores, weights, readings = feature_climb.measure(vlm, aim, site, patches[0], min(16, settings.at_once))
-        else:
-            assert towards is not None
-            _, vector, middle = towards
-            poolings = reported(settings.pooling)
-            scores, found = measure.measured_direction(site, patches, vector, middle, poolings, vlm.grid)
-            weights = found.numpy()
-    return scores, heat_map(weights, site, vlm.grid), readings
-
+_SHORT = (
+    "{id}: the device's memory is too small for a step as it is; the climb begins again, and from now on activations "
+    "of the vision tower are computed anew in the backward pass (nd.load(..., checkpoint_tower=True) does so at once). "
+    "A smaller batch= or at_once= saves memory too"
+)
 
 CUT = (
     "step {step}: no gradient reaches the picture. The server {where} runs this key's code in a sandbox, to which "
@@ -247,9 +98,9 @@ class Ascent:
 
     vlm: VLM
     aims: list[Direction | Feature]
-    given: Plain
+    given: plain.Ascent
     note: dict[str, Any]
-    requests: list[Any]
+    requests: list[Request]
     steps: int
     centre: Any
     references: list[Any]
@@ -263,35 +114,58 @@ class Ascent:
         each = self.vlm.remote.steps_per_job if self.vlm.remote is not None else None
         return self.steps if each is None else min(self.steps, first + each)
 
-    def piece(self, note: bytes | None = None) -> Plain:
-        """What the next job is given."""
-        told = dict(vars(self.given), state=self.state, until=self.until, note=note)
+    def piece(self, note: bytes | None = None, until: int | None = None) -> plain.Ascent:
+        """What the next job is given; it stops before a step, `self.until` if not given."""
+        later: dict[str, Any] = {}
         if self.state is not None:  # what the first piece worked out is sent, not asked for again
-            told |= {"asked": [], "centre_sites": [], "norms_wanted": [], "references": {}}
-        return Plain(**told)
+            later = {"asked": [], "centre_sites": [], "norms_wanted": [], "references": {}}
+        until = self.until if until is None else until
+        return dataclasses.replace(self.given, state=self.state, until=until, note=note, **later)
 
-    def take(self, found: dict[str, Any]) -> bool:
+    def take(self, result: dict[str, Any]) -> bool:
         """Keep what a piece gave; whether it was the last. Raises ServerError for an answer of another form."""
-        check_piece(found, len(self.aims))
-        self.history.append(found["history"])
+        check_piece(result, len(self.aims))
+        self.history.append(result["history"])
         first = self.state is None
-        self.state = found["state"]
+        self.state = result["state"]
         if first:
-            self._keep(found)
-        return found["measured"] is not None
+            self._keep(result)
+        return result["measured"] is not None
 
-    def _keep(self, found: dict[str, Any]) -> None:
-        for request, rows, baselines in zip(self.requests, found["rows"], found["baselines"], strict=False):
+    def climb(self, watch: Watch | None) -> list[Prototype]:
+        """All pieces, one job each, and the prototypes; those so far where Ctrl-C came in place.
+
+        Where a GPU's memory does not do, the climb begins again with the vision tower checkpointed, and says so.
+        Raises KeyboardInterrupt where it came to a job that was sent, and what the job raises.
+        """
+        if self.vlm.remote is None:
+            refuse_inference(self.vlm)
+        while True:
+            try:
+                result = run(self.vlm, jobs.ascent, self.piece(), watch)
+            except torch.OutOfMemoryError:
+                if self.vlm.remote is not None or self.vlm.checkpoint_tower or not self.vlm.tower_layers:
+                    raise
+                warnings.warn(_SHORT.format(id=self.vlm.id), stacklevel=2)
+                self.vlm.checkpoint_tower = True
+                continue
+            if result.get("interrupted") and self.vlm.remote is not None:
+                raise KeyboardInterrupt
+            if self.take(result):
+                return prototypes(self.note, torch.cat(self.history), result)
+
+    def _keep(self, result: dict[str, Any]) -> None:
+        for request, rows, baselines in zip(self.requests, result["rows"], result["baselines"], strict=False):
             request.fill(rows, baselines)  # a later piece, collected by another process, brings vectors alone
-        for told, aim, vector in zip(self.given.aims, self.aims, found["vectors"], strict=True):
-            told.vector = vector
+        for row, aim, vector in zip(self.given.aims, self.aims, result["vectors"], strict=True):
+            row.vector = vector
             if isinstance(aim, Pending) and not aim.there:
                 aim.arrive(vector)
-        for site, value in zip(self.given.every_centre, found["centres"], strict=True):
+        for site, value in zip(self.given.every_centre, result["centres"], strict=True):
             self.given.centres[site] = value
             if (choice := _hashable(self.centre)) is not None:
                 self.vlm.memo.centres.at(self.vlm, site)[site, choice, self.vlm.device, self.vlm.dtype] = value
-        for (site, i), norm in zip(self.given.every_norm, found["norms"], strict=True):
+        for (site, i), norm in zip(self.given.every_norm, result["norms"], strict=True):
             self.given.norms[site, i] = norm
             self.vlm.memo.norms.at(self.vlm, site)[reference.key(self.vlm, site, self.references[i])] = norm
 
@@ -309,27 +183,25 @@ def prepared(
     canvas: Any, record: dict[str, Any],
 ) -> Ascent:  # fmt: skip
     """An ascent that has not begun."""
-    assert vlm.remote is not None
     aims = [aim for aim, _ in jobs]
     references = list(dict.fromkeys(a.reference for a in aims if isinstance(a, Feature)))
-    requests, told = _aims(aims, sites, references)
+    requests, given_aims = _aims(vlm, aims, sites, references)
     added = [_term(vlm, term) for term in terms]
     choice = settings.centre
     needed = list(dict.fromkeys([*sites, *(vlm.site(t.site) for t in terms if hasattr(t, "site"))]))
     centred = [s for s, a in zip(sites, aims, strict=True) if isinstance(a, Direction)]
     centred = list(dict.fromkeys([*centred, *(t.away[0] for t in added if t.away is not None)]))
-    known, centre = _centres(vlm, centred, choice)
-    featured = [(s, one.reference) for s, one in zip(sites, told, strict=True) if one.feature is not None]
-    norms = {
-        (s, i): vlm.memo.norms.at(vlm, s).get(reference.key(vlm, s, references[i])) for s, i in dict.fromkeys(featured)
-    }
+    known, centre = _centres(vlm, centred, choice, min(16, settings.at_once))
+    featured = [(s, one.reference) for s, one in zip(sites, given_aims, strict=True) if one.feature is not None]
+    norms = {(s, i): vlm.memo.norms.at(vlm, s).get(reference.key(vlm, s, references[i])) for s, i in dict.fromkeys(featured)}
     wanted = [place for place, norm in norms.items() if norm is None]
-    how = reading(vlm, needed)
-    how.cut = CUT.replace("{where}", vlm.remote.where) if vlm.remote.away else how.cut
-    given = Plain(
+    how = reading(vlm, needed, pictures=True)
+    if vlm.remote is not None and vlm.remote.away:
+        how = dataclasses.replace(how, cut=CUT.replace("{where}", vlm.remote.where))
+    given = plain.Ascent(
         how=how,
         asked=[request.given() for request in requests],
-        aims=told,
+        aims=given_aims,
         centres=known,
         centre=centre,
         centre_sites=[s for s in centred if s not in known],
@@ -337,14 +209,16 @@ def prepared(
         every_norm=list(norms),
         norms={place: norm for place, norm in norms.items() if norm is not None},
         norms_wanted=wanted,
-        references={i: packed(reference.pictures_of(vlm, references[i])) for i in dict.fromkeys(i for _, i in wanted)},
+        references={
+            i: packed(vlm, reference.pictures_of(vlm, references[i])) for i in dict.fromkeys(i for _, i in wanted)
+        },
         pooling=settings.pooling,
         score=settings.score,
         poolings=reported(settings.pooling),
         terms=added,
         canvas=canvas,
         augment=list(settings.augment),
-        plan=Plain(**{name: getattr(settings, name) for name in Climb.__dataclass_fields__}),
+        plan=Climb(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(Climb)}),
         seeds=[seed for _, seed in jobs],
         grid=vlm.grid,
     )  # fmt: skip
@@ -362,16 +236,24 @@ def prepared(
     return Ascent(vlm, aims, given, note, requests, settings.steps, choice, references)
 
 
-def _aims(aims: list[Direction | Feature], sites: list[Site], references: list[Any]) -> tuple[list[Any], list[Plain]]:
-    """The requests of concept vectors that are not there yet, and each aim as a job is told of it."""
-    requests: list[Any] = []
-    told = []
+def _aims(
+    vlm: VLM, aims: list[Direction | Feature], sites: list[Site], references: list[Any]
+) -> tuple[list[Request], list[plain.Aim]]:
+    """The requests of concept vectors that are not there yet, and each aim as a job is given it."""
+    requests: list[Request] = []
+    given = []
     for aim, site in zip(aims, sites, strict=True):
-        one = Plain(site=site, vector=None, asked=None, feature=None, alone=[], guard=None, reference=None)
+        one = plain.Aim(site)
         if isinstance(aim, Feature):
             one.reference = references.index(aim.reference)
             one.feature = aim.but(reference=None)  # its pictures go once for all, as pixels
-            one.alone = feature_climb.alone(one.feature)
+            if vlm.remote is None:
+                one.feature = one.feature.to(vlm.device)
+            if len(aim.parts) > 1:
+                single = [
+                    one.feature.but(parts=((1.0, latent),), objective="encoder") for _, latent in one.feature.parts
+                ]
+                one.alone = single
             one.guard = float(aim.guard) if aim.guard is not None and aim.objective == "encoder" else None
         elif isinstance(aim, Pending) and not aim.there:
             if aim.request not in requests:
@@ -380,22 +262,21 @@ def _aims(aims: list[Direction | Feature], sites: list[Site], references: list[A
             one.asked = (requests.index(aim.request), points.index(site), aim.row)
         else:
             one.vector = climbable(aim.vector)
-        told.append(one)
-    return requests, told
+        given.append(one)
+    return requests, given
 
 
-def _term(vlm: VLM, term: Any) -> Plain:
+def _term(vlm: VLM, term: Any) -> plain.Added:
     if isinstance(term, Away):
-        return Plain(call=None, away=(vlm.site(term.site), climbable(term.direction.vector), term.weight, term.pooling))
-    return Plain(call=term, away=None)
+        towards = climbable(term.direction.vector)
+        return plain.Added(away=(vlm.site(term.site), towards, term.weight, term.pooling))
+    return plain.Added(call=term)
 
 
-def _centres(vlm: VLM, sites: list[Site], choice: Any) -> tuple[dict[Site, torch.Tensor], Any]:
+def _centres(vlm: VLM, sites: list[Site], choice: Any, at_once: int) -> tuple[dict[Site, torch.Tensor], Any]:
     """Centres that are known, and where a job gets the others from: an object with `pictures`, or pictures."""
     if isinstance(choice, torch.Tensor) or not (isinstance(choice, Pictures) or hasattr(choice, "pictures")):
-        from .centres import centre
-
-        return {site: centre(vlm, site, choice).cpu() for site in sites}, []
+        return {site: centre(vlm, site, choice, at_once) for site in sites}, []
     key = _hashable(choice)
     known = {
         s: kept[s, key, vlm.device, vlm.dtype]
@@ -404,15 +285,17 @@ def _centres(vlm: VLM, sites: list[Site], choice: Any) -> tuple[dict[Site, torch
     }
     if len(known) == len(sites):
         return known, []
-    return known, packed(as_tensors(list(choice.images), "images")) if isinstance(choice, Pictures) else choice
+    return known, packed(vlm, as_tensors(list(choice.images), "images")) if isinstance(choice, Pictures) else choice
 
 
-def packed(pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Pictures as 8-bit values where that loses nothing to speak of (1e-6): a quarter of the size."""
+def packed(vlm: VLM, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Pictures to be sent as 8-bit values where that loses nothing to speak of (1e-6): a quarter of the size."""
+    if vlm.remote is None:
+        return pictures
     found = []
     for one in pictures:
         eight = (one * 255).round().byte()
-        found.append(eight if (eight.float() / 255 - one).abs().max() < 1e-6 else one)
+        found.append(eight if (shares(eight) - one).abs().max() < 1e-6 else one)
     kinds = {one.dtype for one in found}
     return found if len(kinds) == 1 else list(pictures)
 
@@ -425,17 +308,9 @@ def _row(vlm: VLM, aim: Direction | Feature, site: Site, seed: int) -> dict[str,
     return {"label": aim.label, "site": site, "hf_name": vlm.hf_name(site), "seed": seed, "story": told, "kind": kind}
 
 
-def climb(ascent: Ascent, watch: Callable[[int, Any], None] | None) -> list[Prototype]:
-    """All pieces of an ascent, one job each, and its prototypes."""
-    while True:
-        found = run.run(ascent.vlm, shipped_jobs.ascent, ascent.piece(), watch)
-        if ascent.take(found):
-            return prototypes(ascent.note, torch.cat(ascent.history), found)
-
-
 def prototypes(note: dict[str, Any], history: torch.Tensor, found: dict[str, Any]) -> list[Prototype]:
     """Prototypes of what an ascent's last piece gave."""
-    pixels = found["pictures"].numpy()
+    pixels = found["pictures"].cpu().numpy()
     made = []
     for j, row in enumerate(note["rows"]):
         scores, heat, readings = found["measured"][j]
@@ -458,6 +333,7 @@ def prototypes(note: dict[str, Any], history: torch.Tensor, found: dict[str, Any
                 revision=note["revision"],
                 direction=story,
                 image_size=note["image_size"],
+                interrupted=bool(found.get("interrupted")),
                 straight_through=note["straight_through"],
                 **note["story"],
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import arguments
 from ..arguments import strict
-from ..engine import jobs as shipped_jobs
+from ..engine import jobs
 from ..remote import run
 from ..remote.client import ask_after, send_detached, wait_for
 from .ascent import prepare
@@ -31,9 +31,8 @@ def send_ascent(ascent: Ascent) -> str:
     """Send all that is left of an ascent as one detached job; its id."""
     from .notes import sealed
 
-    piece = ascent.piece(sealed(ascent.note, ascent.history))
-    piece.until = ascent.steps
-    return send_detached(ascent.vlm, run.payload(ascent.vlm, shipped_jobs.ascent, piece))
+    piece = ascent.piece(sealed(ascent.note, ascent.history), ascent.steps)
+    return send_detached(ascent.vlm, run.payload(ascent.vlm, jobs.ascent, piece))
 
 
 def prototypes_of(note: dict[str, Any], found: dict[str, Any]) -> list[Prototype]:

@@ -8,19 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from .. import arguments
-from ..directions.direction import Direction, climbable
-from ..engine import terms
+from ..directions.direction import Direction
 from ..engine.pooling import Mean
 from ..sae.feature import Feature
 from ..sae.hooks import resolve
 from .settings import Settings, choose
 
 if TYPE_CHECKING:
-    from ..engine.optimise import Step
-    from ..engine.pooling import Pooling
     from ..models.sites import Site
     from ..models.vlm import VLM
     from .settings import Choice
@@ -51,22 +46,6 @@ class Away:
     def site(self) -> Site:
         """Where it must be read."""
         return self.direction.site
-
-    def bound(self, centre: torch.Tensor) -> _BoundAway:
-        """The term with its centre (d,) at hand."""
-        return _BoundAway(self.site, climbable(self.direction.vector).to(centre), centre, self.weight, self.pooling)
-
-
-@dataclass(frozen=True, eq=False)
-class _BoundAway:
-    site: Site
-    vector: torch.Tensor
-    centre: torch.Tensor
-    weight: float
-    pooling: Pooling
-
-    def __call__(self, step: Step) -> torch.Tensor:
-        return terms.away_term(self.site, self.vector, self.centre, self.weight, self.pooling)(step)
 
 
 Aim = Direction | Feature

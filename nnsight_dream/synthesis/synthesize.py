@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import arguments
 from ..arguments import strict
-from .ascent import _climb, batches, climb, prepare
+from .ascent import batches, prepare
+from .detached import send_ascent
 from .progress import _watching
 from .prototype import Prototypes
 from .request import _check, settled
@@ -16,7 +17,6 @@ from .request import _check, settled
 if TYPE_CHECKING:
     from ..engine.optimise import Term
     from ..models.vlm import VLM
-    from .ascent import Ascent
     from .progress import Watch
     from .prototype import Prototype
     from .request import Aim, Away
@@ -79,18 +79,23 @@ def _all(
     vlm: VLM, jobs: list[tuple[Aim, int]], settings: Sequence[Settings], terms: Sequence[Any], watch: Watch | None
 ) -> list[Prototype]:
     """The prototypes in the order of the jobs; where it is interrupted, those that there are."""
-    together = batches(settings)
-    made: list[Prototype] = []
+    places: list[int] = []
+    prototypes: list[Prototype] = []
     with vlm.alone():
-        if vlm.remote is not None:
-            made = climb_all(prepare(vlm, jobs, settings, terms), watch)
-        else:
-            for places, chosen in together:
-                made += _climb(vlm, [jobs[place] for place in places], chosen, terms, watch)
-                if made[-1].interrupted:
-                    break
-    climbed = [place for places, _ in together for place in places]
-    return [prototype for _, prototype in sorted(zip(climbed, made, strict=False), key=lambda pair: pair[0])]
+        ascents = prepare(vlm, jobs, settings, terms)
+        for ascent in ascents:
+            places += ascent.note["places"]
+            try:
+                prototypes += ascent.climb(watch)
+            except KeyboardInterrupt:
+                getattr(watch, "pause", lambda: None)()
+                if vlm.remote is None or not vlm.remote.away or not leaves():
+                    raise
+                sent = [send_ascent(one) for one in (ascent, *ascents)]
+                raise LeftRunning(",".join(sent), prototypes) from None
+            if prototypes[-1].interrupted:
+                break
+    return [prototype for _, prototype in sorted(zip(places, prototypes, strict=True), key=lambda pair: pair[0])]
 
 
 class LeftRunning(KeyboardInterrupt):
@@ -99,23 +104,6 @@ class LeftRunning(KeyboardInterrupt):
     def __init__(self, job: str, made: list[Prototype]):
         self.job, self.made = job, made
         super().__init__(f"left running as job {job}; nd.collect(vlm, {job!r}) fetches it, from any process")
-
-
-def climb_all(ascents: Iterator[Ascent], watch: Any) -> list[Prototype]:
-    """The prototypes of ascents, one after the other. Raises KeyboardInterrupt; LeftRunning, if the user chose so."""
-    from .detached import send_ascent
-
-    made: list[Prototype] = []
-    for ascent in ascents:
-        try:
-            made += climb(ascent, watch)
-        except KeyboardInterrupt:
-            getattr(watch, "pause", lambda: None)()
-            if ascent.vlm.remote is None or not ascent.vlm.remote.away or not leaves():
-                raise
-            sent = [send_ascent(one) for one in (ascent, *ascents)]
-            raise LeftRunning(",".join(sent), made) from None
-    return made
 
 
 def leaves() -> bool:

@@ -44,11 +44,10 @@ test-ndif: $(VENV)/.ready  ## NDIF's own server brought up here (CPU, loopback),
 bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook (a minute)
 	$(BIN)/python benchmarks/step.py
 
-bench-more: $(VENV)/.ready  ## a row per family, cost against size and number, sizes, torch.compile (half an hour)
+bench-more: $(VENV)/.ready  ## a row per family, cost against size and number, sizes (half an hour)
 	$(BIN)/python benchmarks/step.py --families
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/resolution.py
-	$(BIN)/python benchmarks/compile.py
 
 bench-pictures: $(VENV)/.ready  ## how often the judge names a prototype: by layer, setting and canvas (an hour)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"

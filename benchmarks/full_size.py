@@ -130,31 +130,28 @@ def _status(line: str) -> int:
 def measure(name: str, dtype: torch.dtype) -> dict[str, float]:
     """Peak memory in bytes, seconds for the step, and by the CPU's own clock, of all threads together."""
     import nnsight_dream as nd
-    from nnsight_dream.engine.objective import group
-    from nnsight_dream.engine.optimise import Climb
-    from nnsight_dream.engine.pooling import Attention, cosine
-    from nnsight_dream.models.reading import _picture_inputs
-    from nnsight_dream.synthesis.ascent import ascend
+    from nnsight_dream.models.reading import constants
 
     config, processor = MODELS[name]()
     imported = _status("VmRSS")
     vlm = nd.load(cut(config, dtype), processor=processor, check=False)
     built = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    site = vlm.site(1)
-    direction = torch.randn(1, vlm.width, generator=torch.Generator().manual_seed(1))
-    objectives = group([(site, direction[0], torch.zeros(vlm.width))], Attention(), cosine)
-    _picture_inputs(vlm, 1)  # made once for all steps
+    values = torch.randn(vlm.width, generator=torch.Generator().manual_seed(1))
+    settings = nd.Settings(
+        steps=1,
+        batch=1,
+        canvas=nd.MultiResolution(448),
+        augment=(nd.Shift(), nd.Noise(0.2)),
+        centre=torch.zeros(vlm.width),
+    )
+    constants(vlm)  # made once for all steps
     marks = [(time.perf_counter(), time.process_time())]
-    ascend(
+    nd.synthesize(
         vlm,
-        nd.MultiResolution(448),
-        (nd.Shift(), nd.Noise(0.2)),
-        objectives,
-        [site],
-        Climb(steps=1, batch=1, rate=0.04, clip=1.0),
-        [torch.Generator().manual_seed(0)],
-        watch=lambda step, score: marks.append((time.perf_counter(), time.process_time())),
+        nd.from_tensor(vlm, values, 1),
+        settings=settings,
+        progress=lambda step, score: marks.append((time.perf_counter(), time.process_time())),
     )
     (wall, cpu) = (b - a for a, b in zip(*marks, strict=True))
     peak = _status("VmHWM")

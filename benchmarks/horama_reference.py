@@ -23,7 +23,6 @@ import torch.nn.functional as F
 
 import nnsight_dream as nd
 from nnsight_dream.demo import bundle
-from nnsight_dream.engine.objective import group
 from nnsight_dream.io.pictures import as_tensors
 from nnsight_dream.synthesis.centres import centre
 
@@ -90,8 +89,8 @@ def _spectrum(side: int) -> Iterator[None]:
 def objective(vlm: nd.VLM, direction: nd.Direction, settings: nd.Settings) -> Callable[[torch.Tensor], torch.Tensor]:
     """The mean score of views (n, 3, H, W) as `settings` have it, at the end of their schedule."""
     site = vlm.site(direction.site)
-    job = (site, direction.vector, centre(vlm, site, settings.centre))
-    (ours,) = group([job], settings.pooling, settings.score)
+    middle = centre(vlm, site, settings.centre)
+    ours = nd.Objective(site, direction.vector[None], middle[None], settings.pooling, settings.score)
 
     def score(views: torch.Tensor) -> torch.Tensor:
         patches = nd.read_pictures(vlm, views.clamp(0, 1), [site])[site].float()

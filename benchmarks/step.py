@@ -36,9 +36,9 @@ class _Reached(Exception):
 
 def hand_cut(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model's own root module, stopped by an exception after `layer` blocks; masks are made once."""
-    from nnsight_dream.models.reading import _picture_inputs
+    from nnsight_dream.models.reading import constants as constants_of
 
-    constants = _picture_inputs(vlm, 1)  # built by one forward of the model; data, not code under test
+    constants = constants_of(vlm)  # built by one forward of the model; data, not code under test
     block = vlm.hf.get_submodule(f"{vlm.family.layers}.{layer - 1}")
     root = vlm.hf.get_submodule(vlm.family.root)
     places = vlm.image_prompt.positions
@@ -95,19 +95,13 @@ def full_hook(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]
 
 
 def ours(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """As a step of `ascend` does it."""
-    from nnsight_dream.models.compiled import _runner
-
-    from nnsight_dream.models.reading import _at, _picture_inputs, _pixel_inputs
+    """As a step of an ascent does it."""
+    from nnsight_dream.engine.read import reader
+    from nnsight_dream.models.reading import reading
 
     site = vlm.site(layer)
-    read = _runner(vlm, [site])
-
-    def run(pictures: torch.Tensor) -> torch.Tensor:
-        found = read({**_picture_inputs(vlm, len(pictures)), **_pixel_inputs(vlm, pictures)})
-        return _at(vlm, site, found[site]).float()
-
-    return run
+    read, _ = reader(vlm.model, reading(vlm, [site], pictures=True))
+    return lambda pictures: read(pictures)[site]
 
 
 def timed(run: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor) -> tuple[float, torch.Tensor]:
@@ -143,9 +137,11 @@ def peak(threads: int) -> float:
 
 def hand_cut_family(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """As `hand_cut`, with the inputs that any family needs."""
-    from nnsight_dream.models.reading import _picture_inputs, _pixel_inputs
+    from nnsight_dream.engine.read import pixel_inputs
+    from nnsight_dream.models.reading import constants as constants_of
+    from nnsight_dream.models.reading import reading
 
-    constants, places = _picture_inputs(vlm, 1), vlm.image_prompt.positions
+    constants, places, how = constants_of(vlm), vlm.image_prompt.positions, reading(vlm, [])
     block, root = (vlm.hf.get_submodule(p) for p in (f"{vlm.family.layers}.{layer - 1}", vlm.family.root))
     caught: list[torch.Tensor] = []
 
@@ -156,7 +152,7 @@ def hand_cut_family(vlm: nd.VLM, layer: int) -> Callable[[torch.Tensor], torch.T
     def run(pictures: torch.Tensor) -> torch.Tensor:
         handle = block.register_forward_hook(catch)
         try:
-            root(**constants, **_pixel_inputs(vlm, pictures), use_cache=False)
+            root(**constants, **pixel_inputs(how, root, pictures, vlm.device, vlm.dtype), use_cache=False)
         except _Reached:
             pass
         finally:

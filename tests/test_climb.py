@@ -198,18 +198,19 @@ def test_views_of_a_step_in_several_passes(vlm, directions, at_once):
 
 def test_several_jobs_in_several_passes(vlm, directions):
     """Below `synthesize`, which climbs jobs in turn, an ascent of several jobs is split by views all the same."""
-    from nnsight_dream.engine import objective, optimise
+    from climbing import ascend, group
+
+    from nnsight_dream.engine import optimise
     from nnsight_dream.engine import pooling as pooling_
-    from nnsight_dream.synthesis import ascent
 
     site = vlm.site(2)
     rows = torch.randn(3, vlm.width, generator=torch.Generator().manual_seed(0))
-    terms = objective.group([(site, row, torch.zeros(vlm.width)) for row in rows], nd.Attention(), pooling_.cosine)
+    terms = group([(site, row, torch.zeros(vlm.width)) for row in rows], nd.Attention(), pooling_.cosine)
     found = []
     for at_once in (None, 6, 4):
         plan = optimise.Climb(3, 2, 0.5, 1.0, at_once=at_once)
         generators = [torch.Generator().manual_seed(i) for i in range(3)]
-        found.append(ascent.ascend(vlm, FEW.canvas, FEW.augment, terms, [site], plan, generators))
+        found.append(ascend(vlm, FEW.canvas, FEW.augment, terms, [site], plan, generators))
     parts, histories = [f[0] for f in found], [f[1] for f in found]
     assert torch.equal(histories[0], histories[1])
     assert all(torch.equal(a, b) for a, b in zip(parts[0], parts[1], strict=True))
@@ -245,8 +246,9 @@ def test_autocast_around_a_climb_changes_nothing(vlm, directions):
 
 
 def test_a_server_under_autocast_measures_in_full_precision(vlm, directions):
+    from types import SimpleNamespace as Plain
+
     from nnsight_dream.engine import jobs as shipped_jobs
-    from nnsight_dream.engine.plain import Plain
 
     patches = torch.randn(1, 16, vlm.width, generator=torch.Generator().manual_seed(0))
     site = nd.Site(3)

@@ -11,8 +11,8 @@ import torch
 
 import nnsight_dream as nd
 from nnsight_dream.demo import bundle
-from nnsight_dream.directions import text as concepts
 from nnsight_dream.directions.baseline_words import BASELINE_WORDS
+from nnsight_dream.engine import jobs
 from nnsight_dream.io import cache
 from nnsight_dream.models import spans
 
@@ -31,14 +31,14 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def forwards(monkeypatch):
     """The sizes (rows, sites) of the text passes that are made."""
-    made, real = [], concepts.read_text
+    passes, real = [], jobs.text_means
 
-    def read_text(vlm, ids, mask, sites):
-        made.append((len(ids), len(sites)))
-        return real(vlm, ids, mask, sites)
+    def text_means(model, how, batches, points):
+        passes.extend((len(inputs["input_ids"]), len(points)) for inputs, _ in batches)
+        return real(model, how, batches, points)
 
-    monkeypatch.setattr(concepts, "read_text", read_text)
-    return made
+    monkeypatch.setattr(jobs, "text_means", text_means)
+    return passes
 
 
 @functools.cache
@@ -119,13 +119,13 @@ def test_batches_and_padding_change_nothing(tiny_vlm, monkeypatch, tokens):
 
 
 def test_the_mask_tells_padding_from_text(tiny_vlm, monkeypatch):
-    real, seen = concepts.read_text, []
+    real, seen = jobs.text_means, []
 
-    def read_text(vlm, ids, mask, sites):
-        seen.append((ids, mask))
-        return real(vlm, ids, mask, sites)
+    def text_means(model, how, batches, points):
+        seen.extend((inputs["input_ids"], inputs["attention_mask"]) for inputs, _ in batches)
+        return real(model, how, batches, points)
 
-    monkeypatch.setattr(concepts, "read_text", read_text)
+    monkeypatch.setattr(jobs, "text_means", text_means)
     nd.concept(tiny_vlm, ["a", "octopus in San Francisco"], 1, baseline=None)
     ((ids, mask),) = seen  # families that look ahead depend on it; this causal one would not show it
     assert torch.equal(mask, (ids != tiny_vlm.tokenizer.pad_token_id).long())

@@ -17,6 +17,7 @@ import pytest
 import tiny_families
 import torch
 import transformers
+from climbing import ascend
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -26,8 +27,7 @@ from nnsight_dream.engine.optimise import Climb
 from nnsight_dream.models import families
 from nnsight_dream.models.check import _keeps_shape
 from nnsight_dream.models.parts import Parts
-from nnsight_dream.models.reading import _picture_inputs
-from nnsight_dream.synthesis.ascent import ascend
+from nnsight_dream.models.reading import constants as constants_of
 
 NAMES = list(tiny_families.BUILDERS)
 CLOSE = {"atol": 3e-5, "rtol": 1e-4}
@@ -329,7 +329,7 @@ def test_a_wrong_grid_is_found(vlm: nd.VLM, parts: tiny_families.Miniature) -> N
 
 def test_what_goes_with_the_ids_matters(vlm: nd.VLM, parts: tiny_families.Miniature) -> None:
     """So that the comparisons above can fail."""
-    constants = _picture_inputs(vlm, 1)
+    constants = constants_of(vlm)
     if vlm.family.positions:
         at = vlm.image_prompt.positions
         rows, cols = vlm.grid

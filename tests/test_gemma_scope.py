@@ -19,15 +19,17 @@ import reference
 import saes
 import tiny
 import torch
+from climbing import ascend
 from PIL import Image
 from safetensors import safe_open
 
 import nnsight_dream as nd
 from nnsight_dream.engine import optimise
+from nnsight_dream.engine.terms import feature_term
 from nnsight_dream.sae import files as sae_files
 from nnsight_dream.sae import reference as reference_module
 from nnsight_dream.sae import releases as sae_releases
-from nnsight_dream.synthesis import ascent, feature_climb
+from nnsight_dream.sae.reference import reference_norm
 
 REPO = "google/gemma-scope-2-4b-it"
 FEATURES, INDEX = 16384, 12345
@@ -131,8 +133,9 @@ def test_one_step_at_the_real_width(
     rate = 0.5 / float(gradient.abs().max())
 
     climb = optimise.Climb(steps=1, batch=1, rate=rate, clip=1e9)
-    goal = [feature_climb.objective(vlm, feature, site, 0)]
-    (after,), history, _ = ascent.ascend(vlm, canvas, (), goal, [site], climb, [generator], parts=[start.detach()])
+    most = feature.guard * reference_norm(vlm, site) if feature.guard and objective == "encoder" else None
+    goal = [feature_term(site, feature, most, 0)]
+    (after,), history, _ = ascend(vlm, canvas, (), goal, [site], climb, [generator], parts=[start.detach()])
     torch.testing.assert_close(history[0, 0], by_hand.detach(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(after - start.detach(), rate * gradient, atol=1e-4, rtol=1e-3)
     assert hf.training is False

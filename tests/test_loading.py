@@ -295,25 +295,25 @@ def test_a_tower_that_cannot_be_computed_anew() -> None:
 
 
 def test_where_memory_is_short_a_climb_begins_again(tiny_parts: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnsight_dream.synthesis import ascent as trace
+    from nnsight_dream.engine import jobs
 
     hf, processor = tiny_parts
     vlm, other = (nd.load(hf, processor=processor, check=False) for _ in range(2))
     direction = nd.from_tensor(vlm, torch.ones(32), 1)
     few = {"steps": 2, "batch": 2, "canvas": nd.MultiResolution(SIDE)}
-    real = trace._runner
+    real = jobs.ascent
 
-    def short(vlm: nd.VLM, *rest: Any) -> Any:
-        if torch.is_grad_enabled() and not vlm.checkpoint_tower:
+    def short(*given: Any) -> Any:
+        if not vlm.checkpoint_tower:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(vlm, *rest)
+        return real(*given)
 
     expected = nd.synthesize(other, direction, **few).history
-    monkeypatch.setattr(trace, "_runner", short)
+    monkeypatch.setattr(jobs, "ascent", short)
     with pytest.warns(UserWarning, match="the device's memory is too small for a step"):
         found = nd.synthesize(vlm, direction, **few)
     assert found.history == expected
     assert vlm.checkpoint_tower
-    monkeypatch.setattr(trace, "_runner", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out")))
+    monkeypatch.setattr(jobs, "ascent", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out")))
     with pytest.raises(torch.OutOfMemoryError):
         nd.synthesize(vlm, direction, **few)

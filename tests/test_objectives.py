@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import reference
 import torch
+from climbing import group
 from PIL import Image
 
 import nnsight_dream as nd
 from nnsight_dream.directions import centres
-from nnsight_dream.engine import objective, pooling
-from nnsight_dream.models import reading
+from nnsight_dream.engine import jobs, pooling
+from nnsight_dream.engine.terms import away_term
 from nnsight_dream.synthesis.centres import centre
 from nnsight_dream.synthesis.digests import digest
 
@@ -181,7 +182,9 @@ def test_natural_noise(tiny_vlm: nd.VLM) -> None:
 def test_natural_noise_falls_as_one_over_frequency(tiny_vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(
-        reading, "read_pictures", lambda vlm, x, sites: seen.append(x) or {sites[0]: torch.zeros(len(x), 16, 32)}
+        centres,
+        "mean_patches",
+        lambda vlm, groups, sites, n: seen.extend(groups) or {vlm.site(sites[0]): torch.zeros(32)},
     )
     nd.NaturalNoise(16).of(tiny_vlm, nd.Site(1))
     x = torch.cat(seen)
@@ -241,8 +244,8 @@ def test_the_centre_of_pictures_that_travelled_is_not_computed_again(
 ) -> None:
     """A Ray worker unpickles its settings with every chunk: what they mean is known there after the first."""
     asked = []
-    mean_patches = centres.mean_patches
-    monkeypatch.setattr(centres, "mean_patches", lambda *a: asked.append(a) or mean_patches(*a))
+    mean_patches = jobs.mean_patches
+    monkeypatch.setattr(jobs, "mean_patches", lambda *a: asked.append(a) or mean_patches(*a))
     images = [Image.new("RGB", (20, 20), (200, 30, 90 + i)) for i in range(2)]
     for _ in range(2):
         travelled = pickle.loads(pickle.dumps(FEW.but(centre=nd.Pictures(images))))
@@ -279,7 +282,7 @@ def test_objectives_are_grouped_by_site() -> None:
     sites = [nd.Site(2), nd.Site(1), nd.Site(2), nd.Site(3)]
     jobs = [(site, rand(5, seed=i), rand(5, seed=10 + i)) for i, site in enumerate(sites)]
     patches = {site: rand(8, 6, 5, seed=20 + site.layer) for site in set(sites)}
-    found = objective.group(jobs, nd.Attention(tau=0.1), pooling.cosine)
+    found = group(jobs, nd.Attention(tau=0.1), pooling.cosine)
     assert [o.site for o in found] == [nd.Site(2), nd.Site(1), nd.Site(3)]
     total = sum(o(step_of(patches)) for o in found)
     for j, (site, vector, middle) in enumerate(jobs):
@@ -324,7 +327,9 @@ def test_total_variation_smooths(tiny_vlm: nd.VLM, direction: nd.Direction) -> N
 def test_away_is_the_formula(tiny_vlm: nd.VLM, direction: nd.Direction) -> None:
     away, middle = nd.Away(direction, weight=0.7), rand(32, seed=4)
     patches = rand(4, 6, 32, seed=5)
-    found = away.bound(middle)(step_of({away.site: patches}))
+    found = away_term(away.site, away.direction.vector, middle, away.weight, away.pooling)(
+        step_of({away.site: patches})
+    )
     for j in (0, 1):
         views = (patches[2 * j : 2 * j + 2] - middle).mean(1).numpy()
         expected = -0.7 * np.mean([reference.cosine(v, direction.vector.numpy()) for v in views])

@@ -18,7 +18,7 @@ from nnsight_dream.moved import MOVED
 
 HOME = Path(nd.__file__).parent
 HEAVY = ("torch", "transformers", "nnsight", "PIL", "numpy", "rich", "safetensors", "sae_lens", "yaml")
-AT_A_SERVER = {"__future__", "math", "typing", "dataclasses", "collections", "torch", "nnsight", "transformers"}
+AT_A_SERVER = {*sys.stdlib_module_names, "torch", "nnsight", "transformers"}
 WITH_NNSIGHT = {
     "alignment/encoders.py",
     "engine/read.py",

@@ -673,7 +673,6 @@ def test_a_sweep_goes_on_after_trouble(there: nd.VLM, server: Server, tmp_path: 
         ({"dtype": torch.bfloat16}, "dtype= is the server's choice"),
         ({"up_to_layer": 2, "device": "cpu"}, "up_to_layer, device= are the server's choice"),
         ({"head": False}, "head= is the server's choice"),
-        ({"compile": True}, "compile= is the server's choice"),
     ],
 )
 def test_options_that_a_server_decides(load: Callable[..., nd.VLM], given: dict[str, Any], words: str) -> None:

@@ -14,13 +14,12 @@ import pytest
 import reference
 import tiny
 import torch
+from climbing import ascend, group
 
 import nnsight_dream as nd
 from nnsight_dream.engine import pooling as score_functions
-from nnsight_dream.engine.objective import group
 from nnsight_dream.engine.optimise import Climb
 from nnsight_dream.models.families import GEMMA3
-from nnsight_dream.synthesis.ascent import ascend
 
 SIDE = 112
 

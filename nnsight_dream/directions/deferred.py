@@ -42,6 +42,7 @@ class Request:
     ):
         self.vlm, self.sites, self.batches, self.baseline, self.words = vlm, list(sites), batches, baseline, words
         self.keys = keys
+        self.fresh: dict[Any, torch.Tensor] = {}
         self.rows: dict[Site, torch.Tensor] = {}
         self.waiting: list[tuple[Pending, int]] = []
 
@@ -63,8 +64,10 @@ class Request:
         return kept.get(place)
 
     def _place(self, site: Site) -> tuple[dict[Any, torch.Tensor], Any]:
-        """Where this VLM keeps the baseline: by what it depends on, or where that is not known by its words."""
-        return self.vlm.memo.baselines.at(self.vlm, site), (site, (self.keys or {}).get(site, self.words))
+        """Where the baseline is kept: by a remote VLM itself; one in place has the cache folder alone."""
+        if self.vlm.remote is None:
+            return self.fresh, site
+        return self.vlm.memo.baselines.at(self.vlm, site), (site, self.words)
 
     def fill(self, rows: list[torch.Tensor], baselines: list[Any]) -> None:
         """Take what a job made: rows (N, d) and the baseline (d,) at each site, in the order of `given`."""

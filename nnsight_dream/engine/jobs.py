@@ -46,15 +46,15 @@ def means(model: Any, given: Any) -> list[torch.Tensor]:
 
 def vectors(model: Any, given: Any) -> dict[str, Any]:
     """Concept vectors: `rows` (N, d) at each point of the reading, and the `baseline` (d,) taken off there, or None."""
-    rows = text_means(model, given.how, given.batches)
-    baseline: list[Any] = [None] * len(given.how.points)
+    points = given.how.points
+    rows = text_means(model, given.how, given.batches, points)
+    baseline: list[Any] = [None] * len(points)
     if given.baseline is not None:
-        baseline = list(given.known)
-        if any(value is None for value in baseline):
-            of_baseline = text_means(model, given.how, given.baseline)
-            baseline = [of_baseline[point[0]].mean(0) for point in given.how.points]
+        missing = [point for point, value in zip(points, given.known, strict=True) if value is None]
+        anew = text_means(model, given.how, given.baseline, missing) if missing else {}
+        baseline = [anew[p[0]].mean(0) if v is None else v for p, v in zip(points, given.known, strict=True)]
     less = []
-    for (site, _, _), middle in zip(given.how.points, baseline, strict=True):
+    for (site, _, _), middle in zip(points, baseline, strict=True):
         less.append(rows[site] if middle is None else rows[site] - middle)
     return {"rows": less, "baseline": baseline}
 

@@ -244,17 +244,17 @@ def unpacked(pictures: torch.Tensor) -> torch.Tensor:
     return shares(pictures) if pictures.dtype == torch.uint8 else pictures
 
 
-def text_means(model: Any, how: Any, batches: list[Any]) -> dict[Any, torch.Tensor]:
+def text_means(model: Any, how: Any, batches: list[Any], points: list[Any]) -> dict[Any, torch.Tensor]:
     """Activations (N, d), float32 on the CPU, by site: of each text the mean over its own tokens.
 
-    batches   (inputs, own tokens of each row) as `directions.text` makes them
+    batches   (inputs, own tokens of each row) as `directions.text` makes them; points   those of the reading to look at
     """
-    sandbox, points = in_sandbox(model, how), [point[1:] for point in how.points]
-    rows: dict[Any, list[torch.Tensor]] = {site: [] for site, _, _ in how.points}
+    sandbox, paths = in_sandbox(model, how), [point[1:] for point in points]
+    rows: dict[Any, list[torch.Tensor]] = {site: [] for site, _, _ in points}
     for inputs, own in batches:
         with torch.no_grad():
-            values = run(model, how.root, points, inputs, sandbox)
-        for (site, _, _), value in zip(how.points, values, strict=True):
+            values = run(model, how.root, paths, inputs, sandbox)
+        for (site, _, _), value in zip(points, values, strict=True):
             for state, tokens in zip(states(how, site, value.detach()), own, strict=True):
                 rows[site].append(state[tokens].float().mean(0).cpu())
     return {site: torch.stack(of_site) for site, of_site in rows.items()}

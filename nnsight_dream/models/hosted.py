@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TASK = "image-text-to-text"
 
 
-_WEIGHTS_ONLY = ("up_to_layer", "device", "dtype", "device_map", "compile", "checkpoint_tower", "head", "max_memory")
+_WEIGHTS_ONLY = ("up_to_layer", "device", "dtype", "device_map", "checkpoint_tower", "head", "max_memory")
 
 
 def without_weights(x: Any, processor: Any, family: Family | None, place: Remote, options: dict[str, Any]) -> VLM:

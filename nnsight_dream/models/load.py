@@ -38,7 +38,6 @@ class Choices:
     image_size: int | tuple[int, int] | None = None
     straight_through: float | None = None
     checkpoint_tower: bool = False
-    compile: bool | str = False
     head: bool = True
     first_layer: int = 1
     remote: bool | str = False
@@ -72,7 +71,6 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     straight_through: float | None = None,
     checkpoint_tower: bool = False,
-    compile: bool | str = False,
     head: bool = True,
     first_layer: int = 1,
     remote: bool | str = False,
@@ -106,11 +104,6 @@ def load(
                  biased guess of no true gradient, since the model computes with hard words; off if not given
     checkpoint_tower   in an ascent, keep only the inputs of the vision tower's layers and compute the rest anew in the
                  backward pass: the same gradient, far less memory, about a third more time
-    compile      True: ascents run the forward pass up to the deepest site as a program that torch.compile makes of it,
-                 or the name of another of its backends. The same activations (proved at a climb's first step) and
-                 gradients within rounding, so not the same bits. It is made at the first step, anew for every layer and
-                 number of views, in seconds to minutes, and needs a C++ compiler on the CPU: see
-                 `benchmarks/compile.py` for when it pays
     first_layer  1: `layer=1` is the first block, as in the paper; 0: `layer=0` is, should its authors have meant that
     remote       True: the model's weights stay on an NDIF server (that which nnsight is set to, $NDIF_HOST, with the
                  key $NDIF_API_KEY) and are never loaded here; or the address of another such server. "local": it is
@@ -129,7 +122,7 @@ def load(
     """
     choices = Choices(
         processor=processor, up_to_layer=up_to_layer, check=check, device=device, dtype=dtype, family=family,
-        image_size=image_size, straight_through=straight_through, checkpoint_tower=checkpoint_tower, compile=compile,
+        image_size=image_size, straight_through=straight_through, checkpoint_tower=checkpoint_tower,
         head=head, first_layer=first_layer, remote=remote, steps_per_job=steps_per_job, options=options,
     )  # fmt: skip
     _refuse(x, choices)
@@ -174,7 +167,7 @@ def _build(x: Any, choices: Choices, place: Remote | None) -> VLM:
     if place is not None and place.away:
         from .hosted import without_weights
 
-        here = choices.given("up_to_layer", "device", "dtype", "compile", "checkpoint_tower", "head")
+        here = choices.given("up_to_layer", "device", "dtype", "checkpoint_tower", "head")
         vlm = without_weights(x, choices.processor, choices.family, place, {**choices.options, **here})
     elif isinstance(x, (str, Path)):
         options = {**choices.options, "dtype": choices.dtype}
@@ -201,7 +194,6 @@ def _adjust(vlm: VLM, choices: Choices) -> None:
             "can compute anew; leave it out, and lower batch= or at_once= where memory is short"
         )
     vlm.checkpoint_tower = choices.checkpoint_tower
-    vlm.compiled = _backend(vlm, choices.compile)
     if choices.straight_through is not None:
         vlm.straight_through = _temperature(vlm, choices.straight_through)
     if choices.image_size is not None:
@@ -221,25 +213,3 @@ def _temperature(vlm: VLM, straight_through: float) -> float:
             f"straight_through={arguments.shown(straight_through)} is a temperature: give one above 0, such as 1.0"
         )
     return float(straight_through)
-
-
-def _backend(vlm: VLM, asked: bool | str) -> str | None:
-    """The backend of torch.compile that is asked for, if this model's forward pass can be compiled."""
-    if asked is False:
-        return None
-    if vlm.checkpoint_tower:
-        raise ValueError("compile= and checkpoint_tower=True exclude each other; leave one of them out")
-    if any(hasattr(m, "_hf_hook") for m in vlm.hf.modules()):
-        raise ValueError(
-            f"compile={asked!r}: accelerate moves the weights of {vlm.id} about between devices, which cannot be "
-            "compiled; load without device_map= or without compile="
-        )
-    if asked is True:
-        return "inductor"
-    known = torch.compiler.list_backends(exclude_tags=())
-    if asked not in known:
-        near = difflib.get_close_matches(str(asked), known, 1, 0.0)
-        raise ValueError(
-            f"compile={asked!r}: True, or a backend of torch.compile ({', '.join(known)}); did you mean {near[0]!r}?"
-        )
-    return asked

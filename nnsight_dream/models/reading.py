@@ -136,7 +136,7 @@ def read_text(
             raise TypeError(f"{name}={arguments.shown(value)}: a tensor (texts, tokens) is needed")
     how = reading(vlm, where)
     states = run(vlm, jobs.text_states, plain.Text(how, text_inputs(vlm, ids, mask)))
-    return _by_site(how, states)
+    return _by_site(how, states, where)
 
 
 def _sites(vlm: VLM, sites: Any) -> list[Site]:
@@ -156,8 +156,9 @@ def text_inputs(vlm: VLM, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, An
     return {"input_ids": ids, "attention_mask": mask.to(vlm.device), **vlm.family.text(ids)}
 
 
-def _by_site(how: Any, values: list[torch.Tensor]) -> dict[Site, torch.Tensor]:
-    return {point[0]: value for point, value in zip(how.points, values, strict=True)}
+def _by_site(how: plain.Reading, values: list[torch.Tensor], sites: list[Site]) -> dict[Site, torch.Tensor]:
+    found = {point[0]: value for point, value in zip(how.points, values, strict=True)}
+    return {site: found[site] for site in sites}
 
 
 def constants(vlm: VLM) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int |
             "are all done there"
         )
     how = reading(vlm, where, pictures=True)
-    return _by_site(how, run(vlm, jobs.patches, plain.Pictures(how, pictures)))
+    return _by_site(how, run(vlm, jobs.patches, plain.Pictures(how, pictures)), where)
 
 
 @calmly
@@ -223,8 +224,9 @@ def mean_patches(
     groups   pictures (B, 3, H, W) in [0, 1], each group of one size; those of one size are run together, at most
              `at_once` in a pass
     """
-    how = reading(vlm, [vlm.site(s) for s in sites], pictures=True)
-    return _by_site(how, run(vlm, jobs.means, plain.Groups(how, list(groups), at_once)))
+    where = [vlm.site(s) for s in sites]
+    how = reading(vlm, where, pictures=True)
+    return _by_site(how, run(vlm, jobs.means, plain.Groups(how, list(groups), at_once)), where)
 
 
 def _places(vlm: VLM, site: Site) -> torch.Tensor:

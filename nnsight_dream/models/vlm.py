@@ -36,7 +36,6 @@ class VLM:
     family     the record of facts about its family
     pixels     the numbers of its image processor
     straight_through   the temperature of a surrogate gradient, or None (see `load`)
-    compiled   the backend of torch.compile that ascents run, or None (see `load`)
     own_size   (height, width) in pixels of the checkpoint's own, where another was chosen
     checkpoint_tower   whether the vision tower's activations are computed anew in the backward pass (see `load`)
     id, revision   its name and commit, as far as known
@@ -57,7 +56,6 @@ class VLM:
     straight_through: float | None = None
     checkpoint_tower: bool = False
     own_size: tuple[int, int] | None = None
-    compiled: str | None = None
     remote: Remote | None = None
     memo: Memo = field(default_factory=Memo, repr=False)
 

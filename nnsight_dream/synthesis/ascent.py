@@ -193,7 +193,9 @@ def prepared(
     centred = list(dict.fromkeys([*centred, *(t.away[0] for t in added if t.away is not None)]))
     known, centre = _centres(vlm, centred, choice, min(16, settings.at_once))
     featured = [(s, one.reference) for s, one in zip(sites, given_aims, strict=True) if one.feature is not None]
-    norms = {(s, i): vlm.memo.norms.at(vlm, s).get(reference.key(vlm, s, references[i])) for s, i in dict.fromkeys(featured)}
+    norms = {
+        (s, i): vlm.memo.norms.at(vlm, s).get(reference.key(vlm, s, references[i])) for s, i in dict.fromkeys(featured)
+    }
     wanted = [place for place, norm in norms.items() if norm is None]
     how = reading(vlm, needed, pictures=True)
     if vlm.remote is not None and vlm.remote.away:

@@ -5,7 +5,7 @@ A job's result is plain: dicts, lists, numbers, tensors. See `engine.plain` for 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,8 +16,12 @@ from .pixels import shares
 from .read import in_sandbox, reader, run, states, text_means
 from .terms import away_term, direction_term, feature_term
 
+if TYPE_CHECKING:
+    from .plain import Aim, Ascent, Groups, Pictures, Text, Words
+    from .read import Read
 
-def text_states(model: Any, given: Any) -> list[torch.Tensor]:
+
+def text_states(model: Any, given: Text) -> list[torch.Tensor]:
     """Activations (B, T, d) of text at each point of the reading."""
     points = [point[1:] for point in given.how.points]
     with torch.no_grad():
@@ -25,7 +29,7 @@ def text_states(model: Any, given: Any) -> list[torch.Tensor]:
     return [states(given.how, point[0], value).detach() for point, value in zip(given.how.points, values, strict=True)]
 
 
-def patches(model: Any, given: Any) -> list[torch.Tensor]:
+def patches(model: Any, given: Pictures) -> list[torch.Tensor]:
     """Patches (B, n, d) of `given.pictures` at each point of the reading, in the model's type.
 
     Where gradients are on and the pictures require them, the patches carry the graph.
@@ -36,7 +40,7 @@ def patches(model: Any, given: Any) -> list[torch.Tensor]:
     return [by_site[point[0]] for point in given.how.points]
 
 
-def means(model: Any, given: Any) -> list[torch.Tensor]:
+def means(model: Any, given: Groups) -> list[torch.Tensor]:
     """The mean patch (d,) over `given.pictures` at each point of the reading."""
     read, device = reader(model, given.how)
     sites = [point[0] for point in given.how.points]
@@ -44,7 +48,7 @@ def means(model: Any, given: Any) -> list[torch.Tensor]:
     return [by_site[site] for site in sites]
 
 
-def vectors(model: Any, given: Any) -> dict[str, Any]:
+def vectors(model: Any, given: Words) -> dict[str, Any]:
     """Concept vectors: `rows` (N, d) at each point of the reading, and the `baseline` (d,) taken off there, or None."""
     points = given.how.points
     rows = text_means(model, given.how, given.batches, points)
@@ -59,7 +63,7 @@ def vectors(model: Any, given: Any) -> dict[str, Any]:
     return {"rows": less, "baseline": baseline}
 
 
-def ascent(model: Any, given: Any) -> dict[str, Any]:
+def ascent(model: Any, given: Ascent) -> dict[str, Any]:
     """A piece of an ascent, or all of it: concept vectors, centres, the climb, and at its end the pictures' scores.
 
     A KeyboardInterrupt ends it early: `interrupted` is then true, and the pictures are those so far.
@@ -67,7 +71,7 @@ def ascent(model: Any, given: Any) -> dict[str, Any]:
     read, device = reader(model, given.how)
     asked = [vectors(model, one) for one in given.asked]
     aims = [_vector(aim, asked) for aim in given.aims]
-    few = min(16, given.plan.at_once)
+    few = 16 if given.plan.at_once is None else min(16, given.plan.at_once)
     centres = _centres(read, given, few, device)
     norms = dict(given.norms)
     for place in given.norms_wanted:
@@ -103,7 +107,9 @@ def ascent(model: Any, given: Any) -> dict[str, Any]:
     }
 
 
-def _begun(given: Any, device: Any) -> tuple[int, list[torch.Tensor], list[torch.Generator], torch.optim.Optimizer]:
+def _begun(
+    given: Ascent, device: torch.device
+) -> tuple[int, list[torch.Tensor], list[torch.Generator], torch.optim.Optimizer]:
     """First step, canvas's parts, generators and optimiser of a piece, as the piece before left them."""
     generators = [torch.Generator().manual_seed(seed) for seed in given.seeds]
     if given.state is None:
@@ -124,13 +130,15 @@ def _print_step(step: int, score: torch.Tensor) -> None:
     print(f"@nnsight-dream [{step}, {score.tolist()}]")
 
 
-def _vector(aim: Any, asked: list[dict[str, Any]]) -> Any:
+def _vector(aim: Aim, asked: list[dict[str, Any]]) -> Any:
     if aim.feature is not None:
         return None
-    return aim.vector if aim.vector is not None else asked[aim.asked[0]]["rows"][aim.asked[1]][aim.asked[2]]
+    if aim.vector is not None or aim.asked is None:
+        return aim.vector
+    return asked[aim.asked[0]]["rows"][aim.asked[1]][aim.asked[2]]
 
 
-def _centres(read: Any, given: Any, at_once: int, device: Any) -> dict[Any, torch.Tensor]:
+def _centres(read: Read, given: Ascent, at_once: int, device: torch.device) -> dict[Any, torch.Tensor]:
     centres = dict(given.centres)
     if given.centre_sites:
         groups = given.centre if isinstance(given.centre, list) else given.centre.pictures(*given.how.pixels.size)
@@ -138,7 +146,9 @@ def _centres(read: Any, given: Any, at_once: int, device: Any) -> dict[Any, torc
     return centres
 
 
-def _terms(given: Any, aims: list[Any], centres: dict[Any, Any], norms: dict[Any, float], device: Any) -> list[Any]:
+def _terms(
+    given: Ascent, aims: list[Any], centres: dict[Any, Any], norms: dict[Any, float], device: torch.device
+) -> list[Any]:
     """The terms: directions by site, features, added ones."""
     terms: list[Any] = []
     towards = [j for j, aim in enumerate(given.aims) if aim.feature is None]
@@ -161,7 +171,13 @@ def _terms(given: Any, aims: list[Any], centres: dict[Any, Any], norms: dict[Any
 
 
 def _measured(
-    read: Any, given: Any, eights: Any, aims: list[Any], centres: dict[Any, Any], norms: dict[Any, float], device: Any
+    read: Read,
+    given: Ascent,
+    eights: torch.Tensor,
+    aims: list[Any],
+    centres: dict[Any, Any],
+    norms: dict[Any, float],
+    device: torch.device,
 ) -> list[Any]:
     """Of each finished picture, as a file would hold it: scores, heat (n,), and of a feature the readings."""
     found: list[Any] = []

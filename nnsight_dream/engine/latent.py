@@ -121,5 +121,6 @@ def normalised(x: torch.Tensor, how: str) -> torch.Tensor:
         x = x - x.mean(-1, keepdim=True)
         return x / (x.std(-1, keepdim=True) + 1e-5)
     if how == "constant_norm_rescale":
-        return x * (x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True))
+        scale: torch.Tensor = x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True)
+        return x * scale
     return x

@@ -212,7 +212,7 @@ def prove_norms(norm: torch.Tensor, step: int) -> None:
 def eight_bit(canvas: Any, parts: list[torch.Tensor]) -> torch.Tensor:
     """The pictures (J, H, W, 3) of a canvas's parts, as the 8-bit values that a file holds."""
     with torch.no_grad():
-        rendered = canvas.render(parts).clamp(0, 1)
+        rendered: torch.Tensor = canvas.render(parts).clamp(0, 1)
     return (rendered * 255).round().byte().permute(0, 2, 3, 1)
 
 

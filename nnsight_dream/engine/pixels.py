@@ -77,8 +77,8 @@ class PixelFormat:
         std = tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0)
         return cls(
             (int(height), int(width)),
-            tuple(m / scale for m in mean),  # type: ignore[arg-type]
-            tuple(s / scale for s in std),  # type: ignore[arg-type]
+            tuple(m / scale for m in mean),
+            tuple(s / scale for s in std),
             int(processor.resample if processor.resample is not None else 2),
             **{"crop": crop, **more},
         )
@@ -123,7 +123,7 @@ def resize(pictures: torch.Tensor, size: tuple[int, int], resample: int) -> torc
     )
 
 
-class _Kept(dict):
+class _Kept(dict[tuple[int, int], torch.Tensor]):
     """What has been worked out; it travels empty."""
 
     def __reduce__(self) -> Any:

@@ -6,12 +6,18 @@ tokens are made outside the model. See `engine.plain` for the rules of this fold
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .canvas import _full_precision
 from .pixels import shares
+
+if TYPE_CHECKING:
+    from .plain import Reading
+
+Read = Callable[[torch.Tensor], dict[Any, torch.Tensor]]
 
 
 def run(
@@ -89,7 +95,7 @@ def reach_changed(model: Any, whole: Any, wanted: list[Any], late: list[int], in
     return [caught[i] for i in range(len(wanted))]
 
 
-def in_sandbox(model: Any, how: Any) -> bool:
+def in_sandbox(model: Any, how: Reading) -> bool:
     """Whether a job runs in NDIF's sandbox; where the reading knows the model's device, it runs at home."""
     return how.device is None and sandboxed(model)
 
@@ -105,7 +111,7 @@ def sandboxed(model: Any) -> bool:
     return first is None or first.device.type == "meta"
 
 
-def states(how: Any, site: Any, value: Any) -> torch.Tensor:
+def states(how: Reading, site: Any, value: Any) -> torch.Tensor:
     """What a module gave, if it is (batch, tokens, width); of several results the first."""
     value = how.states(value, how.config)
     if not isinstance(value, torch.Tensor) or value.ndim != 3:
@@ -115,7 +121,7 @@ def states(how: Any, site: Any, value: Any) -> torch.Tensor:
 
 
 def pixel_inputs(
-    how: Any, root: Any, pictures: torch.Tensor, device: torch.device, dtype: torch.dtype
+    how: Reading, root: Any, pictures: torch.Tensor, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
     """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way.
 
@@ -135,8 +141,10 @@ def pixel_inputs(
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     if how.temperature is not None:
+        assert how.soft is not None  # a temperature is refused for other families
         tokens = how.soft(root, inputs, how.temperature)
     else:
+        assert how.encode is not None
         tokens = how.encode(root, inputs)
     return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tokens)}}
 
@@ -157,7 +165,7 @@ def unedited(whole: Any) -> Any:
     return bare
 
 
-def caught_masks(model: Any, how: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor | None]:
+def caught_masks(model: Any, how: Reading, inputs: dict[str, Any]) -> dict[str, torch.Tensor | None]:
     """The decoder's own attention masks by layer type, (1, 1, T, T), caught on their way into the first blocks.
 
     Gemma 3 builds them anew in every forward pass (10 to 14 ms); they depend on the prompt alone.
@@ -174,7 +182,7 @@ def caught_masks(model: Any, how: Any, inputs: dict[str, Any]) -> dict[str, torc
     return {kind: found.get(kind, next(iter(found.values()))) for kind in every}
 
 
-def caught_positions(model: Any, how: Any, inputs: dict[str, Any]) -> torch.Tensor:
+def caught_positions(model: Any, how: Reading, inputs: dict[str, Any]) -> torch.Tensor:
     """The decoder's own position ids, (axes, 1, T), caught on their way into it; they depend on the prompt alone.
 
     Given to the model, it need not work them out anew in every pass, nor keep what it worked out.
@@ -185,14 +193,15 @@ def caught_positions(model: Any, how: Any, inputs: dict[str, Any]) -> torch.Tens
     with torch.no_grad(), unedited(model.get(how.root)).trace(**inputs, use_cache=False) as tracer:
         caught = nnsight.save(stack.inputs[1]["position_ids"])
         tracer.stop()
-    return caught
+    position_ids: torch.Tensor = caught
+    return position_ids
 
 
 def constants(
-    model: Any, how: Any, root: Any, device: torch.device, dtype: torch.dtype, sandbox: bool = False
+    model: Any, how: Reading, root: Any, device: torch.device, dtype: torch.dtype, sandbox: bool = False
 ) -> dict[str, Any]:
     """All inputs of one picture but its pixels, (1, T) each: ids, and what depends on them, made once for all steps."""
-    extra = {k: v.to(device) for k, v in how.extra.items()}
+    extra: dict[str, Any] = {k: v.to(device) for k, v in how.extra.items()}
     ids = how.ids.to(device)[None]
     grey = torch.full((1, 3, *how.pixels.size), 0.5, dtype=torch.float32, device=device)
     if sandbox:
@@ -207,14 +216,14 @@ def constants(
     return {"input_ids": ids, **extra}
 
 
-def reader(model: Any, how: Any, full: bool = True) -> tuple[Any, torch.device]:
+def reader(model: Any, how: Reading, full: bool = True) -> tuple[Read, torch.device]:
     """A function from pictures (B, 3, H, W) to patches (B, n, d) by site; and the device of its tensors.
 
     full   patches are float32; else of the type in which the model computes
     """
     sandbox = in_sandbox(model, how)
     device, dtype = how.device, how.dtype
-    if device is None:
+    if device is None or dtype is None:
         with torch.no_grad():
             (first,) = run(model, how.root, [how.first], how.one_token, sandbox)
             first = how.states(first, how.config)
@@ -244,7 +253,7 @@ def unpacked(pictures: torch.Tensor) -> torch.Tensor:
     return shares(pictures) if pictures.dtype == torch.uint8 else pictures
 
 
-def text_means(model: Any, how: Any, batches: list[Any], points: list[Any]) -> dict[Any, torch.Tensor]:
+def text_means(model: Any, how: Reading, batches: list[Any], points: list[Any]) -> dict[Any, torch.Tensor]:
     """Activations (N, d), float32 on the CPU, by site: of each text the mean over its own tokens.
 
     batches   (inputs, own tokens of each row) as `directions.text` makes them; points   those of the reading to look at

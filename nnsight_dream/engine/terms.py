@@ -5,6 +5,7 @@ A term of your own is any callable from a `Step` to (J,). See `engine.plain` for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def placed(pooling: Any, site: Any) -> Any:
 
 def direction_term(
     site: Any, directions: torch.Tensor, centres: torch.Tensor, pooling: Any, score: Any, rows: Any = None
-) -> Any:
+) -> Callable[[Step], torch.Tensor]:
     """The term of jobs that climb directions (J, d) at one site; `rows` of the step are theirs, all if None."""
     pooling = placed(pooling, site)
 
@@ -75,7 +76,9 @@ def direction_term(
     return term
 
 
-def away_term(site: Any, vector: torch.Tensor, centre: torch.Tensor, weight: float, pooling: Any) -> Any:
+def away_term(
+    site: Any, vector: torch.Tensor, centre: torch.Tensor, weight: float, pooling: Any
+) -> Callable[[Step], torch.Tensor]:
     """Minus `weight` times the likeness of all jobs' pictures to a direction (d,)."""
     pooling = placed(pooling, site)
 
@@ -84,18 +87,20 @@ def away_term(site: Any, vector: torch.Tensor, centre: torch.Tensor, weight: flo
         towards = vector.expand(len(patches), -1)
         pooled, _ = pooling(patches, towards, step.grid, step.progress)
         likeness = torch.nn.functional.cosine_similarity(pooled, towards, dim=-1)
-        return -weight * likeness.unflatten(0, (-1, step.batch)).mean(1)
+        scores: torch.Tensor = -weight * likeness.unflatten(0, (-1, step.batch)).mean(1)
+        return scores
 
     return term
 
 
-def feature_term(site: Any, feature: Any, most: float | None, job: int) -> Any:
+def feature_term(site: Any, feature: Any, most: float | None, job: int) -> Callable[[Step], torch.Tensor]:
     """The term of the job that climbs a feature: its value, averaged over image tokens and views."""
 
     def term(step: Step) -> torch.Tensor:
         every = step.patches[site].unflatten(0, (-1, step.batch))
         found = feature.value(every[job], most).mean()
         places = torch.tensor([job], dtype=torch.long, device=found.device)
-        return found.new_zeros(len(every)).index_put((places,), found[None])
+        scores: torch.Tensor = found.new_zeros(len(every)).index_put((places,), found[None])
+        return scores
 
     return term

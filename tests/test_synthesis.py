@@ -410,3 +410,9 @@ def test_the_demo_draws(demo_vlm: nd.VLM) -> None:
     assert made.image.size == (32, 32)
     assert made.settings["pooling"] == nd.Settings.demo().record()["pooling"]
     assert made.history[-1] != made.history[0]
+
+
+def test_an_old_name_of_a_setting_warns() -> None:
+    settings = nd.Settings(batch=4, at_once=9)
+    with pytest.warns(FutureWarning, match="pictures_per_pass"):
+        assert settings.together == settings.pictures_per_pass == 2

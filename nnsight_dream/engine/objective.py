@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable as Site
 
     from .optimise import Step
-    from .pooling import Pooling, Score
+    from .pooling import Pooling, ScoreFunction
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Objective:
     directions: torch.Tensor
     centres: torch.Tensor
     pooling: Pooling
-    score: Score = cosine
+    score: ScoreFunction = cosine
     jobs: tuple[int, ...] | None = None
 
     def parts(self, patches: torch.Tensor, grid: tuple[int, int], progress: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from .checks import real, shown
 Pooling = Callable[[torch.Tensor, torch.Tensor, tuple[int, int], float], tuple[torch.Tensor, torch.Tensor]]
 
 
-Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+ScoreFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,8 @@ def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple
         groups.setdefault((site, whole), (chosen, of, []))[2].append((job.key(**of), job))
     chunks = []
     for chosen, of, members in groups.values():
-        for start in range(0, len(members), chosen.together):
-            keys, some = zip(*members[start : start + chosen.together], strict=True)
+        for start in range(0, len(members), chosen.pictures_per_pass):
+            keys, some = zip(*members[start : start + chosen.pictures_per_pass], strict=True)
             chunks.append(Chunk(keys, some, chosen, of))
     mine = impossible if index == 0 else []
     return Plan(tuple(chunks[index::count]), tuple(mine))

@@ -50,9 +50,9 @@ def batches(settings: Sequence[Settings]) -> list[tuple[list[int], Settings]]:
         else:
             groups.append(([place], chosen))
     return [
-        (places[start : start + same.together], same)
+        (places[start : start + same.pictures_per_pass], same)
         for places, same in groups
-        for start in range(0, len(places), same.together)
+        for start in range(0, len(places), same.pictures_per_pass)
     ]
 
 

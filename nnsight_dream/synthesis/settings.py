@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from .digests import NO_PART_OF_KEY
 
 if TYPE_CHECKING:
     from ..engine.optimise import Augmentation, Canvas
-    from ..engine.pooling import Pooling, Score
+    from ..engine.pooling import Pooling, ScoreFunction
     from ..models.vlm import VLM
 
 
@@ -55,7 +56,7 @@ class Settings:
     canvas: Canvas | Native = MultiResolution(448)
     augment: tuple[Augmentation, ...] = (Shift(), Noise(0.2))
     pooling: Pooling = Attention()
-    score: Score = cosine
+    score: ScoreFunction = cosine
     centre: Any = Grey()
 
     def __post_init__(self) -> None:
@@ -136,9 +137,15 @@ class Settings:
         )
 
     @property
-    def together(self) -> int:
+    def pictures_per_pass(self) -> int:
         """How many pictures are climbed in one batch."""
         return max(1, self.at_once // self.batch)
+
+    @property
+    def together(self) -> int:
+        """The old name of `pictures_per_pass`; it goes with the next release."""
+        warnings.warn("Settings.together is pictures_per_pass now", FutureWarning, stacklevel=2)
+        return self.pictures_per_pass
 
     def but(self, **changes: Any) -> Settings:
         """A copy with some choices changed; raises TypeError that names the nearest for an unknown one."""

@@ -13,7 +13,7 @@ from .canvas import _full_precision
 from .measure import mean_norm, mean_patches, measured_direction, measured_feature
 from .optimise import climb, eight_bit, optimiser_of
 from .pixels import shares
-from .read import in_sandbox, reader, run, states, text_means
+from .read import in_sandbox, own_tokens, reader, run, states, text_means
 from .terms import away_term, direction_term, feature_term
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ def vectors(model: Any, given: Words) -> dict[str, Any]:
     for (site, _, _), middle in zip(points, baseline, strict=True):
         less.append(rows[site] if middle is None else rows[site] - middle)
     return {"rows": less, "baseline": baseline}
+
+
+def tokens(model: Any, given: Words) -> list[list[torch.Tensor]]:
+    """At each point of the reading, of each text the activations (tokens, d) of its own tokens."""
+    rows = own_tokens(model, given.how, given.batches, given.how.points)
+    return [rows[point[0]] for point in given.how.points]
 
 
 def ascent(model: Any, given: Ascent) -> dict[str, Any]:

@@ -253,8 +253,8 @@ def unpacked(pictures: torch.Tensor) -> torch.Tensor:
     return shares(pictures) if pictures.dtype == torch.uint8 else pictures
 
 
-def text_means(model: Any, how: Reading, batches: list[Any], points: list[Any]) -> dict[Any, torch.Tensor]:
-    """Activations (N, d), float32 on the CPU, by site: of each text the mean over its own tokens.
+def own_tokens(model: Any, how: Reading, batches: list[Any], points: list[Any]) -> dict[Any, list[torch.Tensor]]:
+    """By site, of each text the activations (tokens, d) of its own tokens, in float32, where the model's are.
 
     batches   (inputs, own tokens of each row) as `directions.text` makes them; points   those of the reading to look at
     """
@@ -265,5 +265,11 @@ def text_means(model: Any, how: Reading, batches: list[Any], points: list[Any]) 
             values = run(model, how.root, paths, inputs, sandbox)
         for (site, _, _), value in zip(points, values, strict=True):
             for state, tokens in zip(states(how, site, value.detach()), own, strict=True):
-                rows[site].append(state[tokens].float().mean(0).cpu())
-    return {site: torch.stack(of_site) for site, of_site in rows.items()}
+                rows[site].append(state[tokens].float())
+    return rows
+
+
+def text_means(model: Any, how: Reading, batches: list[Any], points: list[Any]) -> dict[Any, torch.Tensor]:
+    """Activations (N, d), float32 on the CPU, by site: of each text the mean over its own tokens (see `own_tokens`)."""
+    rows = own_tokens(model, how, batches, points)
+    return {site: torch.stack([row.mean(0).cpu() for row in of_site]) for site, of_site in rows.items()}

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..arguments import SEED_MOST, is_whole, listed, plain, real, whole
-from ..directions.text import _texts, _wrapped
+from ..directions.text import _batches, _texts, _wrapped
+from ..engine import jobs
+from ..engine.plain import Words
 from ..io.pictures import as_tensors
 from ..models import spans
-from ..models.reading import read_text
+from ..models.reading import reading
+from ..remote.run import run
 from .encoding import check_tokens, check_whole, check_width, most, patches
 from .weights import checked
 
@@ -109,15 +112,12 @@ def responses(
 
 
 def word_tokens(vlm: VLM, words: Sequence[str], site: Site) -> Iterator[torch.Tensor]:
-    """Activations (tokens, d) of each text's own tokens in the chat template, float32."""
-    filler = vlm.tokenizer.pad_token_id or 0
+    """Activations (tokens, d) of each text's own tokens in the chat template, float32; batch by batch."""
+    how = reading(vlm, [site])
     for batch in spans.batches(_wrapped(vlm, words)):
-        longest = max(len(p.ids) for p in batch)
-        ids = torch.tensor([[*p.ids, *[filler] * (longest - len(p.ids))] for p in batch])
-        mask = torch.tensor([[1] * len(p.ids) + [0] * (longest - len(p.ids)) for p in batch])
-        states = read_text(vlm, ids, mask, [site])[site]
-        for prompt, state in zip(batch, states, strict=True):
-            yield check_tokens(state[list(prompt.own)].float(), repr(prompt.text))
+        (rows,) = run(vlm, jobs.tokens, Words(how, _batches(vlm, batch), None, []))
+        for prompt, row in zip(batch, rows, strict=True):
+            yield check_tokens(row, repr(prompt.text))
 
 
 @dataclass(frozen=True)

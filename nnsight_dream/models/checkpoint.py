@@ -62,10 +62,10 @@ def headless(cls: Any, layers: str) -> Any:
 
 def wanted(name: str, up_to_layer: int | None, head: bool) -> bool:
     """Whether a tensor of this name in a checkpoint is needed, for `up_to_layer` blocks (None: all) and a head."""
-    found = _DECODER.match(name)
-    if found and found["block"] is not None:
-        return up_to_layer is None or int(found["block"]) < up_to_layer
-    return head or not (found or _HEAD.search(name))
+    block = _DECODER.match(name)
+    if block and block["block"] is not None:
+        return up_to_layer is None or int(block["block"]) < up_to_layer
+    return head or not (block or _HEAD.search(name))
 
 
 def needed_files(

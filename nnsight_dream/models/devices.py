@@ -29,16 +29,16 @@ def there() -> list[str]:
     >>> devices.there()[-1]
     'cpu'
     """
-    found = []
+    names = []
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
-        found += [f"cuda:{i}" for i in range(count)] if count > 1 else ["cuda"]
+        names += [f"cuda:{i}" for i in range(count)] if count > 1 else ["cuda"]
     if torch.backends.mps.is_available():
-        found.append("mps")
+        names.append("mps")
     current = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if current is not None and current.type not in ("cuda", "mps"):
-        found.append(current.type)
-    return [*found, "cpu"]
+        names.append(current.type)
+    return [*names, "cpu"]
 
 
 def known(device: Any, name: str = "device") -> torch.device:

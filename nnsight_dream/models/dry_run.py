@@ -122,8 +122,8 @@ class DryRun(TorchDispatchMode):
             if kwargs.get("device") is not None:
                 kwargs["device"] = torch.device("meta")
         elif kwargs.get("device") is not None:  # made anew, or moved: whole numbers stay real
-            made = func(*args, **{**kwargs, "device": torch.device("meta")})
-            real = not (made.is_floating_point() or made.is_complex())
+            sample = func(*args, **{**kwargs, "device": torch.device("meta")})
+            real = not (sample.is_floating_point() or sample.is_complex())
             kwargs["device"] = torch.device("cpu" if real else "meta")
         if func in ANSWERS and args[0].is_meta:
             out = torch.full(() if func is aten.all.default else args[0].shape, ANSWERS[func])
@@ -135,12 +135,12 @@ class DryRun(TorchDispatchMode):
     def _count(self, func: Any, args: Any, kwargs: Any, given: list[torch.Tensor], out: Any) -> None:
         part, packet = self._part(), func._overloadpacket
         results = [x for x in tree_flatten(out)[0] if isinstance(x, torch.Tensor)]
-        made = [self._follow(t) for t in results]
+        new = [self._follow(t) for t in results]
         if packet in flop_registry:
             self.flops[part] += flop_registry[packet](*args, **kwargs, out_val=out)
         elif packet in CPU_ATTENTION:
             self.flops[part] += CPU_ATTENTION[packet](*args)
-        elif any(made) or func._schema.is_mutable:
+        elif any(new) or func._schema.is_mutable:
             self.moved[part] += sum(t.numel() * t.element_size() for t in (*given, *results))
 
     def _follow(self, tensor: torch.Tensor) -> bool:
@@ -168,14 +168,14 @@ def _shape_of(tensor: torch.Tensor) -> torch.Tensor:
 
 def _places(index: Any) -> list[torch.Tensor | None]:
     """Truth values as the places that they pick out, which gives the result its shape."""
-    found: list[torch.Tensor | None] = []
-    for one in index:
-        if one is not None and one.dtype == torch.bool:
-            real = torch.ones(one.shape, dtype=torch.bool) if one.is_meta else one  # unknown: all are taken
-            found.extend(real.nonzero().unbind(1))
+    places: list[torch.Tensor | None] = []
+    for part in index:
+        if part is not None and part.dtype == torch.bool:
+            real = torch.ones(part.shape, dtype=torch.bool) if part.is_meta else part  # unknown: all are taken
+            places.extend(real.nonzero().unbind(1))
         else:
-            found.append(one)
-    return found
+            places.append(part)
+    return places
 
 
 def _products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[int, int]:

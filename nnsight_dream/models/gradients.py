@@ -147,13 +147,13 @@ def _blocks(vlm: VLM, modules: dict[str, torch.nn.Module]) -> dict[str, str]:
         or path == vlm.family.projector != ""
         or (path.rpartition(".")[0] == stack and path.rpartition(".")[2].isdigit())
     ]
-    found = {}
+    blocks = {}
     for path in units:
-        found[path] = path
+        blocks[path] = path
         for name, child in modules[path].named_children() if path != vlm.family.projector else ():
             if any(True for _ in child.children()):
-                found[f"{path}.{name}"] = path
-    return found
+                blocks[f"{path}.{name}"] = path
+    return blocks
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -162,11 +162,11 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
         if value.is_floating_point():
             yield value
     elif isinstance(value, dict):
-        for one in value.values():
-            yield from _tensors(one)
+        for item in value.values():
+            yield from _tensors(item)
     elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _tensors(one)
+        for item in value:
+            yield from _tensors(item)
 
 
 class _Watch:
@@ -256,10 +256,10 @@ class _Watch:
 
 def _with_first(args: Any, named: Any, value: torch.Tensor) -> Any:
     """Arguments with the first tensor of real numbers replaced."""
-    for i, one in enumerate(args):
-        if isinstance(one, torch.Tensor) and one.is_floating_point():
+    for i, argument in enumerate(args):
+        if isinstance(argument, torch.Tensor) and argument.is_floating_point():
             return (*args[:i], value, *args[i + 1 :]), named
-    for name, one in named.items():
-        if isinstance(one, torch.Tensor) and one.is_floating_point():
+    for name, argument in named.items():
+        if isinstance(argument, torch.Tensor) and argument.is_floating_point():
             return args, {**named, name: value}
     return args, named

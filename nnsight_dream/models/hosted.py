@@ -118,16 +118,16 @@ def remote_models(host: str | None = None) -> list[Hosted]:
         raise unreachable(place, error) from None
     if answer.status_code != 200:
         raise refused(answer.status_code, answer.text, place, "the list of models", bool(CONFIG.API.APIKEY))
-    found: dict[tuple[str, Any, bool], Hosted] = {}
+    models: dict[tuple[str, Any, bool], Hosted] = {}
     order = ("running", "deploying", "unknown", "cold", "unhealthy")
     for name, row in answer.json().get("deployments", {}).items():
-        one = _hosted(str(name), row)
-        if one is None:
+        model = _hosted(str(name), row)
+        if model is None:
             continue
-        key = (one.id, one.revision, one.ready)
-        if key not in found or order.index(one.state) < order.index(found[key].state):
-            found[key] = one
-    return sorted(found.values(), key=lambda one: (order.index(one.state), one.id.lower()))
+        key = (model.id, model.revision, model.ready)
+        if key not in models or order.index(model.state) < order.index(models[key].state):
+            models[key] = model
+    return sorted(models.values(), key=lambda model: (order.index(model.state), model.id.lower()))
 
 
 def _hosted(name: str, row: dict[str, Any]) -> Hosted | None:
@@ -153,18 +153,18 @@ def json_task(key: Any) -> str | None:
         return None
 
 
-def _config(told: Any) -> dict[str, Any] | None:
+def _config(stated: Any) -> dict[str, Any] | None:
     """A config as a server tells it: JSON, or what a Python dict prints as."""
-    if isinstance(told, dict):
-        return told
-    text = str(told or "")
+    if isinstance(stated, dict):
+        return stated
+    text = str(stated or "")
     text = text[text.find("{") :] if "{" in text else ""
     for read in (json.loads, ast.literal_eval):
         try:
-            found = read(text)
+            config = read(text)
         except (ValueError, SyntaxError):
             continue
-        return found if isinstance(found, dict) else None
+        return config if isinstance(config, dict) else None
     return None
 
 

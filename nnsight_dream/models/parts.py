@@ -172,8 +172,8 @@ def processor_at(x: str | Path, family: Family | None, **options: Any) -> Any:
                 images = getattr(transformers, family.stand_in).from_pretrained(x, **options)
             else:
                 images = AutoImageProcessor.from_pretrained(x, **options)
-            told = ProcessorMixin.get_processor_dict(x, **options)[0]
-            return Parts(AutoTokenizer.from_pretrained(x, **options), images, told.get("chat_template"))
+            settings = ProcessorMixin.get_processor_dict(x, **options)[0]
+            return Parts(AutoTokenizer.from_pretrained(x, **options), images, settings.get("chat_template"))
         except (ImportError, ValueError, OSError) as other:
             raise (other if hub.foreign(other) else error) from None
 

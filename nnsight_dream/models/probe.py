@@ -109,9 +109,9 @@ def _shown(hf: Any, processor: Any, image: int, options: dict[str, Any]) -> Any:
     if not callable(processor):
         raise _lost(hf, "the prompt", "it needs the whole processor of the checkpoint, which was not given")
     picture = Image.new("RGB", (SIDE, SIDE), (120, 130, 140))
-    told = {"add_special_tokens": False, "return_tensors": "pt", **options}
+    settings = {"add_special_tokens": False, "return_tensors": "pt", **options}
     try:
-        given = processor(text=[_turn(processor, True)], images=[[picture]], **told)
+        given = processor(text=[_turn(processor, True)], images=[[picture]], **settings)
     except Exception as error:  # whatever a stranger's code raises
         raise _lost(hf, "the prompt", f"its processor cannot be given a picture in a chat ({error})") from error
     if image not in given["input_ids"][0]:

@@ -112,22 +112,22 @@ def refuse_too_large(
 
 def _fitting(weights: Weights | None, free: int, target: torch.device, dtype: Any, cut: bool) -> list[str]:
     """What would fit instead, by argument."""
-    found = []
+    ways = []
     if weights is not None:
         if cut and (most := weights.fitting(free)):
-            found.append(
+            ways.append(
                 f"its first {most} of {len(weights.blocks)} layers without a head (up_to_layer={most}, head=False)"
             )
         if dtype in (torch.float32, "float32") and weights.whole / 2 <= free:
-            found.append(f"dtype=torch.bfloat16, in which it takes {devices.gigabytes(weights.whole / 2)}")
+            ways.append(f"dtype=torch.bfloat16, in which it takes {devices.gigabytes(weights.whole / 2)}")
     need = weights.whole if weights is not None else 0
     others = [torch.device(place) for place in devices.there() if place.startswith("cuda:")]
     if len(others) > 1 and sum(devices.free_bytes(place) or 0 for place in others) > need:
-        found.append("device_map='auto', over all of this machine's GPUs")
+        ways.append("device_map='auto', over all of this machine's GPUs")
     here = devices.free_bytes(torch.device("cpu"))
     if target.type != "cpu" and (here is None or here > need):
-        found.append(f"device='cpu' ({devices.gigabytes(here)} free)" if here else "device='cpu'")
-    return [*found, "remote=True, on a server"]
+        ways.append(f"device='cpu' ({devices.gigabytes(here)} free)" if here else "device='cpu'")
+    return [*ways, "remote=True, on a server"]
 
 
 def _warn_tight(name: str, config: Any, spare: int, target: torch.device, dtype: Any, family: Family) -> None:

@@ -116,12 +116,12 @@ class VLM:
     @property
     def chosen(self) -> dict[str, Any]:
         """What was chosen that changes pictures: plain data, empty where all is the checkpoint's own way."""
-        found: dict[str, Any] = {} if self.own_size is None else {"image_size": list(self.image_size)}
+        choices: dict[str, Any] = {} if self.own_size is None else {"image_size": list(self.image_size)}
         if self.straight_through is not None:
-            found["straight_through"] = self.straight_through
+            choices["straight_through"] = self.straight_through
         if self.memo.template is not None and self.memo.template[0] != self.chat_template:  # set after loading
-            found["chat_template"] = hashlib.sha256(str(self.chat_template).encode()).hexdigest()[:24]
-        return found
+            choices["chat_template"] = hashlib.sha256(str(self.chat_template).encode()).hexdigest()[:24]
+        return choices
 
     @property
     def passes_gradient(self) -> bool:
@@ -131,19 +131,19 @@ class VLM:
     @property
     def unproved(self) -> dict[str, str]:
         """What `check` cannot compare here, each with the reason; empty where all is proved."""
-        found = {}
+        reasons = {}
         if not callable(self.processor):
-            found["image tokens"] = (
+            reasons["image tokens"] = (
                 "the text around image tokens is the record's own: this checkpoint's processor cannot be made without "
                 "torchvision"
             )
         if self.family.stand_in == type(self.processor.image_processor).__name__:
-            found["pixels"] = f"pixels are packed by the record: {self.family.stand_in} stands in for the processor"
+            reasons["pixels"] = f"pixels are packed by the record: {self.family.stand_in} stands in for the processor"
         if self.remote is not None and self.remote.away:
-            found["gradient"] = f"an ascent's first step proves it, on {self.remote}"
+            reasons["gradient"] = f"an ascent's first step proves it, on {self.remote}"
         if not self.passes_gradient:
-            found["gradient"] = "none passes through the choice of words; straight_through= gives a surrogate"
-        return found
+            reasons["gradient"] = "none passes through the choice of words; straight_through= gives a surrogate"
+        return reasons
 
     def __repr__(self) -> str:
         rows, cols = self.grid
@@ -193,8 +193,8 @@ class VLM:
         if site.kind not in self.memo.widths:  # other modules do not tell: run one token
             from .reading import read_text
 
-            one = torch.ones(1, 1, dtype=torch.long)
-            self.memo.widths[site.kind] = read_text(self, one, one, [site])[site].shape[-1]
+            token = torch.ones(1, 1, dtype=torch.long)
+            self.memo.widths[site.kind] = read_text(self, token, token, [site])[site].shape[-1]
         return self.memo.widths[site.kind]
 
     # -- pictures ------------------------------------------------------------------------------------------------

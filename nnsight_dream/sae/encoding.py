@@ -115,13 +115,13 @@ def fingerprint(sae: Any) -> str:
     A few seconds for 10 GB.
     """
     facts = facts_of(sae)
-    told = hashlib.sha256(f"{facts.architecture} {facts.subtracted} {facts.normalise} {facts.rescaled}".encode())
+    digest = hashlib.sha256(f"{facts.architecture} {facts.subtracted} {facts.normalise} {facts.rescaled}".encode())
     for name, tensor in sorted(_tensors(sae).items()):
-        told.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().reshape(-1)
         for part in flat.split(AT_ONCE):
-            told.update(part.cpu().contiguous().view(torch.uint8).numpy())
-    return told.hexdigest()[:24]
+            digest.update(part.cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:24]
 
 
 def patches(vlm: VLM, pictures: Iterable[torch.Tensor], site: Site) -> Iterator[tuple[int, torch.Tensor]]:

@@ -89,7 +89,7 @@ class Feature:
             raise TypeError(f"{self.label}: parts= holds (weight, Latent) for each latent; got {shown(self.parts)}")
         if not all(math.isfinite(weight) for weight, _ in self.parts):
             raise ValueError(f"{self.label}: its weights are {[w for w, _ in self.parts]}; finite numbers are needed")
-        if not self.parts or len({one.encoder.numel() for _, one in self.parts}) > 1:
+        if not self.parts or len({part.encoder.numel() for _, part in self.parts}) > 1:
             raise ValueError(f"{self.label}: a feature has at least one latent, and all are of one width")
         if self.objective == "decoder" and not self.has_cosine:
             raise ValueError(NO_COSINE.format(label=self.label))
@@ -102,16 +102,16 @@ class Feature:
     @property
     def has_cosine(self) -> bool:
         """Whether its latents write to where they read, so that their decoder rows can be compared with activations."""
-        return all(one.decoder is not None for _, one in self.parts)
+        return all(part.decoder is not None for _, part in self.parts)
 
     @property
     def alive(self) -> bool:
         """Whether anything can move it: False for a latent, or a sum of latents, that is all zeros."""
         if self.objective == "decoder":
-            return any(weight and bool(one.decoder.any()) for weight, one in self.parts if one.decoder is not None)
+            return any(weight and bool(part.decoder.any()) for weight, part in self.parts if part.decoder is not None)
         if self.parts[0][1].normalise != "none":
-            return any(weight and bool(one.encoder.any()) for weight, one in self.parts)
-        return bool(sum(weight * one.scale * one.encoder for weight, one in self.parts).any())  # type: ignore[union-attr]
+            return any(weight and bool(part.encoder.any()) for weight, part in self.parts)
+        return bool(sum(weight * part.scale * part.encoder for weight, part in self.parts).any())  # type: ignore[union-attr]
 
     @property
     def link(self) -> str | None:
@@ -126,7 +126,7 @@ class Feature:
 
     def to(self, device: torch.device) -> Feature:
         """The same with its tensors on a device."""
-        return self.but(parts=tuple((weight, one.to(device)) for weight, one in self.parts))
+        return self.but(parts=tuple((weight, part.to(device)) for weight, part in self.parts))
 
     def site(self, vlm: VLM) -> Site:
         """Where it reads in a model.
@@ -151,19 +151,19 @@ class Feature:
         """The objective (...) of activations (..., d_in); with "encoder", longer ones are first cut to norm `most`."""
         hidden = hidden.float()
         if self.objective == "decoder":
-            return self._sum([one.cosine(hidden) for _, one in self.parts])
+            return self._sum([part.cosine(hidden) for _, part in self.parts])
         if most is not None:
             hidden = hidden * (most / hidden.norm(dim=-1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)
-        return self._sum([one.pre(hidden) for _, one in self.parts])
+        return self._sum([part.pre(hidden) for _, part in self.parts])
 
     def readings(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         """`pre`, `act` and `cosine` (...) of activations (..., d_in), without guard; weighted sums of several latents.
 
         A transcoder has no `cosine`.
         """
-        found = {name: [getattr(one, name)(hidden) for _, one in self.parts] for name in ("pre", "act")}
+        found = {name: [getattr(part, name)(hidden) for _, part in self.parts] for name in ("pre", "act")}
         if self.has_cosine:
-            found["cosine"] = [one.cosine(hidden) for _, one in self.parts]
+            found["cosine"] = [part.cosine(hidden) for _, part in self.parts]
         return {name: self._sum(values) for name, values in found.items()}
 
     def _sum(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -186,7 +186,7 @@ class Feature:
             return NotImplemented
         number = real(factor, "a feature's factor")
         terms = [{**term, "weight": term["weight"] * number} for term in self._terms()]
-        return self._made(tuple((number * weight, one) for weight, one in self.parts), terms)
+        return self._made(tuple((number * weight, part) for weight, part in self.parts), terms)
 
     __rmul__ = __mul__
 

@@ -79,12 +79,12 @@ def which(folder: Path) -> tuple[str, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): download or save it anew") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not a configuration")
-    return found
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}, not a configuration")
+    return config
 
 
 def open_sae_lens(
@@ -110,7 +110,7 @@ def open_sae_lens(
 def _facts(cfg: dict[str, Any], more: Mapping[str, Any], path: Path) -> Facts:
     """What a configuration says; flat ones, from before sae-lens 6, with the defaults of their time."""
     nested = isinstance(cfg.get("metadata"), dict)
-    told = (
+    metadata = (
         {**cfg, **cfg["metadata"]} if nested else {("hook_name" if k == "hook_point" else k): v for k, v in cfg.items()}
     )
     architecture = str(cfg.get("architecture", "standard"))
@@ -122,7 +122,7 @@ def _facts(cfg: dict[str, Any], more: Mapping[str, Any], path: Path) -> Facts:
         subtracted=flag(cfg.get("apply_b_dec_to_input", True), f"{path}: apply_b_dec_to_input"),
         normalise="expected_average_only_in" if normalise is True else str(normalise),
         rescaled=flag(cfg.get("rescale_acts_by_decoder_norm", False), f"{path}: rescale_acts_by_decoder_norm"),
-        metadata={**told, **more},
+        metadata={**metadata, **more},
         sizes=checked_sizes({name: cfg.get(name) for name in ("d_in", "d_sae", "d_out")}, str(path)),
     )
 
@@ -150,13 +150,13 @@ def open_gemma(
         else "jumprelu"
     )
     model = str(cfg.get("model_name") or "").replace("-v3", "-3")
-    told = {
+    metadata = {
         "model_name": f"google/{model}" if model and "/" not in model else model,
         "hf_hook_name": where,
         "hf_hook_name_out": cfg.get("hf_hook_point_out"),
         **(more or {}),
     }
-    stored, facts = Stored.open(weights, _GEMMA_NAMES), Facts(kind, False, metadata=told)
+    stored, facts = Stored.open(weights, _GEMMA_NAMES), Facts(kind, False, metadata=metadata)
     _, d_sae = check_shapes(stored, facts, source)
     width = cfg.get("width")  # a round number would do: 16,000 for 16,384
     if width is not None and not (is_whole(width) and 0.9 < width / d_sae < 1.1):

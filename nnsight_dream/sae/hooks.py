@@ -64,7 +64,7 @@ def check(vlm: VLM, site: Site, model: str | None, tag: str | None, label: str) 
     if mine == theirs:
         return
     if _TUNED.sub("", mine) == _TUNED.sub("", theirs):
-        told = "the same model before or after tuning: most features keep their meaning, but check it on pictures"
+        note = "the same model before or after tuning: most features keep their meaning, but check it on pictures"
     elif _strangers(vlm.config.get_text_config().model_type, theirs):
         raise ValueError(
             f"{label} was trained on {model}, a model of another family than {vlm.id} "
@@ -72,11 +72,11 @@ def check(vlm: VLM, site: Site, model: str | None, tag: str | None, label: str) 
             "feature.but(model=None)"
         )
     else:
-        told = (
+        note = (
             "it means something here only if this model was made from that one, as a VLM is from its text-only backbone"
         )
     # the same text for all features of one autoencoder, so that it is shown once
-    warnings.warn(f"this autoencoder was trained on {model}, not on {vlm.id}: {told}", stacklevel=3)
+    warnings.warn(f"this autoencoder was trained on {model}, not on {vlm.id}: {note}", stacklevel=3)
 
 
 def _short(name: str) -> str:

@@ -38,8 +38,8 @@ def _release(name: str) -> dict[str, Any]:
     text, places = _registry()
     if name in places:
         start, end = places[name]
-        told: dict[str, Any] = next(iter(yaml.safe_load(text[start:end]).values()))
-        return told
+        entry: dict[str, Any] = next(iter(yaml.safe_load(text[start:end]).values()))
+        return entry
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return {}
     near = difflib.get_close_matches(name, places, 3, 0.0)
@@ -51,19 +51,19 @@ def _release(name: str) -> dict[str, Any]:
 
 def _listed(release: str, sae_id: str | None) -> tuple[str, str, str, dict[str, Any]]:
     """(repository, folder in it, format, what else is known) of an id. Raises ValueError with the nearest ids."""
-    told = _release(release)
-    rows = {str(row["id"]): row for row in told.get("saes", [])}
-    if sae_id is None or (told and sae_id not in rows):
+    entry = _release(release)
+    rows = {str(row["id"]): row for row in entry.get("saes", [])}
+    if sae_id is None or (entry and sae_id not in rows):
         near = difflib.get_close_matches(str(sae_id or "medium"), rows, 3, 0.0) or ["..."]
         raise ValueError(
             (f"release {release!r} has no SAE id {sae_id!r}" if sae_id else f"release {release!r} needs an SAE id")
             + (f"; the nearest of its {len(rows)} are {', '.join(near)}" if rows else "")
             + f": nd.feature({release!r}, {near[0]!r}, index)"
         )
-    if not told:
+    if not entry:
         return release, sae_id, "sae_lens", {}
     row = rows[sae_id]
-    return str(told["repo_id"]), str(row["path"]), str(told.get("conversion_func") or "sae_lens"), {**told, **row}
+    return str(entry["repo_id"]), str(row["path"]), str(entry.get("conversion_func") or "sae_lens"), {**entry, **row}
 
 
 @contextlib.contextmanager
@@ -131,10 +131,10 @@ def load_sae(source: str | Path, sae_id: str | None = None) -> Any:
         return load_whole(folder)
     _, path, kind, _ = _listed(str(source), sae_id)
     if kind == "gemma_3" and "clt" not in path:
-        found = open_release(str(source), sae_id)
+        release = open_release(str(source), sae_id)
         from sae_lens import SAE
 
-        return SAE.load_from_disk(path, converter=lambda path, device, cfg_overrides=None: as_sae_lens(found, device))
+        return SAE.load_from_disk(path, converter=lambda path, device, cfg_overrides=None: as_sae_lens(release, device))
     return _by_sae_lens(str(source), str(sae_id))
 
 

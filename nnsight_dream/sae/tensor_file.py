@@ -81,8 +81,8 @@ class Stored:
         """See `weights.Weights`."""
         dtype, shape, at = self._entry(name)
         length = dtype.itemsize * (shape[1] if len(shape) == 2 else 1)
-        found = self._numbers(name, self._read(at + index * length, length), dtype)
-        return found if len(shape) == 2 else found[0]
+        numbers = self._numbers(name, self._read(at + index * length, length), dtype)
+        return numbers if len(shape) == 2 else numbers[0]
 
     def whole(self, name: str) -> torch.Tensor:
         """See `weights.Weights`."""
@@ -103,9 +103,9 @@ class Stored:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) != len(pairs):
+    if len(named := dict(pairs)) != len(pairs):
         raise ValueError("its header names something twice")
-    return found
+    return named
 
 
 def _extent(header: Mapping[str, Any]) -> int:

@@ -87,9 +87,9 @@ def _within_budget(processor: Any, config: Any) -> PixelFormat:
     return PixelFormat.of(processor, (side, side), cell=patch * pool, any_size=True, patch=patch)
 
 
-def _unpadded(made: Any) -> dict[str, torch.Tensor]:
-    real = made["image_position_ids"][0, :, 0] >= 0
-    return {name: made[name][:, real] for name in ("pixel_values", "image_position_ids")}
+def _unpadded(inputs: Any) -> dict[str, torch.Tensor]:
+    real = inputs["image_position_ids"][0, :, 0] >= 0
+    return {name: inputs[name][:, real] for name in ("pixel_values", "image_position_ids")}
 
 
 GEMMA4 = replace(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from .engine.checks import SEED_MOST, _whole_in, is_real, is_whole, keep_plain, plain, real, shown, whole  # noqa: F401
+from .engine.checks import SEED_MOST, is_real, is_whole, keep_plain, plain, real, shown, whole, whole_in  # noqa: F401
 
 P = ParamSpec("P")
 

@@ -15,7 +15,7 @@ FILE, FUNCTION = 320, 60  # the most lines of each; a function's with its decora
 
 #: What may be longer, up to so many lines.
 EXCEPTIONS = {
-    "models/load.py: load": 86,  # more than half says what its sixteen keywords mean
+    "models/load.py: load": 80,  # more than half says what its sixteen keywords mean
     # while these are being cut:
     "alignment/encoders.py": 429,
     "alignment/pairs.py": 338,
@@ -25,14 +25,14 @@ EXCEPTIONS = {
     "judges/openai_calls.py": 341,
     "state/changes.py": 324,
     "sweeps/sweep.py": 337,
-    "synthesis/ascent.py": 465,
+    "synthesis/ascent.py": 343,
     "synthesis/digests.py": 368,
     "synthesis/prototype.py": 377,
     "alignment/cosines.py: similarities": 61,
-    "alignment/dreams.py: prototypes": 63,
+    "alignment/dreams.py: prototypes": 62,
     "cards/judged.py: judge_features": 67,
     "cards/make.py: make_cards": 96,
-    "stats/layer_map.py: layer_map": 72,
+    "stats/layer_map.py: layer_map": 71,
 }
 
 

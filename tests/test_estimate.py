@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nnsight_dream as nd
 from nnsight_dream import cli
+from nnsight_dream.engine import optimise
 from nnsight_dream.engine.pixels import resize
 from nnsight_dream.models.dry_run import DryRun
 from nnsight_dream.models.estimate import estimate
@@ -219,6 +220,23 @@ def test_inspect_reads_no_weights(tmp_path: Path, tiny_parts: tuple, capsys: pyt
     assert "GPU memory, float32" in text
     assert "4 x 4 image tokens" in text
     assert "none was seen" in text
+
+
+def test_the_step_is_the_engines_own(tiny_parts: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf, processor = tiny_parts
+    steps = []
+    slopes = optimise.slopes
+
+    def counting(*args: Any) -> Any:
+        steps.append(args)
+        return slopes(*args)
+
+    monkeypatch.setattr(optimise, "slopes", counting)
+    before = estimate(hf.config, 2, processor=processor, canvas=64)
+    assert len(steps) == 1
+    monkeypatch.setattr(optimise, "slopes", lambda *args: (slopes(*args), slopes(*args))[1])
+    twice = estimate(hf.config, 2, processor=processor, canvas=64)
+    assert twice.flops["tower"] == 2 * before.flops["tower"]
 
 
 def test_nothing_of_a_dry_run_stays() -> None:

@@ -11,18 +11,12 @@ import sizes
 #: Files that still import a private name of another module, while they are being mended.
 PRIVATE = {
     "alignment/figures.py",
-    "arguments.py",
     "cards/gallery.py",
     "engine/jobs.py",
     "engine/optimise.py",
     "engine/read.py",
-    "models/check.py",
-    "models/checked.py",
-    "models/compiled.py",
     "remote/run.py",
     "report/raters.py",
-    "sae/activations.py",
-    "sae/responses.py",
     "synthesis/ascent.py",
     "synthesis/synthesize.py",
 }

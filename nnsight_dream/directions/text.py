@@ -83,14 +83,14 @@ def concept(
     >>> [[v.site.layer for v in row] for row in nd.concept(vlm, ["frog", "bee"], layer=[1, 4])]
     [[1, 4], [1, 4]]
     """
-    given = _texts(words, "words")
+    given = texts_in(words, "words")
     sites, one_site = sites_of(vlm, layer)
     if vlm.is_demo:
         _warn_unshown(given)
-    prompts = _wrapped(vlm, given)
+    prompts = prompts_of(vlm, given)
     told: Any = None
     if baseline is not None:
-        told = "BASELINE_WORDS" if baseline is BASELINE_WORDS else _texts(baseline, "baseline")
+        told = "BASELINE_WORDS" if baseline is BASELINE_WORDS else texts_in(baseline, "baseline")
     story = {"method": "concept", "source": "arXiv 2601.08017, section 2.1", "baseline": told}
     request = _request(vlm, prompts, sites, baseline, cache)
     stories = [{**story, "tokens": [prompt.ids[t] for t in prompt.own]} for prompt in prompts]
@@ -113,16 +113,16 @@ def _request(
     vlm: VLM, prompts: Sequence[spans.Prompt], sites: Sequence[Site], baseline: Texts | None, cache: bool
 ) -> Request:
     """Vectors of prompts less a baseline's mean, made by a job: at once, or of a remote model when needed."""
-    words = () if baseline is None else tuple(_texts(baseline, "baseline"))
-    others = None if baseline is None else _wrapped(vlm, words)
+    words = () if baseline is None else tuple(texts_in(baseline, "baseline"))
+    others = None if baseline is None else prompts_of(vlm, words)
     keys: dict[Site, str] | None = {} if cache else None
     named = vlm.remote is None or not vlm.remote.away or vlm.revision is not None  # else weights may change unseen
     if cache and others is not None and named:
         keys = {site: _key(vlm, site, others) for site in sites}
-    return Request(vlm, sites, _batches(vlm, prompts), None if others is None else _batches(vlm, others), words, keys)
+    return Request(vlm, sites, inputs_of(vlm, prompts), None if others is None else inputs_of(vlm, others), words, keys)
 
 
-def _batches(
+def inputs_of(
     vlm: VLM, prompts: Sequence[spans.Prompt], last: bool = False
 ) -> list[tuple[dict[str, torch.Tensor], list[list[int]]]]:
     """The model's inputs of each batch, padded on the right, and of each row its own tokens, or the prompt's `last`."""
@@ -136,12 +136,14 @@ def _batches(
     return batches
 
 
-def _texts(words: str | Texts, name: str) -> list[str]:
+def texts_in(words: str | Texts, name: str) -> list[str]:
+    """One text or several, as a list; `name` is the argument's. Raises TypeError or ValueError for what holds none."""
     otherwise = ", or baseline=None to subtract nothing" if name == "baseline" else ""
     return texts(words, name, otherwise=otherwise)[0]
 
 
-def _wrapped(vlm: VLM, texts: Sequence[str]) -> list[spans.Prompt]:
+def prompts_of(vlm: VLM, texts: Sequence[str]) -> list[spans.Prompt]:
+    """Texts as user's turns of the model's chat template, with the places of their own tokens."""
     return spans.wrap(vlm.tokenizer, texts, chat_template=vlm.chat_template)
 
 
@@ -208,9 +210,9 @@ def contrast(
     choice(tokens, "tokens", ("last", "all"))
     label = None if label is None else checked(label, "label", "red", blank=False)
     sites, one = sites_of(vlm, layer)
-    sides = [_texts(positive, "positive"), _texts(negative, "negative")]
-    prompts = _wrapped(vlm, [*sides[0], *sides[1]])
-    request = Request(vlm, sites, _batches(vlm, prompts, last=tokens == "last"), None, (), None)
+    sides = [texts_in(positive, "positive"), texts_in(negative, "negative")]
+    prompts = prompts_of(vlm, [*sides[0], *sides[1]])
+    request = Request(vlm, sites, inputs_of(vlm, prompts, last=tokens == "last"), None, (), None)
     request.fetch()
     states = request.rows
     name = label or " against ".join(side[0].strip() + (" ..." if len(side) > 1 else "") for side in sides)

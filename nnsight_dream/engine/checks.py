@@ -78,7 +78,7 @@ def whole(value: Any, name: str, least: int | None = None, most: int | None = No
     number = plain(value)
     if is_whole(number) and (least is None or number >= least) and (most is None or number <= most):
         return int(number)
-    mend = _whole_in(number)
+    mend = whole_in(number)
     good = mend is not None and (least is None or mend >= least) and (most is None or mend <= most)
     raise ValueError(
         f"{name}={shown(value)}: a whole number{_range(least=least, most=most)} is needed"
@@ -86,7 +86,7 @@ def whole(value: Any, name: str, least: int | None = None, most: int | None = No
     )
 
 
-def _whole_in(value: Any) -> int | None:
+def whole_in(value: Any) -> int | None:
     """The whole number that a float or a text most likely means."""
     if isinstance(value, float) and value.is_integer():
         return int(value)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import _whole_in, is_whole, listed, plain, shown
+from ..arguments import is_whole, listed, plain, shown, whole_in
 
 if TYPE_CHECKING:
     from .sites import Site
@@ -52,7 +52,7 @@ def _layer(value: Any, place: str, name: str = "") -> int | str | Site:
             meant = f"{name or place}=[{', '.join(str(int(n)) for n in numbers)}]"
             raise ValueError(f"{place}={shown(value)}: one text is one layer; of several give a list: {meant}")
         return str(number)
-    mend = _whole_in(number)
+    mend = whole_in(number)
     raise TypeError(
         f"{place}={shown(value)}: a site is a layer number from 1, a name or a Site; got {type(value).__name__}"
         + ("" if mend is None else f"; mend: {place}={mend}")

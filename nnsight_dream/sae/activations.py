@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..arguments import strict, whole
-from ..directions.text import _texts
+from ..directions.text import texts_in
 from ..io.pictures import as_tensors
 from . import reference as references
 from .encoding import chunks, dense, encoded, most, patches, site_of
@@ -130,7 +130,7 @@ def candidates(vlm: VLM, sae: Any, words: Any = None, images: Any = None, top: i
     if words is None and images is None:
         raise ValueError("candidates of what? Give words='octopus', images=[...], or both")
     site = site_of(vlm, sae)
-    said = None if words is None else _mean_of_most(sae, word_tokens(vlm, _texts(words, "words"), site))
+    said = None if words is None else _mean_of_most(sae, word_tokens(vlm, texts_in(words, "words"), site))
     seen = None if images is None else _mean_of_most(sae, _seen(vlm, images, site))
     known = [values for values in (said, seen) if values is not None]
     shares = [values / highest if (highest := values.max()) > 0 else values for values in known]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..arguments import SEED_MOST, is_whole, listed, plain, real, whole
-from ..directions.text import _batches, _texts, _wrapped
+from ..directions.text import inputs_of, prompts_of, texts_in
 from ..engine import jobs
 from ..engine.plain import Words
 from ..io.pictures import as_tensors
@@ -97,7 +97,7 @@ def responses(
     chosen = None if features is None else [checked(f, count) for f in listed(features, "features", form)]
     if chosen == []:
         raise ValueError("features=[] asks for nothing; give numbers of features, or leave it out for all")
-    told = _texts(list(words), "words")
+    told = texts_in(list(words), "words")
     rows = [most(sae, part, chosen) for part in word_tokens(vlm, told, where)]
     seen: dict[int, torch.Tensor] = {}
     for number, tokens in patches(vlm, as_tensors(list(pictures), "pictures"), where):
@@ -114,8 +114,8 @@ def responses(
 def word_tokens(vlm: VLM, words: Sequence[str], site: Site) -> Iterator[torch.Tensor]:
     """Activations (tokens, d) of each text's own tokens in the chat template, float32; batch by batch."""
     how = reading(vlm, [site])
-    for batch in spans.batches(_wrapped(vlm, words)):
-        (rows,) = run(vlm, jobs.tokens, Words(how, _batches(vlm, batch), None, []))
+    for batch in spans.batches(prompts_of(vlm, words)):
+        (rows,) = run(vlm, jobs.tokens, Words(how, inputs_of(vlm, batch), None, []))
         for prompt, row in zip(batch, rows, strict=True):
             yield check_tokens(row, repr(prompt.text))
 

@@ -264,7 +264,7 @@ def own_tokens(model: Any, how: Reading, batches: list[Any], points: list[Any]) 
         with torch.no_grad():
             values = run(model, how.root, paths, inputs, sandbox)
         for (site, _, _), value in zip(points, values, strict=True):
-            for state, tokens in zip(states(how, site, value.detach()), own, strict=True):
+            for state, tokens in zip(states(how, site, value).detach(), own, strict=True):
                 rows[site].append(state[tokens].float())
     return rows
 

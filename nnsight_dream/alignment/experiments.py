@@ -136,7 +136,7 @@ class Setting:
     seed: int = 0
 
     def scores(self, seen: np.ndarray, said: np.ndarray, groups: np.ndarray | None) -> dict[tuple[str, str], Score]:
-        """By (measure, direction)."""
+        """By (measure, direction). Raises ValueError for a measure that there is not."""
         found: dict[tuple[str, str], Score] = {}
         alone: dict[str, Callable[..., Score]] = {"cka": cka, "knn": mutual_knn, "rsa": rsa}
         for measure in self.measures:

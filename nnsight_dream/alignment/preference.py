@@ -52,6 +52,8 @@ def preference(
     Maps are fitted to the other folds' prompts with both their pictures, so that they know nothing of choices. A row
     for each direction: `rate`, the share of held-out choices that agree (ties by half) with Wilson's interval low to
     high, `chance` 0.5, and p, of a two-sided sign test by swapping which was chosen.
+
+    Raises ValueError for fewer than fifteen choices.
     """
     check_sides(vision, language)
     if not choices:

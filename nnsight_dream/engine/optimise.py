@@ -75,6 +75,8 @@ def climb(
     read   from views to patches by site, float32 on the parts' device; cut   what to say where no gradient comes back
     plan   steps, batch, rate, clip, schedule, and `at_once`: the most views in a pass, None for all
     Returns the scores (J,) of each step that was done, and whether a KeyboardInterrupt ended it.
+
+    Raises RuntimeError where no gradient comes back, FloatingPointError for a score or gradient that is not finite.
     """
     history = []
     for step in steps:
@@ -138,7 +140,7 @@ def slopes(
 
 
 def added(scores: list[Any], jobs: int) -> torch.Tensor:
-    """The sum of terms, each (J,)."""
+    """The sum of terms, each (J,). Raises ValueError for a term of another shape."""
     try:
         return torch.stack(scores).sum(0)
     except (RuntimeError, TypeError):
@@ -167,7 +169,10 @@ def read_in_turn(read: Any, views: torch.Tensor, passes: int) -> tuple[dict[Any,
 
 
 def carried_back(read: Any, kept: Any, pulled: dict[Any, torch.Tensor], cut: str) -> torch.Tensor:
-    """The gradient at the views (J * batch, 3, H, W), pass by pass, from that at their patches by site."""
+    """The gradient at the views (J * batch, 3, H, W), pass by pass, from that at their patches by site.
+
+    Raises RuntimeError where no gradient comes back; `cut` is what it says.
+    """
     pieces, patches = kept
     ends = torch.tensor([len(piece) for piece in pieces], dtype=torch.long, device="cpu").cumsum(0).tolist()
     found = []

@@ -27,7 +27,10 @@ def check_parts(who: str, parts: list[Tensor], shapes: list[tuple[int, ...]]) ->
 
 
 def check_pictures(who: str, picture: Tensor, size: int | None) -> Tensor:
-    """The picture or pictures as (n, 3, H, W) float32, or an error that says what is wrong."""
+    """The picture or pictures as (n, 3, H, W) float32, or an error that says what is wrong.
+
+    Raises ValueError for another shape, size, type or range.
+    """
     if not isinstance(picture, Tensor) or not picture.is_floating_point():
         given = picture.dtype if isinstance(picture, Tensor) else type(picture).__name__
         mend = "; mend: `torch.as_tensor(picture).float() / 255`"

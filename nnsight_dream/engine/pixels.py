@@ -99,6 +99,8 @@ def resize(pictures: torch.Tensor, size: tuple[int, int], resample: int) -> torc
 
     Pillow 13 may go down first where a picture loses more of its height than of its width; such pictures, if they are
     noisy, come out up to ten steps off. Square pictures to square ones never do.
+
+    Raises ValueError for a filter without a differentiable twin here.
     """
     if tuple(pictures.shape[-2:]) == tuple(size):
         return pictures

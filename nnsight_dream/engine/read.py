@@ -112,7 +112,10 @@ def sandboxed(model: Any) -> bool:
 
 
 def states(how: Reading, site: Any, value: Any) -> torch.Tensor:
-    """What a module gave, if it is (batch, tokens, width); of several results the first."""
+    """What a module gave, if it is (batch, tokens, width); of several results the first.
+
+    Raises ValueError for anything else.
+    """
     value = how.states(value, how.config)
     if not isinstance(value, torch.Tensor) or value.ndim != 3:
         given = tuple(getattr(value, "shape", ())) or type(value).__name__
@@ -126,6 +129,8 @@ def pixel_inputs(
     """The inputs that come of pictures: packed pixels, or image tokens where the family makes them its own way.
 
     root   the module that takes token ids and pixels; only used by families of the second kind
+
+    Raises ValueError for pictures of another shape, RuntimeError where no gradient can pass.
     """
     if pictures.ndim != 4 or pictures.shape[1] != 3:
         raise ValueError(f"pictures must be (batch, 3, height, width); got {tuple(pictures.shape)}")

@@ -274,7 +274,10 @@ def _probing(probe: Path) -> Iterator[None]:
 
 
 def option_path(text: str) -> Path:
-    """The path that an option of a command gives; an empty one is not the folder that one is in."""
+    """The path that an option of a command gives; an empty one is not the folder that one is in.
+
+    Raises argparse.ArgumentTypeError for an empty one.
+    """
     import argparse
 
     if not text.strip():

@@ -63,7 +63,10 @@ def _eight_bit(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def of_array(array: np.ndarray, name: str) -> Image.Image:
-    """An array of whole numbers as a PIL image of mode L, LA, RGB or RGBA."""
+    """An array of whole numbers as a PIL image of mode L, LA, RGB or RGBA.
+
+    Raises TypeError for another type of numbers, ValueError for several pictures.
+    """
     if array.dtype.kind not in "uib":
         raise TypeError(f"{name}= holds an array of {array.dtype}; give {KINDS}")
     channels = _channels_last(array, name)

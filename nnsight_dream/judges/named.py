@@ -77,7 +77,7 @@ class NamingJudge:
         return self.verdicts(self.logits(images), category)
 
     def verdicts(self, logits: torch.Tensor, category: str | None = None) -> list[Verdict]:
-        """What logits (pictures, names) say; see `judge`."""
+        """What logits (pictures, names) say; see `judge`. Raises ValueError for an unknown category."""
         rows = list(range(len(self.names)))
         if category is not None:
             category = arguments.text(category, "category", "animal")

@@ -48,7 +48,10 @@ def model_key(vlm: Model) -> str:
 
 
 def backend(vlm: Model, blob: bytes | None = None) -> Any:
-    """nnsight's own client for a VLM's server, silent; it sends, reads messages and results."""
+    """nnsight's own client for a VLM's server, silent; it sends, reads messages and results.
+
+    Raises PermissionError without the key that the server wants.
+    """
     from nnsight.intervention.backends.remote import RemoteBackend
     from nnsight.schema.response import ResponseModel
 
@@ -145,7 +148,10 @@ def compare_versions(vlm: Model, made: Any) -> None:
 
 
 def watched(vlm: Model, blob: bytes, watch: loopback.Watch | None) -> Any:
-    """Send a job, watch it to its end, and give its result; up to four tries where the server loses it."""
+    """Send a job, watch it to its end, and give its result; up to four tries where the server loses it.
+
+    Raises what the job raised, or ServerError for a trouble of the server's.
+    """
     made = backend(vlm, blob)
     compare_versions(vlm, made)
     for trial in range(TRIES):

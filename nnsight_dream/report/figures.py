@@ -116,6 +116,8 @@ def curves(rows: Sequence[Row], stem: str | os.PathLike[str], *, most: int = 2) 
     """Cosines by layer from `alignment.curves`: own pictures, others' and noise, with the middle half of the pictures.
 
     One panel for each word, or one for all of more than `most` words (means over words).
+
+    Raises ValueError for no rows.
     """
     rows, most = rows_of(rows), whole(most, "most", 0)
     if not rows:

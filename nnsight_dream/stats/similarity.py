@@ -260,7 +260,10 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def ranked_distances(x: np.ndarray, metric: str = "correlation", name: str = "x") -> np.ndarray:
-    """Ranks of the distances of all pairs of items, as a symmetric matrix (n, n) of mean 0 and norm 1."""
+    """Ranks of the distances of all pairs of items, as a symmetric matrix (n, n) of mean 0 and norm 1.
+
+    Raises ValueError where all distances are equal.
+    """
     n = len(x)
     upper = np.triu_indices(n, 1)
     distance = -similarity(x, metric, name)[upper]

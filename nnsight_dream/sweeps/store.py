@@ -113,7 +113,7 @@ class Store:
             yield record.parent.name
 
     def entries(self) -> Iterator[Entry]:
-        """The finished jobs, by key."""
+        """The finished jobs, by key. Raises ValueError for a job that is not as it was written."""
         for key in self.keys():
             place = self.place(key)
             try:
@@ -183,6 +183,8 @@ class Store:
         judge   its name, or the short one that `judges` gives; exact: its name only
 
         A last line that a kill or a full disk cut short counts as not said.
+
+        Raises ValueError for any other line that is not as it was written.
         """
         path = self._answers(key, self._short(judge, exact))
         if not path.is_file():

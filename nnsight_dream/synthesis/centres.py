@@ -17,6 +17,8 @@ def centre(vlm: VLM, site: Site, choice: Any, at_once: int = 16) -> torch.Tensor
     """The centre (d,) at a site that a choice means; computed once for each model, site and choice.
 
     at_once   the most pictures in a pass; one of your own that has `of(vlm, site)` reads them its own way
+
+    Raises ValueError for a tensor of another shape.
     """
     if isinstance(choice, torch.Tensor):
         if choice.shape != (vlm.width_at(site),):

@@ -237,7 +237,7 @@ class Prototypes(list[Prototype]):
         return [p.image for p in self]
 
     def grid(self, columns: int | None = None, side: int = 128, labels: bool = True) -> Image.Image:
-        """One contact sheet, `side` pixels a picture, row by row."""
+        """One contact sheet, `side` pixels a picture, row by row. Raises ValueError for no prototype."""
         if not self:
             raise ValueError("there is no prototype to show")
         columns = columns or min(len(self), 8)

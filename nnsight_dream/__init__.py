@@ -50,12 +50,11 @@ _HOMES = {
     "engine.objective": ("Objective",),
     "engine.terms": ("TotalVariation",),
     "engine.canvas": (
-        "Fourier",
-        "MACO",
         "MultiResolution",
         "Native",
         "Pixels",
     ),
+    "engine.spectrum": ("Fourier", "MACO"),
     "engine.augment": (
         "Noise",
         "Rotate",
@@ -155,11 +154,12 @@ if TYPE_CHECKING:
     from .directions.sources import from_images, from_tensor, probe
     from .directions.text import concept, contrast
     from .engine.augment import Noise, Rotate, Scale, Shift
-    from .engine.canvas import MACO, Fourier, MultiResolution, Native, Pixels
+    from .engine.canvas import MultiResolution, Native, Pixels
     from .engine.latent import Latent
     from .engine.objective import Objective
     from .engine.optimise import Step
     from .engine.pooling import Attention, Max, Mean
+    from .engine.spectrum import MACO, Fourier
     from .engine.terms import TotalVariation
     from .judges.examine import examine
     from .judges.local import DemoExaminer, ZeroShotJudge

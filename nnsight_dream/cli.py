@@ -391,7 +391,7 @@ def _row(prototype: Any, verdict: Any) -> dict[str, Any]:
 
 def _print_prototypes(made: Any, verdicts: list[Any], out: Path) -> None:
     from .io.files import save_new
-    from .synthesis.prototype import to_png
+    from .synthesis.blocks import to_png
 
     console = _console()
     for prototype, verdict in zip(made, verdicts, strict=True):

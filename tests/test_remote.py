@@ -34,7 +34,7 @@ from nnsight_dream.remote import errors as remote_errors
 from nnsight_dream.remote import payload as shipping
 from nnsight_dream.remote.client import _COMPARED, backend, wait_for
 from nnsight_dream.synthesis import notes, synthesize
-from nnsight_dream.synthesis.ascent import prepare
+from nnsight_dream.synthesis.prepared import prepare
 
 HERE = Path(__file__).parent
 NAME = "dream/demo"

@@ -14,7 +14,7 @@ from nnsight_dream.demo import bundle
 from nnsight_dream.engine import jobs as shipped_jobs
 from nnsight_dream.models.place import Remote
 from nnsight_dream.remote import run
-from nnsight_dream.synthesis.ascent import prepare
+from nnsight_dream.synthesis.prepared import prepare
 
 if importlib.util.find_spec("ndif.services") is None:  # a folder of these tests is called ndif too
     pytest.skip(

@@ -33,8 +33,9 @@ from ..sae.releases import load_sae
 from ..sae.responses import Responses, responses
 from ..sae.weights import TRANSCODERS, checked, facts_of
 from ..sweeps.store import Store, now
+from ..synthesis.blocks import to_png
 from ..synthesis.digests import digest
-from ..synthesis.prototype import Prototype, to_png, write_over
+from ..synthesis.prototype import Prototype, write_over
 from ..synthesis.settings import choose
 from ..synthesis.synthesize import climb_pairs
 from .card import RECORD, TOP, Card, Material, Shot, is_there

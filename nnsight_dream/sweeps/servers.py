@@ -102,7 +102,7 @@ def _together(
     vlm: VLM, store: Store, name: str, good: list[tuple[Direction, Job]], settings: Any, stop: threading.Event
 ) -> Results:
     """All in one ascent; should that raise, one by one, so that only the culprit fails."""
-    from ..synthesis.ascent import prepare
+    from ..synthesis.prepared import prepare
 
     try:
         (ascent,) = prepare(vlm, [(d, j.seed) for d, j in good], settings)

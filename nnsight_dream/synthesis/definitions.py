@@ -74,6 +74,7 @@ def installed(module: str | None) -> bool:
 # store holds stays what it is when a definition moves to another file.
 _HASHED_AS = {
     "engine.canvas": "canvas",
+    "engine.spectrum": "canvas",
     "engine.augment": "augment",
     "engine.pooling": "objectives",
     "engine.terms": "objectives",

@@ -11,8 +11,8 @@ from ..arguments import strict
 from ..engine import jobs
 from ..remote import run
 from ..remote.client import ask_after, send_detached, wait_for
-from .ascent import prepare
 from .notes import opened
+from .prepared import prepare
 from .prototype import Prototypes
 from .request import settled
 

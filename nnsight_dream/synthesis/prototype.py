@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import json
@@ -10,7 +9,7 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +21,10 @@ from .. import arguments
 from ..io import files, records
 from ..io.files import write_whole
 from ..models.sites import Site
+from .blocks import _Blocks, _enlarged, _img, _link, _row, to_png
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.console import RenderableType
 
 
 RECORD, PICTURE, HEAT = "prototype.json", "prototype.png", "heat.png"
@@ -324,54 +324,3 @@ def _told(readings: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         for name, value in shown.items()
         if value is not None or (name == "threshold" and readings.get("top_k"))
     ]
-
-
-def to_png(image: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _row(name: str, value: str) -> str:
-    return f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(value)}</td></tr>"
-
-
-def _link(address: str) -> str:
-    """An address of the web as a link; any other as its text."""
-    shown = html.escape(address)
-    return f'<a href="{shown}" rel="noreferrer noopener">{shown}</a>' if address.startswith("https://") else shown
-
-
-def _img(image: Image.Image) -> str:
-    return f'<img src="data:image/png;base64,{base64.b64encode(to_png(image)).decode()}">'
-
-
-def _enlarged(image: Image.Image) -> Image.Image:
-    factor = max(1, 160 // image.width)
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
-
-
-class _Blocks:
-    """The picture in half blocks, where the output's encoding has them; nothing elsewhere (cp1252, ascii)."""
-
-    def __init__(self, image: Image.Image):
-        self.image = image
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        if not options.ascii_only:
-            yield _blocks(self.image)
-
-
-def _blocks(image: Image.Image, columns: int = 32) -> RenderableType:
-    """The picture in a terminal's half blocks: two pixels a character, one above the other."""
-    from rich.style import Style
-    from rich.text import Text
-
-    small = np.asarray(image.resize((columns, columns), Image.Resampling.BOX))
-    text = Text(no_wrap=True)
-    for upper, lower in zip(small[::2], small[1::2], strict=True):
-        for a, b in zip(upper, lower, strict=True):
-            text.append("▀", Style(color=f"rgb({a[0]},{a[1]},{a[2]})", bgcolor=f"rgb({b[0]},{b[1]},{b[2]})"))
-        text.append("\n")
-    return text

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import arguments
 from ..arguments import strict
-from .ascent import batches, prepare
+from .ascent import batches
 from .detached import send_ascent
+from .prepared import prepare
 from .progress import _watching
 from .prototype import Prototypes
 from .request import _check, settled

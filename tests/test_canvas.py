@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import nnsight_dream.engine.canvas
+import nnsight_dream.engine.spectrum
 from nnsight_dream.engine.canvas import MultiResolution, Pixels, upscale
 from nnsight_dream.engine.spectrum import MACO, Fourier
 
@@ -52,7 +53,12 @@ def mended(error: pytest.ExceptionInfo, **names: object) -> list[object]:
     """What an error advises after "mend:", done."""
     codes = re.findall(r"`([^`]+)`", str(error.value).partition("mend:")[2])
     assert codes, f"no advice in: {error.value}"
-    return [eval(code, {"torch": torch, **vars(nnsight_dream.engine.canvas), **names}) for code in codes]
+    return [
+        eval(
+            code, {"torch": torch, **vars(nnsight_dream.engine.canvas), **vars(nnsight_dream.engine.spectrum), **names}
+        )
+        for code in codes
+    ]
 
 
 # -- against references -----------------------------------------------------------------------------------------
@@ -422,7 +428,9 @@ def test_pictures_without_contrast_have_no_magnitude():
 
 # -- what a server runs -----------------------------------------------------------------------------------------
 
-SHIPPED = [Path(nnsight_dream.engine.canvas.__file__).with_name(name) for name in ("canvas.py", "spectrum.py", "augment.py")]
+SHIPPED = [
+    Path(nnsight_dream.engine.canvas.__file__).with_name(name) for name in ("canvas.py", "spectrum.py", "augment.py")
+]
 MAKERS = {
     "zeros",
     "ones",

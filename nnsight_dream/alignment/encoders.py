@@ -26,7 +26,7 @@ from ..models.family import first
 from ..models.reading import read_pictures, read_text
 from ..models.sites import Site
 from ..models.spans import wrap
-from ..state import changes
+from ..state import changes, interventions
 from ..state.calm import calm, calmly
 from ..state.changes import still
 from ..state.nnsight_import import import_nnsight
@@ -100,7 +100,7 @@ def _checked(tokens: str, takes: str, name: str) -> str:
 def _weights(hf: torch.nn.Module) -> str:
     """A hash of all values of a model's weights and of its hooks."""
     each = sorted(changes.digests(hf).items())
-    return hashlib.sha256(b"".join(n.encode() + v for n, v in each) + changes.of_hooks(hf)).hexdigest()
+    return hashlib.sha256(b"".join(n.encode() + v for n, v in each) + interventions.of_hooks(hf)).hexdigest()
 
 
 def _key(*told: Any) -> str:

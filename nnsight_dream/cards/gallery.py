@@ -20,7 +20,7 @@ from ..report.page_pictures import Shelf
 from ..report.pages import _filled, _written
 from ..sae.activations import features_of
 from ..sweeps.store import now
-from ..synthesis.prototype import _told
+from ..synthesis.blocks import reading_rows
 from .card import TOP, Card
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _caption(shot: Shot, made: Prototype) -> str:
 
 def _facts(card: Card, made: Prototype, readings: Mapping[str, Any]) -> list[list[str]]:
     facts = card.facts
-    rows = [["site", f"{facts['site']}, {facts['hf_name']}"], *(list(row) for row in _told(readings))]
+    rows = [["site", f"{facts['site']}, {facts['hf_name']}"], *(list(row) for row in reading_rows(readings))]
     if facts["trained_on"]:
         rows.append(["trained on", facts["trained_on"]])
     rows.append([f"highest on {facts['pictures']} real pictures", f"{card.most_real:.3f}"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from ..state import changes
+from ..state import changes, interventions
 from .memo import Look
 
 if TYPE_CHECKING:
@@ -67,5 +67,5 @@ def _seen(vlm: VLM, layer: int, below: str, look: Look) -> bytes:
         digest.update(name.encode() + value)
     for name, weight in changes.packed(vlm.hf):
         digest.update(name.encode() + changes.of_tensor(weight))
-    digest.update(changes.of_edits(vlm.edits) + changes.of_hooks(vlm.hf))
+    digest.update(interventions.of_edits(vlm.edits) + interventions.of_hooks(vlm.hf))
     return digest.digest()

@@ -10,7 +10,7 @@ import torch
 from .. import arguments
 from ..engine import jobs, plain, read
 from ..remote.run import run
-from ..state import changes
+from ..state import interventions
 from ..state.calm import calmly
 from .checkpoint import positions, refuse_too_long
 from .memo import NOT_YET
@@ -64,7 +64,7 @@ def _check_edits(vlm: VLM) -> None:
     if not edits or not outside:
         return
     for part in (family.tower, family.projector):
-        if part and any(changes.touches(edit, part) for edit in edits):
+        if part and any(interventions.touches(edit, part) for edit in edits):
             raise ValueError(
                 f"an edit of {vlm.id} names {part}, and its image tokens are made before the trace here, without it: "
                 "load the model without image_size= and straight_through= if they are given, or edit the decoder alone"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..state import changes
+from ..state import changes, interventions
 from ..state.calm import calm
 from . import fingerprint, templates
 from .frozen import checkpointing, frozen
@@ -291,12 +291,12 @@ class VLM:
     def state_of_changes(self) -> tuple[int, ...]:
         """What edits and hooks there are, each by itself."""
         with self.alone():
-            return tuple(map(id, [*self.edits, *(hook for _, _, hook in changes.hooks(self.hf))]))
+            return tuple(map(id, [*self.edits, *(hook for _, _, hook in interventions.hooks(self.hf))]))
 
     def _take_edits(self) -> None:
         if (whole := self.model.__dict__.get("_whole")) is not None:  # what peft wrapped shares those of the whole
             self.model.__dict__["_edits"] = whole._edits
-        if lost := changes.lost_edits(self.model, self.family.root):
+        if lost := interventions.lost_edits(self.model, self.family.root):
             raise ValueError(
                 f"an edit is stored on {lost[0]}, and nnsight replays it in traces of that module alone, so that "
                 "nothing read of this model would show it. Store it on the model itself, with model.edit(), "
@@ -306,7 +306,7 @@ class VLM:
     @property
     def edits(self) -> list[Any]:
         """The edits stored on the nnsight model, which every reading and ascent replays as its own traces do."""
-        return changes.edits(self.model, self.family.root)
+        return interventions.edits(self.model, self.family.root)
 
     def refuse_edits(self, what: str) -> None:
         """Raise ValueError where there are edits, which `what` would leave out."""

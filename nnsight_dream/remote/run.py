@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..engine.plain import on_cpu
-from ..state import changes
+from ..state import interventions
 from ..state.nnsight_import import import_nnsight
 from . import payload as shipping
 from .loopback import _here
@@ -32,7 +32,7 @@ def run(vlm: Model, work: Callable[[Any, Any], Any], given: Any, watch: Watch | 
             given = dataclasses.replace(given, tell=watch or _silent)
         with vlm.quiet():
             return work(vlm.model, given)
-    if remote.away and (own := changes.hooks(vlm.hf)):
+    if remote.away and (own := interventions.hooks(vlm.hf)):
         raise ValueError(
             f"a hook is registered on {own[0][0] or 'all modules'}, and hooks do not travel to {remote}: remove it "
             "(handle.remove()), and store an edit instead: with vlm.model.edit(inplace=True): ..."

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -64,3 +64,27 @@ def _blocks(image: Image.Image, columns: int = 32) -> RenderableType:
             text.append("▀", Style(color=f"rgb({a[0]},{a[1]},{a[2]})", bgcolor=f"rgb({b[0]},{b[1]},{b[2]})"))
         text.append("\n")
     return text
+
+
+def reading_rows(readings: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """A feature's readings as (what, number) for people; those of single latents of a sum are left out."""
+    if readings is None:
+        return []
+    names = {
+        "pre_max": "pre-activation, highest",
+        "pre_mean": "pre-activation, mean",
+        "threshold": "fires above",
+        "act_max": "activation, highest",
+        "firing": "tokens firing",
+        "cosine": "decoder cosine",
+        "norm": "norm against real pictures",
+    }
+    shown = {name: readings.get(name) for name in names}
+    return [
+        (
+            names[name],
+            "depends on all (top-k)" if value is None else f"{value:.0%}" if name == "firing" else f"{value:.3f}",
+        )
+        for name, value in shown.items()
+        if value is not None or (name == "threshold" and readings.get("top_k"))
+    ]

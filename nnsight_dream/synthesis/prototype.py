@@ -21,7 +21,7 @@ from .. import arguments
 from ..io import files, records
 from ..io.files import write_whole
 from ..models.sites import Site
-from .blocks import _Blocks, _enlarged, _img, _link, _row, to_png
+from .blocks import _Blocks, _enlarged, _img, _link, _row, reading_rows, to_png
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -99,7 +99,7 @@ class Prototype:
 
     def _repr_html_(self) -> str:
         rows = "".join(_row(k, f"{float(v):.3f}") for k, v in self.scores.items())
-        rows += "".join(_row(*reading) for reading in _told(self.readings))
+        rows += "".join(_row(*reading) for reading in reading_rows(self.readings))
         if link := self.direction.get("link"):
             rows += f'<tr><td colspan="2">{_link(str(link))}</td></tr>'
         return (
@@ -116,8 +116,10 @@ class Prototype:
         title = Text(f"{self.label}", style="bold")
         title.append(f"  layer {self.site.layer}  seed {self.seed}  ", style="default")
         title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
-        told = [Text("  ".join(f"{k} {v}" for k, v in _told(self.readings)), style="dim")] if self.readings else []
-        return Group(title, *told, _Blocks(self.image))
+        if not self.readings:
+            return Group(title, _Blocks(self.image))
+        readings = "  ".join(f"{name} {value}" for name, value in reading_rows(self.readings))
+        return Group(title, Text(readings, style="dim"), _Blocks(self.image))
 
     # -- keeping -------------------------------------------------------------------------------------------------
 
@@ -300,27 +302,3 @@ def _slug(label: str) -> str:
     codes = "-".join(f"u{ord(c):x}" for c in signs)
     names = "-".join(unicodedata.name(c, "") for c in signs)
     return re.sub(r"[^a-z0-9]+", "-", f"{codes} {names}".lower()).strip("-")[:60].strip("-") or "direction"
-
-
-def _told(readings: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """A feature's readings as (what, number) for people; those of single latents of a sum are left out."""
-    if readings is None:
-        return []
-    names = {
-        "pre_max": "pre-activation, highest",
-        "pre_mean": "pre-activation, mean",
-        "threshold": "fires above",
-        "act_max": "activation, highest",
-        "firing": "tokens firing",
-        "cosine": "decoder cosine",
-        "norm": "norm against real pictures",
-    }
-    shown = {name: readings.get(name) for name in names}
-    return [
-        (
-            names[name],
-            "depends on all (top-k)" if value is None else f"{value:.0%}" if name == "firing" else f"{value:.3f}",
-        )
-        for name, value in shown.items()
-        if value is not None or (name == "threshold" and readings.get("top_k"))
-    ]

@@ -16,7 +16,7 @@ from ..directions.centres import Grey, Pictures
 from ..engine.augment import Noise, Shift
 from ..engine.canvas import MultiResolution, Native, Pixels
 from ..engine.pooling import Attention, cosine
-from .digests import NO_PART_OF_KEY
+from .digest_values import NO_PART_OF_KEY
 
 if TYPE_CHECKING:
     from ..engine.optimise import Augmentation, Canvas

@@ -100,7 +100,7 @@ def test_a_second_drawing_overwrites_nothing(tiny_folder: Path, tmp_path: Path, 
 def test_an_impossible_out_is_said_before_work(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_load", lambda *_, **__: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(cli.drawing, "load_model", lambda *_, **__: pytest.fail("a model is loaded"))
     (tmp_path / "file").write_text("in the way")
     for command in (["synthesize", "bee"], ["feature", "demo", "3"]):
         assert "file is a file, so" in failed(capsys, *command, "--out", str(tmp_path / "file" / "x"))

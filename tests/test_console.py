@@ -14,6 +14,7 @@ import pytest
 
 import nnsight_dream as nd
 from nnsight_dream import cli
+from nnsight_dream.cli import output
 
 ROOT = Path(nd.__file__).parents[1]
 MAIN = "import sys; from nnsight_dream.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -40,8 +41,8 @@ def test_texts_and_documents_are_written_in_ascii_too(errors: str, monkeypatch: 
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii", errors=errors)
     monkeypatch.setattr(sys, "stdout", out)
-    with cli._printable(sys.stdout):
-        cli._print_json({"concept": "\N{OCTOPUS} \udcff"})
+    with output.printable(sys.stdout):
+        output.print_json({"concept": "\N{OCTOPUS} \udcff"})
         print("\N{OCTOPUS} \udcff")
     assert out.errors == errors  # as it was
     out.flush()
@@ -104,7 +105,7 @@ def test_slips_are_answered_in_few_words(
 
 
 def test_what_is_given_twice_is_drawn_once(capsys: pytest.CaptureFixture) -> None:
-    assert cli._distinct(["fox", "owl", "fox"], "the concept") == ["fox", "owl"]
+    assert output.distinct(["fox", "owl", "fox"], "the concept") == ["fox", "owl"]
     assert capsys.readouterr().err == "nnsight-dream: note: the concept 'fox' is given twice and drawn once\n"
-    assert cli._distinct([4, 1], "layer") == [4, 1]
+    assert output.distinct([4, 1], "layer") == [4, 1]
     assert capsys.readouterr().err == ""

@@ -166,17 +166,22 @@ def test_a_gpu_that_torch_cannot_use_is_said(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["synthesize", "fox"], ["inspect"], ["features", "demo"], ["feature", "demo", "1"]]
+    "arguments", [["synthesize", "fox"], ["inspect"], ["features", "demo", "--word", "fox"], ["feature", "demo", "1"]]
 )
 def test_every_command_takes_a_device(arguments: list[str], monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
     seen = []
-    monkeypatch.setattr(load_module, "load", lambda x, **options: seen.append(options["device"]))
+
+    def stop(x: Any, **options: Any) -> None:
+        seen.append(options["device"])
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(load_module, "load", stop)
     model = [str(tiny_folder)] if arguments == ["inspect"] else ["--model", str(tiny_folder)]
     best = "cpu" if devices.best().type == "cpu" and not devices.has_unseen_gpu() else None
     for more, device in (([], best), (["--device", "cuda:1"], "cuda:1")):
-        parsed = cli._parser().parse_args([*arguments, *model, *more])
-        cli._load(parsed)
-        assert seen.pop() == device
+        assert cli.main([*arguments, *model, *more]) == 1
+        assert seen == [device]
+        seen.clear()
 
 
 def test_every_recipe_that_loads_a_model_takes_a_device() -> None:

@@ -160,7 +160,7 @@ def test_the_command_line_takes_pictures_and_says_what_it_does_without(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tiny_parts: tuple
 ) -> None:
     model, processor = tiny_parts
-    monkeypatch.setattr(cli, "_load", lambda *args, **more: nd.load(model, processor=processor))
+    monkeypatch.setattr(cli.drawing, "load_model", lambda *args, **more: nd.load(model, processor=processor))
     few = nd.Settings(steps=2, batch=1, canvas=nd.Pixels(24), augment=())
     monkeypatch.setattr(nd.Settings, "paper", classmethod(lambda cls, layer: few))
     saes.build("standard", model=None).save_model(str(tmp_path / "sae"))

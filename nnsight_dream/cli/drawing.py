@@ -1,0 +1,200 @@
+"""The commands that draw: `synthesize` and `feature`; and the model that the options of a command mean."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import arguments
+from .options import (
+    Device,
+    Json,
+    Judged,
+    Model,
+    Objective,
+    Out,
+    Remote,
+    Seeds,
+    Steps,
+    StepsPerJob,
+    word,
+)
+from .output import distinct, note, print_json, print_prototypes, prototype_row
+
+OUT = Path("dreams")
+
+
+@dataclass
+class Drawing:
+    """What both commands take: the model and its place, the climb, and what becomes of the pictures.
+
+    Raises, before anything is loaded, ValueError for numbers out of range and OSError for a folder `out` that cannot be
+    written.
+    """
+
+    model: str
+    remote: str | None
+    steps_per_job: int | None
+    device: str | None
+    steps: int | None
+    seeds: Sequence[int] | None
+    out: Path
+    judge: bool
+    json: bool
+
+    def __post_init__(self) -> None:
+        from ..io.files import check_folder
+        from ..models.hub import ready
+
+        ready(self.model)  # takes no time, and importing torch takes seconds
+        for option, value in (("--steps", self.steps), ("--steps-per-job", self.steps_per_job)):
+            if value is not None and value < 1:
+                raise ValueError(f"{option} {value}: at least 1 is needed")
+        numbers = [arguments.whole(n, "--seed", 0, arguments.SEED_MOST) for n in self.seeds or [0]]
+        self.seeds = distinct(numbers, "seed")
+        check_folder(self.out, "--out", room=2_000_000)
+
+    def load(self) -> Any:
+        """The model; a `--remote` without a value means the server of $NDIF_HOST, or NDIF's own."""
+        remote = self.remote or (self.remote is not None)
+        return load_model(self.model, self.device, remote=remote, steps_per_job=self.steps_per_job)
+
+    def draw(self, vlm: Any, targets: Sequence[Any]) -> int:
+        """Climb, save, judge and show; returns the exit status: 0, or 130 where it was interrupted."""
+        from ..synthesis import synthesize
+        from ..synthesis.prototype import Prototype, Prototypes
+
+        changes: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
+        prototypes = synthesize.synthesize(vlm, targets, seed=list(self.seeds or [0]), **changes)
+        assert not isinstance(prototypes, Prototype)
+        places, moved = prototypes.save_each(self.out)
+        for asked, chosen in moved:
+            note(f"{asked} holds another picture, which stays; this one is in {chosen}")
+        verdicts = _named(prototypes) if self.judge else [None] * len(prototypes)
+        if self.json:
+            triples = zip(prototypes, verdicts, places, strict=True)
+            rows = [prototype_row(p, v) | {"folder": str(place)} for p, v, place in triples]
+            print_json({"folder": str(self.out), "prototypes": rows})
+        else:
+            print_prototypes(Prototypes(prototypes), verdicts, self.out)
+        return 130 if any(p.interrupted for p in prototypes) else 0
+
+
+def _named(prototypes: Any) -> list[Any]:
+    from ..judges.named import DemoJudge
+
+    return DemoJudge().judge([p.image for p in prototypes])
+
+
+def synthesize(
+    words: Annotated[list[str], typer.Argument(metavar="CONCEPT", help="a word or phrase, such as octopus")],
+    layer: Annotated[list[str] | None, word("--layer", help="layers from 1, or site names (default 4)")] = None,
+    model: Model = "demo",
+    remote: Remote = None,
+    steps_per_job: StepsPerJob = None,
+    device: Device = None,
+    steps: Steps = None,
+    seed: Seeds = None,
+    out: Out = OUT,
+    judge: Judged = False,
+    json: Json = False,
+) -> int:
+    """Draw what words look like to a model."""
+    drawing = Drawing(model, remote, steps_per_job, device, steps, seed, out, judge, json)
+    concepts = distinct(arguments.texts(list(words), "CONCEPT")[0], "the concept")
+    layers = distinct(layers_of(layer or ["4"]), "layer")
+    vlm = drawing.load()
+    from ..directions.text import concept
+
+    directions = concept(vlm, concepts, layers)
+    return drawing.draw(vlm, [direction for of_word in directions for direction in of_word])
+
+
+def feature(
+    sae: Annotated[str, typer.Argument(metavar="SAE", help="'demo' (the bundled one), a folder or a release")],
+    which: Annotated[list[str], typer.Argument(metavar="INDEX", help="SAE's id in a release; features' numbers")],
+    objective: Annotated[Objective, typer.Option("--objective", help="what is climbed")] = Objective.encoder,
+    reference: Annotated[
+        list[str] | None,
+        word("--reference", metavar="PATH", help="real pictures by which norms are measured: files, or a folder"),
+    ] = None,
+    model: Model = "demo",
+    remote: Remote = None,
+    steps_per_job: StepsPerJob = None,
+    device: Device = None,
+    steps: Steps = None,
+    seed: Seeds = None,
+    out: Out = OUT,
+    judge: Judged = False,
+    json: Json = False,
+) -> int:
+    """Draw what features of a sparse autoencoder look like."""
+    drawing = Drawing(model, remote, steps_per_job, device, steps, seed, out, judge, json)
+    from ..sae import reference as references
+    from ..sae.make import feature as make_feature
+
+    paths = reference[0] if reference and len(reference) == 1 else reference
+    targets = make_feature(*_named_features(sae, which), objective=objective.value, reference=paths)
+    vlm = drawing.load()
+    if paths is None and (sentence := references.notice(vlm)) is not None:
+        print(sentence.replace("reference='a folder of photographs'", "--reference FOLDER"), file=sys.stderr)
+    return drawing.draw(vlm, targets)
+
+
+def _named_features(sae: str, which: Sequence[str]) -> tuple[Any, ...]:
+    """(SAE, numbers) or, of a release, (release, id, numbers). Raises ValueError for what is no number."""
+    from ..sae.releases import folder_of
+
+    sae_id, indices = None, list(which)
+    if not indices[0].isdecimal() or folder_of(sae, None) is None:  # a folder's may be left out
+        sae_id, indices = indices[0], indices[1:]
+    wrong = [name for name in indices if not name.isdecimal()]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no feature's number")
+    if not indices:
+        raise ValueError(f"which features of {sae} {sae_id}? Give numbers")
+    numbers = distinct([int(name) for name in indices], "feature")
+    return (sae, numbers) if sae_id is None else (sae, sae_id, numbers)
+
+
+def layers_of(names: Sequence[str]) -> list[int | str]:
+    """Layers as the library takes them: numbers, or names of sites. Raises ValueError for several in one text."""
+    layers: list[int | str] = []
+    for name in names:
+        numbers = name.replace(",", " ").split()
+        if len(numbers) > 1 and all(n.isdecimal() for n in numbers):
+            raise ValueError(f"--layer {name!r}: of several layers give each by itself: --layer {' '.join(numbers)}")
+        layers.append(int(name) if name.isdecimal() else name)
+    return layers
+
+
+def load_model(model: str, device: str | None, **options: Any) -> Any:
+    """The model that the options mean; a hub id is only looked for when the user wrote one. Raises as `nd.load`."""
+    from ..models import devices, load
+
+    if device is None and options.get("remote") in (None, False, "local"):  # with no GPU there is nothing to say
+        device = "cpu" if devices.best().type == "cpu" and not devices.has_unseen_gpu() else None
+    return load.load(place_of(model), device=device, **options)
+
+
+def place_of(name: str) -> str | Path:
+    """A folder, where there is one of this name; transformers' notes are kept out of the output from here on.
+
+    Raises ValueError for an empty name.
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if not name.strip():
+        raise ValueError(f"{name!r} is no model: give 'demo', a hub id or a folder ('.' is the one you are in)")
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        if Path(name).is_dir():
+            return Path(name)
+    return name

@@ -1,0 +1,205 @@
+"""The commands that look and tell, and draw nothing: `features`, `inspect`, `judge`, `remote`, `concepts`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import arguments
+from .drawing import layers_of, load_model, place_of
+from .options import Device, Dtype, Json, Model, number, switch, word
+from .output import print_facts, print_json
+
+
+def features(
+    sae: Annotated[str, typer.Argument(metavar="[SAE]", help="'demo' (default), a folder or a release")] = "demo",
+    sae_id: Annotated[str | None, typer.Argument(metavar="[SAE_ID]", help="the SAE's id in a release")] = None,
+    words: Annotated[list[str] | None, word("--word", help="words or phrases, such as octopus")] = None,
+    pictures: Annotated[list[str] | None, word("--picture", metavar="FILE", help="picture files")] = None,
+    model: Model = "demo",
+    device: Device = None,
+    top: Annotated[int, number("--top", help="how many to show (default 10)")] = 10,
+    json: Json = False,
+) -> None:
+    """List the features of a sparse autoencoder that fire for words or pictures."""
+    from ..models.hub import ready
+
+    ready(model)
+    from ..sae.activations import candidates
+    from ..sae.releases import load_sae
+
+    arguments.whole(top, "--top", 1)
+    if not words and not pictures:
+        raise ValueError("candidates of what? Give --word octopus, --picture FILE, or both")
+    files = [Path(name) for name in pictures] if pictures else None
+    for file in files or []:
+        if not file.is_file():
+            raise FileNotFoundError(f"no picture {file}: give picture files")
+    autoencoder = load_sae(sae, sae_id)
+    active = candidates(load_model(model, device), autoencoder, words=words or None, images=files, top=top)
+    if json:
+        print_json([{"index": c.index, "word": c.word, "picture": c.picture, "score": c.score} for c in active])
+        return
+    for c in active:
+        scores = [f"{name} {value:.3f}" for name in ("word", "picture") if (value := getattr(c, name)) is not None]
+        print(f"{c.index:>8}  {'  '.join(scores)}")
+    if not active:
+        print("no feature fires")
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="'demo', a hub id or a folder")],
+    layer: Annotated[str, word("--layer", metavar="N", help="the layer whose sites are shown (default 1)")] = "1",
+    batch: Annotated[int, number("--batch", metavar="B", help="views of the picture in a step (default 1)")] = 1,
+    dtype: Annotated[Dtype | None, typer.Option("--dtype", help="of the weights (default: as load chooses it)")] = None,
+    checkpoint_tower: Annotated[
+        bool, switch("--checkpoint-tower", help="compute the tower's activations anew")
+    ] = False,
+    config_only: Annotated[
+        bool, switch("--config-only", help="say what a step takes, and load no weights at all")
+    ] = False,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Show a model's family, layers, sites and grid, and prove the family's record."""
+    from ..models.hub import ready
+
+    ready(model)
+    arguments.whole(batch, "--batch", 1)
+    (site,) = layers_of([layer])
+    options: dict[str, Any] = {"checkpoint_tower": checkpoint_tower}
+    if dtype is not None:
+        import torch
+
+        options["dtype"] = getattr(torch, dtype.value)
+    vlm = None if config_only else load_model(model, device, **options)
+    step = _step(place_of(model), site, vlm, batch, options, json)
+    facts = {} if vlm is None else _facts(vlm, site)
+    if json:
+        print_json({**facts, "step": step})
+    else:
+        print_facts({**facts, **step})
+
+
+def _step(x: Any, layer: int | str, vlm: Any, batch: int, options: dict[str, Any], json: bool) -> dict[str, Any]:
+    """What a step takes, from the config alone; its time, from a few of a model that is loaded."""
+    import torch
+
+    from ..engine.canvas import MultiResolution
+    from ..models.estimate import estimate, story
+    from ..sweeps.duration import seconds_a_step
+    from ..synthesis.settings import Settings
+
+    cpu, gpu = (estimate(x, layer, device=device, batch=batch, **options) for device in ("cpu", "cuda"))
+    settings = Settings(batch=batch, at_once=batch, canvas=MultiResolution(cpu.canvas))
+    seconds = None if vlm is None else seconds_a_step(vlm, layer, settings)
+    if json:
+        return {"cpu": cpu.to_dict(), "cuda": gpu.to_dict(), "seconds": seconds}
+    words = "" if vlm is None else "not timed: a step takes too long, or too unevenly, to be timed in a moment"
+    if vlm is not None and not vlm.passes_gradient:
+        words = f"no step: gradient {vlm.unproved['gradient']}"
+    if seconds is not None:
+        words = f"{seconds:.3g}: a few steps were timed on {vlm.device}, {torch.get_num_threads()} thread(s)"
+    return story(cpu, gpu, words)
+
+
+def _facts(vlm: Any, layer: int | str) -> dict[str, Any]:
+    first = vlm.site(layer)
+    sites = [vlm.describe(vlm.site(first, kind)) for kind in vlm.family.kinds]
+    proved = [what for what in ("paths", "image tokens", "pixels", "gradient") if what not in vlm.unproved]
+    facts = {
+        "model": vlm.id,
+        "family": vlm.family.name + (" (probed: there is no record of it)" if vlm.family.probed else ""),
+        "class": type(vlm.hf).__name__,
+        "layers": vlm.layers,
+        "width": vlm.width,
+        "image": list(vlm.image_size),
+        "image sizes": f"{vlm.pixels.sizes}: nd.load(..., image_size=)" if vlm.pixels.any_size else "this one only",
+        "grid": list(vlm.grid),
+        "image tokens": vlm.grid[0] * vlm.grid[1],
+        "parameters": sum(p.numel() for p in vlm.hf.parameters()),
+        "dtype": str(vlm.dtype)[6:],
+        "device": str(vlm.device),
+        "sites": dict(zip(vlm.family.kinds, sites, strict=True)),
+        "before the picture": vlm.tokenizer.decode(vlm.image_prompt.ids[: int(vlm.image_prompt.positions[0])]),
+        "check": f"{', '.join(proved)} agree with the family's record",
+    }
+    if unproved := vlm.unproved:
+        facts["not checked"] = "; ".join(unproved.values())
+    return facts
+
+
+def judge(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="picture files, or folders of saved prototypes")],
+    category: Annotated[str | None, word("--category", help="ask within one category, such as animal")] = None,
+    device: Annotated[str, word("--device", help="cuda, cuda:1, mps or cpu (default: cpu)")] = "cpu",
+    top: Annotated[int, number("--top", help="how many names to show (default 3)")] = 3,
+    json: Json = False,
+) -> None:
+    """Let the bundled judge name pictures."""
+    from ..io.pictures import own_png
+    from ..judges.named import DemoJudge
+
+    arguments.whole(top, "--top", 1)
+    asked = [Path(path) for path in paths]
+    files = [p / "prototype.png" if (p / "prototype.png").is_file() else p for p in asked]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"no picture {file}: give picture files or folders that Prototype.save wrote")
+    pictures = [own_png(f) if p.is_dir() else f for p, f in zip(asked, files, strict=True)]
+    verdicts = DemoJudge(device=device).judge(pictures, category=category)
+    names = [dict(zip(v.names[:top], v.probabilities[:top], strict=True)) for v in verdicts]
+    if json:
+        print_json([{"path": str(f), "names": of_file} for f, of_file in zip(files, names, strict=True)])
+        return
+    for file, of_file in zip(files, names, strict=True):
+        print(f"{file}: {', '.join(f'{name} {p:.1%}' for name, p in of_file.items())}")
+
+
+def remote(
+    host: Annotated[
+        str | None, typer.Argument(metavar="[URL]", help="the server's address (default: $NDIF_HOST, or NDIF's own)")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the vision-language models that a server has."""
+    import dataclasses
+
+    from ..models.hosted import remote_models
+
+    models = remote_models(host)
+    if json:
+        print_json([dataclasses.asdict(model) for model in models])
+        return
+    for model in models:
+        known = model.family or "no family known here"
+        loaded = "" if model.ready else ", not loaded for pictures and text"
+        revision = f" @ {model.revision}" if model.revision else ""
+        print(f"{model.state:<10} {model.id}{revision}  ({known}{loaded})")
+    if not models:
+        print("the server has no vision-language model up; it may bring one up when it is asked for")
+
+
+def concepts(
+    category: Annotated[str | None, word("--category", help="only one category, such as animal")] = None,
+    json: Json = False,
+) -> None:
+    """List what the bundled model was shown."""
+    import difflib
+
+    from ..demo import bundle
+
+    known = bundle.concepts()
+    categories = list(dict.fromkeys(c.category for c in known))
+    if category is not None and category not in categories:
+        near = difflib.get_close_matches(category, categories, 1, 0.0)[0]
+        raise ValueError(f"no category {category!r}; did you mean {near!r}? There are {', '.join(categories)}")
+    shown = [c for c in known if category in (None, c.category)]
+    if json:
+        print_json([{"name": c.name, "category": c.category, "aliases": list(c.aliases)} for c in shown])
+        return
+    for name in dict.fromkeys(c.category for c in shown):
+        names = [c.name + (f" ({', '.join(c.aliases)})" if c.aliases else "") for c in shown if c.category == name]
+        print(f"{name}: {', '.join(names)}")

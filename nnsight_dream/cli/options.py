@@ -1,0 +1,140 @@
+"""Options that several commands share, and what click's own parsing lacks: options of several values, or of none."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ..io.files import option_path
+
+UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy of click within newer versions of typer
+
+NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # a number, and no option
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"invalid int value: {text!r}") from None
+
+
+def _folder(text: str | Path) -> Path:
+    try:
+        return option_path(str(text))
+    except argparse.ArgumentTypeError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def number(*names: str, help: str, metavar: str = "N") -> Any:
+    """An option that takes a whole number, or several where its annotation is a list."""
+    return typer.Option(*names, help=help, metavar=metavar, parser=_number, show_default=False)
+
+
+def word(*names: str, help: str, metavar: str = "TEXT") -> Any:
+    """An option that takes a text, or several where its annotation is a list."""
+    return typer.Option(*names, help=help, metavar=metavar, show_default=False)
+
+
+def switch(*names: str, help: str) -> Any:
+    """An option that is given or not."""
+    return typer.Option(*names, help=help, show_default=False)
+
+
+class Objective(str, enum.Enum):
+    """What of a feature is climbed."""
+
+    encoder = "encoder"
+    decoder = "decoder"
+
+
+class Dtype(str, enum.Enum):
+    """Of a model's weights."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+_BEST = "the best there is: cuda, then mps, else cpu; the bundled model stays on the cpu"
+_REMOTE = "the model's weights stay on a server: $NDIF_HOST or NDIF's own, the one at URL, or 'local'"
+_OUT = "where to save (default dreams); nothing that is there is overwritten"
+
+Json = Annotated[bool, switch("--json", help="print one JSON document instead of text")]
+Model = Annotated[str, word("--model", help="'demo' (default), a hub id or a folder")]
+Device = Annotated[str | None, word("--device", help=f"cuda, cuda:1, mps or cpu (default: {_BEST})")]
+Remote = Annotated[str | None, word("--remote", metavar="[URL]", help=_REMOTE)]
+StepsPerJob = Annotated[int | None, number("--steps-per-job", help="cut ascents on a server into jobs of N steps")]
+Steps = Annotated[int | None, number("--steps", help="steps of the climb (default: the preset's)")]
+Seeds = Annotated[list[int] | None, number("--seed", help="one picture for each (default 0)", metavar="N ...")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help=_OUT, parser=_folder, show_default=False)]
+Judged = Annotated[bool, switch("--judge", help="let the bundled judge name what it sees")]
+
+
+class Command(TyperCommand):
+    """A command whose options may take several values (`--seed 0 7`) or, as `--remote`, one or none."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As click's, of arguments in the form that click knows."""
+        return super().parse_args(ctx, args if ctx.resilient_parsing else self._in_clicks_form(ctx, args))
+
+    def _in_clicks_form(self, ctx: Any, args: Sequence[str]) -> list[str]:
+        """Options first, each with one value (`--seed 0 --seed 7`, `--remote ''`), then `--` and the arguments."""
+        params = {name: p for p in self.get_params(ctx) for name in p.opts if p.param_type_name == "option"}
+        options: list[str] = []
+        words: list[str] = []
+        rest = list(args)
+        while rest:
+            first = rest.pop(0)
+            if first == "--":
+                words += rest
+                break
+            if not _is_option(first):
+                words.append(first)
+                continue
+            beginning = [name for name in params if name.startswith(first)]
+            name = beginning[0] if len(beginning) == 1 and first not in params else first  # --lay for --layer
+            if name not in params or getattr(params[name], "is_flag", False):
+                options.append(name)
+                continue
+            values = self._take(rest, several=params[name].multiple)
+            if not values and name != "--remote":
+                ctx.fail(f"argument {name}: expected {'at least one' if params[name].multiple else 'one'} argument")
+            for value in values or [""]:
+                options += [name, value]
+        return [*options, "--", *words]
+
+    @staticmethod
+    def _take(rest: list[str], several: bool) -> list[str]:
+        """The values at the head of `rest`, taken off it: one at most, or all up to the next option."""
+        values: list[str] = []
+        while rest and not _is_option(rest[0]) and rest[0] != "--" and (several or not values):
+            values.append(rest.pop(0))
+        return values
+
+
+def _is_option(text: str) -> bool:
+    return len(text) > 1 and text[0] == "-" and text != "--" and " " not in text and not NEGATIVE.fullmatch(text)
+
+
+def usage_message(error: Any) -> str:
+    """What was not understood, in one line; `error` is a usage error of click's."""
+    param = getattr(error, "param", None)
+    place = "" if param is None else param.opts[-1] if param.param_type_name == "option" else param.metavar
+    if type(error).__name__ == "MissingParameter":
+        message = f"the following arguments are required: {place}"
+    elif param is not None:
+        message = f"argument {place}: {error.message}"
+    else:
+        message = error.format_message()
+        if commands := getattr(getattr(error.ctx, "command", None), "commands", None):
+            message += f" There are {', '.join(commands)}"
+    if type(error).__name__ == "NoSuchOption" or message.endswith("required: CONCEPT"):
+        message += "; a word that begins with '-' goes behind --, as in: nnsight-dream synthesize --steps 9 -- -x"
+    return message

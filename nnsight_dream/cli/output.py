@@ -1,0 +1,130 @@
+"""What the command prints: on consoles of all kinds, as text or as one JSON document."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MOST = 1000  # characters of an error; what was given may be as long as a book
+
+
+def short(text: str) -> str:
+    """A text in one line, its middle left out where it is longer than MOST characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
+
+
+@contextlib.contextmanager
+def printable(*streams: Any) -> Iterator[None]:
+    """Within the block, characters that an output's encoding lacks (cp1252, ascii) are written as escapes."""
+    before = [(stream, stream.errors) for stream in streams if hasattr(stream, "reconfigure")]
+    for stream, errors in before:
+        if errors in ("strict", "surrogateescape"):  # the second is what LC_ALL=C gives
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in before:
+            with contextlib.suppress(ValueError, OSError):  # closed meanwhile, or its reader went away
+                stream.reconfigure(errors=errors)
+
+
+@contextlib.contextmanager
+def short_warnings() -> Iterator[None]:
+    """Within the block, warnings are one line for the reader, without the line of code that gave them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"nnsight-dream: note: {short(str(message))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def no_output() -> None:
+    """Let what is still to be printed go nowhere, so that Python ends in silence."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+
+
+def note(text: str) -> None:
+    """One line to stderr, beside the output."""
+    print(f"nnsight-dream: {text}", file=sys.stderr)
+
+
+def distinct(values: Sequence[Any], name: str) -> list[Any]:
+    """Values without repeats, which would only make the same picture again; says what is left out."""
+    kept = list(dict.fromkeys(values))
+    if len(kept) < len(values):
+        twice = next(v for v in kept if values.count(v) > 1)
+        note(f"note: {name} {twice!r} is given twice and drawn once")
+    return kept
+
+
+def console() -> Any:
+    """A rich console that takes texts as they are, and leaves a broken pipe to `main`."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:  # rich would end the program
+            raise BrokenPipeError
+
+    return Plain(markup=False)  # a folder or label may hold brackets
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, in ASCII where the output's encoding has less than Unicode."""
+    whole = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
+    print(json.dumps(value, ensure_ascii=not whole, indent=1))
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """A table of two columns; what is a mapping itself has a line for each of its entries."""
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for key, value in facts.items():
+        wide = max([11, *map(len, value)]) if isinstance(value, dict) else 0
+        lines = "\n".join(f"{k:<{wide}} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        lines = repr(value) if isinstance(value, str) and "\n" in value else lines
+        table.add_row(key, lines)
+    console().print(table)
+
+
+def prototype_row(prototype: Any, verdict: Any) -> dict[str, Any]:
+    """What JSON says of a prototype, and of its judge's `Verdict` where there is one."""
+    row = {
+        "concept": prototype.label,
+        "layer": prototype.site.layer,
+        "sites": [prototype.site.tl_name, prototype.hf_name],
+        "seed": prototype.seed,
+        "steps": len(prototype.history),
+        "scores": dict(prototype.scores),
+    }
+    if prototype.readings is not None:
+        row["readings"] = dict(prototype.readings)
+    if verdict is not None:
+        row["judge"] = dict(zip(verdict.names[:5], verdict.probabilities[:5], strict=True))
+    return row
+
+
+def print_prototypes(prototypes: Any, verdicts: Sequence[Any], out: Path) -> None:
+    """Each prototype with its picture and its judge's verdict; saves them all as one sheet in `out`."""
+    from ..io.files import save_new
+    from ..synthesis.blocks import to_png
+
+    screen = console()
+    for prototype, verdict in zip(prototypes, verdicts, strict=True):
+        screen.print(prototype)
+        screen.print(f"{prototype.site} = {prototype.hf_name}", style="dim", highlight=False)
+        if verdict is not None:
+            seen = ", ".join(f"{n} {p:.0%}" for n, p in zip(verdict.names[:3], verdict.probabilities[:3], strict=True))
+            screen.print(f"the judge sees: {seen}", highlight=False)
+    sheet = save_new(out / "grid.png", to_png(prototypes.grid()))
+    screen.print(f"saved {len(prototypes)} prototype(s) in {out}, all at one look in {sheet}", highlight=False)

@@ -72,9 +72,22 @@ def measured_direction(
 def measured_feature(
     feature: Any, alone: list[Any], patches: torch.Tensor, norm: float
 ) -> tuple[dict[str, float], torch.Tensor, dict[str, Any]]:
-    """Scores, heat (n,) and readings of a picture's patches (n, d): see `feature_climb.measure`.
+    """Scores, heat (n,) and readings of a picture's patches (n, d), all without guard.
 
     alone   of a sum of several latents each as a feature of its own; norm   that of real pictures' patches
+
+    Scores: the means over tokens of the pre-activation ("encoder") and of the cosine with the decoder row ("decoder",
+    not for transcoders). Heat: what is climbed, less its least, as shares of 1: max(0, v - min v) / sum.
+
+    Readings, of several latents those of their weighted sum:
+
+        pre_max, pre_mean   the pre-activation over tokens
+        threshold           above which it fires; None for top-k (then `top_k` is true) and for sums
+        act_max             the highest activation; for top-k what it would be among the k
+        firing              the share of tokens for which it fires; None for top-k, where that depends on all latents
+        cosine, cosine_max  with the decoder row over tokens: mean and highest; not for transcoders
+        norm                mean norm of the patches over that of the feature's reference pictures
+        parts               for sums: index, weight and these of each latent alone
     """
     patches = patches.float()
     found = feature.readings(patches)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..io import secrets as keys
+from ..io import secrets
 from . import loopback
 from .errors import Lost, ServerError, refused, translated, unreachable
 
@@ -77,7 +77,7 @@ def backend(vlm: Model, blob: bytes | None = None) -> Any:
     made = Careful(key, host=vlm.remote.where, env=vlm.model._remoteable_get_env() if blob is not None else {})
     made.display.enabled = False
     made.api_key = made.api_key.strip()  # as read from a file
-    if why := keys.refusal(made.api_key, "NDIF_API_KEY"):
+    if why := secrets.refusal(made.api_key, "NDIF_API_KEY"):
         raise PermissionError(why)
     if made.host.rstrip("/") == "https://api.ndif.us" and not made.api_key:
         raise PermissionError(
@@ -102,7 +102,7 @@ def _packed(made: Any, blob: bytes) -> bytes:
 
 
 def _send(made: Any, blob: bytes, vlm: Model, session: str = "") -> Any:
-    """Post a job; its first response. Raises what `remote_errors` makes of a refusal."""
+    """Post a job; its first response. Raises what `remote.errors` makes of a refusal."""
     import httpx
     from nnsight.intervention.backends.remote import RemoteError
 

@@ -8,7 +8,7 @@ import re
 import sys
 from typing import Any
 
-from ..io import secrets as keys
+from ..io import secrets
 
 _RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Warning|Exit))(?:: (.*))?$", re.MULTILINE)
 
@@ -35,7 +35,7 @@ def _without_key(text: str) -> str:
     """What a server or a library says, without the key of this user, should it stand in it."""
     config = sys.modules.get("nnsight.schema.config")
     secret = str(config.CONFIG.API.APIKEY or "") if config else os.environ.get("NDIF_API_KEY", "")
-    return keys.cleaned(text, secret.strip(), shown=True)
+    return secrets.cleaned(text, secret.strip(), shown=True)
 
 
 def translated(description: str, host: str, model: str) -> Exception:

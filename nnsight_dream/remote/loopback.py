@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import payload as shipping
+from .payload import PACKAGE
 
 if TYPE_CHECKING:
     from .model import Model
@@ -36,7 +36,7 @@ def _package_absent() -> Iterator[None]:
         real = builtins.__import__
 
         def absent(name: str, *args: Any, **named: Any) -> Any:
-            if threading.get_ident() == me and name.split(".")[0] == shipping.PACKAGE:
+            if threading.get_ident() == me and name.split(".")[0] == PACKAGE:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
             return real(name, *args, **named)
 

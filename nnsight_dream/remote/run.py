@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..engine.plain import on_cpu
 from ..state import interventions
 from ..state.nnsight_import import import_nnsight
-from . import payload as shipping
 from .loopback import _here
+from .payload import by_source, named_modules, plain, refuse_strange
 
 if TYPE_CHECKING:
     from .loopback import Watch
@@ -62,11 +62,11 @@ def payload(vlm: Model, work: Callable[[Any, Any], Any], given: Any) -> bytes:
     class Keep(Backend):
         def __call__(self, tracer: Any) -> None:
             pull_env()  # the user's own modules go by source too
-            with shipping.by_source():
+            with by_source():
                 kept.append(RequestModel.serialize(tracer, False))
 
-    model, given = vlm.model, shipping.plain(given)
+    model, given = vlm.model, plain(given)
     with model.session(backend=Keep()):
         out = nnsight.save(on_cpu(work(model, given)))  # noqa: F841
-    shipping.refuse_strange(shipping.named_modules(kept[0]), "what is sent")
+    refuse_strange(named_modules(kept[0]), "what is sent")
     return kept[0]

@@ -49,7 +49,7 @@ class Prototype:
     scores    score of the finished 8-bit picture by pooling ("attention", "mean", "max"), no augmentation; of a feature
               the mean over image tokens by objective ("encoder", "decoder"), without guard
     heat      (rows, cols) patch weights on the finished picture, sum 1
-    readings  of a feature: how it reads the finished picture, see `feature_climb.measure`; None for a direction
+    readings  of a feature: how it reads the finished picture, see `engine.measure`; None for a direction
     settings  plain data: every choice of the run
     interrupted   True if the run was stopped before its last step
     image_size    (height, width) in pixels at which the model saw the picture; None in records that do not tell

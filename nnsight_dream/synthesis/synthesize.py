@@ -37,7 +37,7 @@ def synthesize(
 ) -> Prototype | Prototypes:
     """Climb from grey to the picture of a direction or feature; of several and several seeds together.
 
-    directions   a Direction, a Feature, or several of either kind. A feature has its own objective (see `features`):
+    directions   a Direction, a Feature, or several of either kind. A feature has its own objective (see `sae.feature`):
                pooling, score and centre of the settings are for directions
     settings   for all, or a function from a layer to settings, or a preset's name, "demo" or "paper"; if not given,
                `Settings.demo()` for the bundled model, and for others `Settings.paper` of each direction's own layer.

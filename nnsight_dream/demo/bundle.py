@@ -40,13 +40,13 @@ class Picture:
 
 def folder() -> Path:
     """Where the bundled data are; raises FileNotFoundError where this installation lacks them."""
-    found = Path(__file__).parents[1] / "data"
-    if not (found / "concepts.json").is_file():
+    place = Path(__file__).parents[1] / "data"
+    if not (place / "concepts.json").is_file():
         raise FileNotFoundError(
-            f"this installation has no bundled data in {found}: install the wheel, or make them with "
+            f"this installation has no bundled data in {place}: install the wheel, or make them with "
             "`python recipes/train_demo.py` from a checkout"
         )
-    return found
+    return place
 
 
 @functools.cache
@@ -90,15 +90,15 @@ def pictures(names: Iterable[str] | None = None, *, background: float = 1.0) -> 
             )
     with Image.open(folder() / "pictures" / "held_out.webp") as file:
         sheet = file.convert("RGBA")
-    found = []
+    shown = []
     for name in wanted:
         i = known[name]
         x, y = i % _COLUMNS * _SIDE, i // _COLUMNS * _SIDE
         art = sheet.crop((x, y, x + _SIDE, y + _SIDE))
         ground = Image.new("RGBA", art.size, (round(255 * background),) * 3 + (255,))
         ground.alpha_composite(art)
-        found.append(Picture(name, concepts()[i].category, ground.convert("RGB"), art.getchannel("A")))
-    return found
+        shown.append(Picture(name, concepts()[i].category, ground.convert("RGB"), art.getchannel("A")))
+    return shown
 
 
 def sae_folder(name: str | int | None = None) -> Path:

@@ -75,8 +75,8 @@ class Request:
             self.rows[point[0]] = row
             if middle is not None and self.keys is not None:
                 self._keep(point[0], middle)
-        for one, i in self.waiting:
-            one.arrive(self.rows[one.site][i])
+        for pending, i in self.waiting:
+            pending.arrive(self.rows[pending.site][i])
         self.waiting = []
 
     def _keep(self, site: Site, middle: torch.Tensor) -> None:

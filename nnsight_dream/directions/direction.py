@@ -143,9 +143,9 @@ class Direction:
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; give a file in it, such as {path / 'direction.safetensors'}")
 
-        told = {name: getattr(self, name) for name in ("label", "model", "provenance")}
-        told["site"] = {"layer": self.site.layer, "kind": self.site.kind, "tokens": self.site.tokens}
-        text = json.dumps({"format": 1, **told}, ensure_ascii=False)
+        record = {name: getattr(self, name) for name in ("label", "model", "provenance")}
+        record["site"] = {"layer": self.site.layer, "kind": self.site.kind, "tokens": self.site.tokens}
+        text = json.dumps({"format": 1, **record}, ensure_ascii=False)
         files.write_whole(path, files.pack({"vector": self.vector}, {"direction": text}))
         return path
 
@@ -158,14 +158,14 @@ class Direction:
         path = arguments.file(path)
         try:
             tensors, metadata = files.unpack(path.read_bytes())
-            told, vector = json.loads(metadata["direction"]), tensors["vector"]
+            record, vector = json.loads(metadata["direction"]), tensors["vector"]
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path} is not a direction that Direction.save wrote ({error!r})") from error
-        if told["format"] != 1:
-            raise ValueError(f"{path} has format {told['format']}, this version reads 1: upgrade nnsight-dream")
-        tokens = told["site"]["tokens"]
-        site = Site(**{**told["site"], "tokens": tokens if isinstance(tokens, str) else tuple(tokens)})
-        return cls(vector, site, told["label"], told["model"], told["provenance"])
+        if record["format"] != 1:
+            raise ValueError(f"{path} has format {record['format']}, this version reads 1: upgrade nnsight-dream")
+        tokens = record["site"]["tokens"]
+        site = Site(**{**record["site"], "tokens": tokens if isinstance(tokens, str) else tuple(tokens)})
+        return cls(vector, site, record["label"], record["model"], record["provenance"])
 
 
 def _is_number(value: Any) -> bool:

@@ -49,13 +49,13 @@ def from_images(
     >>> nd.from_images(vlm, red, layer=1, label="red").width == vlm.width
     True
     """
-    sites, one = sites_of(vlm, layer)
+    sites, single = sites_of(vlm, layer)
     pictures = as_tensors(images, "images")
     others = [torch.full((1, 3, *vlm.image_size), 0.5)] if minus is None else as_tensors(minus, "minus")
     these, those = mean_patches(vlm, pictures, sites), mean_patches(vlm, others, sites)
     count = {"images": sum(map(len, pictures)), "minus": "grey" if minus is None else sum(map(len, others))}
-    found = [made(vlm, site, these[site] - those[site], label, method="from_images", **count) for site in sites]
-    return found[0] if one else found
+    directions = [made(vlm, site, these[site] - those[site], label, method="from_images", **count) for site in sites]
+    return directions[0] if single else directions
 
 
 @strict

@@ -88,10 +88,10 @@ def concept(
     if vlm.is_demo:
         _warn_unshown(given)
     prompts = prompts_of(vlm, given)
-    told: Any = None
+    words_of_baseline: Any = None
     if baseline is not None:
-        told = "BASELINE_WORDS" if baseline is BASELINE_WORDS else texts_in(baseline, "baseline")
-    story = {"method": "concept", "source": "arXiv 2601.08017, section 2.1", "baseline": told}
+        words_of_baseline = "BASELINE_WORDS" if baseline is BASELINE_WORDS else texts_in(baseline, "baseline")
+    story = {"method": "concept", "source": "arXiv 2601.08017, section 2.1", "baseline": words_of_baseline}
     request = _request(vlm, prompts, sites, baseline, cache)
     stories = [{**story, "tokens": [prompt.ids[t] for t in prompt.own]} for prompt in prompts]
     if vlm.remote is None:
@@ -159,8 +159,8 @@ def _warn_unshown(texts: Sequence[str]) -> None:
     known = {name.casefold(): c.name for c in bundle.concepts() for name in (*c.aliases, c.name)}
     for text in texts:
         if isinstance(text, str) and text.strip() and text.strip().casefold() not in known:
-            said = text.strip().casefold()
-            near = difflib.get_close_matches(said, known, 5) or difflib.get_close_matches(said, known, 5, 0.0)
+            asked = text.strip().casefold()
+            near = difflib.get_close_matches(asked, known, 5) or difflib.get_close_matches(asked, known, 5, 0.0)
             names = ", ".join(list(dict.fromkeys(known[n] for n in near))[:3])
             warnings.warn(
                 f"the demo model was never shown {text.strip()!r}, so its direction means little; nearest "
@@ -209,7 +209,7 @@ def contrast(
     """
     choice(tokens, "tokens", ("last", "all"))
     label = None if label is None else checked(label, "label", "red", blank=False)
-    sites, one = sites_of(vlm, layer)
+    sites, single = sites_of(vlm, layer)
     sides = [texts_in(positive, "positive"), texts_in(negative, "negative")]
     prompts = prompts_of(vlm, [*sides[0], *sides[1]])
     request = Request(vlm, sites, inputs_of(vlm, prompts, last=tokens == "last"), None, (), None)
@@ -218,5 +218,7 @@ def contrast(
     name = label or " against ".join(side[0].strip() + (" ..." if len(side) > 1 else "") for side in sides)
     story = {"method": "contrast", "positive": sides[0], "negative": sides[1], "tokens": tokens}
     cut = len(sides[0])
-    found = [made(vlm, site, states[site][:cut].mean(0) - states[site][cut:].mean(0), name, **story) for site in sites]
-    return found[0] if one else found
+    directions = [
+        made(vlm, site, states[site][:cut].mean(0) - states[site][cut:].mean(0), name, **story) for site in sites
+    ]
+    return directions[0] if single else directions

@@ -137,8 +137,8 @@ def _range(above: Any = None, least: Any = None, below: Any = None, most: Any = 
     if least is not None and most is not None:
         return f" from {least} to {'2**63 - 1' if most == SEED_MOST else most}"
     parts = {"above": above, "of at least": least, "below": below, "of at most": most}
-    told = " and ".join(f"{words} {bound}" for words, bound in parts.items() if bound is not None)
-    return f" {told}" if told else ""
+    bounds = " and ".join(f"{words} {bound}" for words, bound in parts.items() if bound is not None)
+    return f" {bounds}" if bounds else ""
 
 
 def check_size(who: str, size: int) -> None:

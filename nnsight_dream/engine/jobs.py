@@ -75,7 +75,7 @@ def ascent(model: Any, given: Ascent) -> dict[str, Any]:
     A KeyboardInterrupt ends it early: `interrupted` is then true, and the pictures are those so far.
     """
     read, device = reader(model, given.how)
-    asked = [vectors(model, one) for one in given.asked]
+    asked = [vectors(model, request) for request in given.asked]
     aims = [_vector(aim, asked) for aim in given.aims]
     few = 16 if given.plan.at_once is None else min(16, given.plan.at_once)
     centres = _centres(read, given, few, device)
@@ -104,8 +104,8 @@ def ascent(model: Any, given: Ascent) -> dict[str, Any]:
             "generators": [g.get_state() for g in generators],
         },
         "vectors": aims,
-        "baselines": [one["baseline"] for one in asked],
-        "rows": [one["rows"] for one in asked],
+        "baselines": [request["baseline"] for request in asked],
+        "rows": [request["rows"] for request in asked],
         "centres": [centres[site] for site in given.every_centre],
         "norms": [norms[place] for place in given.every_norm],
         "pictures": pictures,
@@ -186,15 +186,15 @@ def _measured(
     device: torch.device,
 ) -> list[Any]:
     """Of each finished picture, as a file would hold it: scores, heat (n,), and of a feature the readings."""
-    found: list[Any] = []
+    measured: list[Any] = []
     pictures = shares(eights).permute(0, 3, 1, 2)
     with torch.no_grad():
         for j, aim in enumerate(given.aims):
             seen = read(pictures[j : j + 1].to(device))[aim.site]
             with _full_precision(seen):  # whatever the server runs the model in
                 if aim.feature is not None:
-                    found.append(measured_feature(aim.feature, aim.alone, seen[0], norms[aim.site, aim.reference]))
+                    measured.append(measured_feature(aim.feature, aim.alone, seen[0], norms[aim.site, aim.reference]))
                 else:
                     towards = (aims[j].to(device), centres[aim.site].to(device))
-                    found.append((*measured_direction(aim.site, seen, *towards, given.poolings, given.grid), None))
-    return found
+                    measured.append((*measured_direction(aim.site, seen, *towards, given.poolings, given.grid), None))
+    return measured

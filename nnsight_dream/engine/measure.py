@@ -23,9 +23,9 @@ def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any], at_onc
         sizes.setdefault(tuple(group.shape[1:]), []).append(group)
     for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(at_once)):
         with torch.no_grad():
-            found = read(unpacked(part))
+            patches_by_site = read(unpacked(part))
         for site in sites:
-            patches = found[site]
+            patches = patches_by_site[site]
             now = patches.double().sum((0, 1))
             total[site] = now if total[site] is None else total[site] + now
             count[site] += patches.shape[0] * patches.shape[1]
@@ -90,10 +90,10 @@ def measured_feature(
         parts               for sums: index, weight and these of each latent alone
     """
     patches = patches.float()
-    found = feature.readings(patches)
-    scores = {"encoder": float(found["pre"].mean())}
-    if "cosine" in found:
-        scores["decoder"] = float(found["cosine"].mean())
+    values = feature.readings(patches)
+    scores = {"encoder": float(values["pre"].mean())}
+    if "cosine" in values:
+        scores["decoder"] = float(values["cosine"].mean())
     above = feature.value(patches)
     above = above - above.min()
     total = float(above.sum())
@@ -102,26 +102,26 @@ def measured_feature(
     readings["norm"] = float(patches.norm(dim=-1).mean()) / norm
     if alone:
         readings["parts"] = [
-            {"index": one.index, "weight": weight, **_numbers(single, patches)}
-            for (weight, one), single in zip(feature.parts, alone, strict=True)
+            {"index": latent.index, "weight": weight, **_numbers(single, patches)}
+            for (weight, latent), single in zip(feature.parts, alone, strict=True)
         ]
     return scores, heat, readings
 
 
 def _numbers(feature: Any, patches: torch.Tensor) -> dict[str, Any]:
-    found = feature.readings(patches)
+    values = feature.readings(patches)
     _, first = feature.parts[0]
     single = len(feature.parts) == 1
-    top_k = any(one.threshold is None for _, one in feature.parts)
+    top_k = any(latent.threshold is None for _, latent in feature.parts)
     numbers: dict[str, Any] = {
-        "pre_max": float(found["pre"].max()),
-        "pre_mean": float(found["pre"].mean()),
+        "pre_max": float(values["pre"].max()),
+        "pre_mean": float(values["pre"].mean()),
         "threshold": first.threshold if single else None,
-        "act_max": float(found["act"].max()),
+        "act_max": float(values["act"].max()),
         "firing": None if top_k or not single else float((first.act(patches) > 0).float().mean()),
     }
     if top_k:
         numbers["top_k"] = True
-    if "cosine" in found:
-        numbers |= {"cosine": float(found["cosine"].mean()), "cosine_max": float(found["cosine"].max())}
+    if "cosine" in values:
+        numbers |= {"cosine": float(values["cosine"].mean()), "cosine_max": float(values["cosine"].max())}
     return numbers

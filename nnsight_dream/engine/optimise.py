@@ -164,7 +164,7 @@ def read_in_turn(read: Any, views: torch.Tensor, passes: int) -> tuple[dict[Any,
         seen = [read(piece) for piece in pieces[:-1]]
     last = read(pieces[-1])
     seen.append({site: patches.detach() for site, patches in last.items()})
-    leaves = {site: torch.cat([one[site] for one in seen]).requires_grad_(True) for site in last}
+    leaves = {site: torch.cat([by_site[site] for by_site in seen]).requires_grad_(True) for site in last}
     return leaves, (pieces, last)
 
 
@@ -175,7 +175,7 @@ def carried_back(read: Any, kept: Any, pulled: dict[Any, torch.Tensor], cut: str
     """
     pieces, patches = kept
     ends = torch.tensor([len(piece) for piece in pieces], dtype=torch.long, device="cpu").cumsum(0).tolist()
-    found = []
+    slopes = []
     for piece, end in reversed(list(zip(pieces, ends, strict=True))):
         patches = read(piece) if patches is None else patches
         reached = [site for site in pulled if patches[site].requires_grad]
@@ -183,9 +183,9 @@ def carried_back(read: Any, kept: Any, pulled: dict[Any, torch.Tensor], cut: str
             raise RuntimeError(cut)
         towards = [pulled[site][end - len(piece) : end] for site in reached]
         (slope,) = torch.autograd.grad([patches[site] for site in reached], piece, towards) if reached else (None,)
-        found.append(torch.zeros_like(piece) if slope is None else slope)
+        slopes.append(torch.zeros_like(piece) if slope is None else slope)
         patches = None  # one pass's activations at a time
-    return torch.cat(found[::-1])
+    return torch.cat(slopes[::-1])
 
 
 def prove_score(score: torch.Tensor, step: int, cut: str) -> None:

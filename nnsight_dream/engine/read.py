@@ -181,10 +181,10 @@ def caught_masks(model: Any, how: Reading, inputs: dict[str, Any]) -> dict[str, 
     with torch.no_grad(), unedited(model.get(how.root)).trace(**inputs, use_cache=False) as tracer:
         caught = nnsight.save([block.inputs[1]["attention_mask"] for block in blocks])
         tracer.stop()
-    found = dict(zip((kind for kind, _ in how.masks), caught, strict=True))
+    masks = dict(zip((kind for kind, _ in how.masks), caught, strict=True))
     # the root asks for every type that its config knows; blocks of a type that was cut away never see theirs
     every = {"full_attention", "sliding_attention"}
-    return {kind: found.get(kind, next(iter(found.values()))) for kind in every}
+    return {kind: masks.get(kind, next(iter(masks.values()))) for kind in every}
 
 
 def caught_positions(model: Any, how: Reading, inputs: dict[str, Any]) -> torch.Tensor:
@@ -234,14 +234,14 @@ def reader(model: Any, how: Reading, full: bool = True) -> tuple[Read, torch.dev
             first = how.states(first, how.config)
         device, dtype = first.device, first.dtype
     root = getattr(model.get(how.root), "_module", None) if how.encode or how.soft else None
-    one = constants(model, how, root, device, dtype, sandbox) if how.constants is None else how.constants
+    single = constants(model, how, root, device, dtype, sandbox) if how.constants is None else how.constants
     fixed: dict[int, dict[str, Any]] = {}  # by number of pictures
     points = [point[1:] for point in how.points]
 
     def read(pictures: torch.Tensor) -> dict[Any, torch.Tensor]:
         count = len(pictures)
         if count not in fixed:
-            fixed[count] = {k: repeated(v, count) for k, v in one.items()}
+            fixed[count] = {k: repeated(v, count) for k, v in single.items()}
         inputs = {**fixed[count], **pixel_inputs(how, root, pictures, device, dtype)}
         patches = {}
         for (site, _, _), value in zip(how.points, run(model, how.root, points, inputs, sandbox), strict=True):

@@ -69,9 +69,9 @@ def direction_term(
     def term(step: Step) -> torch.Tensor:
         every = step.patches[site].unflatten(0, (-1, step.batch))
         mine = list(rows) if rows is not None else list(range(len(every)))
-        found = pooled_scores(every[mine], directions, centres, pooling, score, step.grid, step.progress)[0].mean(1)
-        places = torch.tensor(mine, dtype=torch.long, device=found.device)
-        return found.new_zeros(len(every)).index_put((places,), found)
+        scores = pooled_scores(every[mine], directions, centres, pooling, score, step.grid, step.progress)[0].mean(1)
+        places = torch.tensor(mine, dtype=torch.long, device=scores.device)
+        return scores.new_zeros(len(every)).index_put((places,), scores)
 
     return term
 
@@ -98,9 +98,9 @@ def feature_term(site: Any, feature: Any, most: float | None, job: int) -> Calla
 
     def term(step: Step) -> torch.Tensor:
         every = step.patches[site].unflatten(0, (-1, step.batch))
-        found = feature.value(every[job], most).mean()
-        places = torch.tensor([job], dtype=torch.long, device=found.device)
-        scores: torch.Tensor = found.new_zeros(len(every)).index_put((places,), found[None])
+        value = feature.value(every[job], most).mean()
+        places = torch.tensor([job], dtype=torch.long, device=value.device)
+        scores: torch.Tensor = value.new_zeros(len(every)).index_put((places,), value[None])
         return scores
 
     return term

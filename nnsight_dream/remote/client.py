@@ -74,49 +74,49 @@ def backend(vlm: Model, blob: bytes | None = None) -> Any:
 
     assert vlm.remote is not None
     key = model_key(vlm) if blob is not None else ""
-    made = Careful(key, host=vlm.remote.where, env=vlm.model._remoteable_get_env() if blob is not None else {})
-    made.display.enabled = False
-    made.api_key = made.api_key.strip()  # as read from a file
-    if why := secrets.refusal(made.api_key, "NDIF_API_KEY"):
+    client = Careful(key, host=vlm.remote.where, env=vlm.model._remoteable_get_env() if blob is not None else {})
+    client.display.enabled = False
+    client.api_key = client.api_key.strip()  # as read from a file
+    if why := secrets.refusal(client.api_key, "NDIF_API_KEY"):
         raise PermissionError(why)
-    if made.host.rstrip("/") == "https://api.ndif.us" and not made.api_key:
+    if client.host.rstrip("/") == "https://api.ndif.us" and not client.api_key:
         raise PermissionError(
             "NDIF's own server wants a key: get one at https://login.ndif.us, then set NDIF_API_KEY or call "
             "nnsight.login()"
         )
-    return made
+    return client
 
 
-def _request(made: Any, session: str) -> Any:
+def _request(client: Any, session: str) -> Any:
     from nnsight.schema.request import RequestModel
 
-    return RequestModel(model_key=made.model_key, session_id=session, compress=made.compress, env=made.env)
+    return RequestModel(model_key=client.model_key, session_id=session, compress=client.compress, env=client.env)
 
 
-def _packed(made: Any, blob: bytes) -> bytes:
-    if not made.compress:
+def _packed(client: Any, blob: bytes) -> bytes:
+    if not client.compress:
         return blob
     import zstandard
 
     return zstandard.ZstdCompressor(level=6).compress(blob)
 
 
-def _send(made: Any, blob: bytes, vlm: Model, session: str = "") -> Any:
+def _send(client: Any, blob: bytes, vlm: Model, session: str = "") -> Any:
     """Post a job; its first response. Raises what `remote.errors` makes of a refusal."""
     import httpx
     from nnsight.intervention.backends.remote import RemoteError
 
     try:
-        return made._post(_request(made, session), _packed(made, blob))
+        return client._post(_request(client, session), _packed(client, blob))
     except RemoteError as error:
         cause = error.__cause__
         if isinstance(cause, httpx.HTTPStatusError):
-            said = str(error).removeprefix("Failed to send request: ")
-            raise refused(cause.response.status_code, said, made.host, vlm.id, bool(made.api_key)) from None
-        raise unreachable(made.host, cause or error) from None
+            message = str(error).removeprefix("Failed to send request: ")
+            raise refused(cause.response.status_code, message, client.host, vlm.id, bool(client.api_key)) from None
+        raise unreachable(client.host, cause or error) from None
 
 
-def compare_versions(vlm: Model, made: Any) -> None:
+def compare_versions(vlm: Model, client: Any) -> None:
     """Once for each server: RuntimeError where its nnsight or transformers is another minor version than ours.
 
     Warns where only patches differ. A server that does not tell is believed.
@@ -125,26 +125,27 @@ def compare_versions(vlm: Model, made: Any) -> None:
 
     import httpx
 
-    if made.host in _COMPARED:
+    if client.host in _COMPARED:
         return
     try:
-        answer = httpx.get(f"{made.host}/env", timeout=httpx.Timeout(10.0, read=60.0))
+        answer = httpx.get(f"{client.host}/env", timeout=httpx.Timeout(10.0, read=60.0))
         there = answer.json().get("packages", {}) if answer.status_code == 200 else {}
     except (httpx.HTTPError, ValueError, AttributeError):
         there = {}  # what is the matter will show when the job is sent
     differing = {
         p: (version(p), there[p]) for p in ("nnsight", "transformers") if there.get(p, version(p)) != version(p)
     }
-    told = "; ".join(f"{p} {mine} here and {theirs} there" for p, (mine, theirs) in differing.items())
+    differences = "; ".join(f"{p} {mine} here and {theirs} there" for p, (mine, theirs) in differing.items())
     if any(mine.split(".")[:2] != theirs.split(".")[:2] for mine, theirs in differing.values()):
         wanted = " ".join(f"{p}=={theirs}" for p, (_, theirs) in differing.items())
         raise RuntimeError(
-            f"{made.host} has other versions: {told}. Modules and what is sent may differ: pip install {wanted}"
+            f"{client.host} has other versions: {differences}. Modules and what is sent may differ: "
+            f"pip install {wanted}"
         )
-    if told:
-        warnings.warn(f"{made.host} has other versions: {told}", stacklevel=3)
+    if differences:
+        warnings.warn(f"{client.host} has other versions: {differences}", stacklevel=3)
     if there:
-        _COMPARED[made.host] = None
+        _COMPARED[client.host] = None
 
 
 def watched(vlm: Model, blob: bytes, watch: loopback.Watch | None) -> Any:
@@ -152,11 +153,11 @@ def watched(vlm: Model, blob: bytes, watch: loopback.Watch | None) -> Any:
 
     Raises what the job raised, or ServerError for a trouble of the server's.
     """
-    made = backend(vlm, blob)
-    compare_versions(vlm, made)
+    client = backend(vlm, blob)
+    compare_versions(vlm, client)
     for trial in range(TRIES):
         try:
-            return _watched_once(made, vlm, blob, watch)
+            return _watched_once(client, vlm, blob, watch)
         except Lost as error:
             if trial + 1 == TRIES:
                 raise ServerError(f"{error} (tried {TRIES} times)") from error
@@ -165,19 +166,19 @@ def watched(vlm: Model, blob: bytes, watch: loopback.Watch | None) -> Any:
     raise AssertionError
 
 
-def _watched_once(made: Any, vlm: Model, blob: bytes, watch: loopback.Watch | None) -> Any:
+def _watched_once(client: Any, vlm: Model, blob: bytes, watch: loopback.Watch | None) -> Any:
     import httpx
     import websocket
 
-    header = {"ndif-api-key": made.api_key} if made.api_key else None
+    header = {"ndif-api-key": client.api_key} if client.api_key else None
     try:
-        connection = websocket.create_connection(f"{made.ws_host}/subscribe", header=header, timeout=30)
+        connection = websocket.create_connection(f"{client.ws_host}/subscribe", header=header, timeout=30)
         session = json.loads(connection.recv())["session_id"]
     except (OSError, websocket.WebSocketException, ValueError, KeyError) as error:
-        raise unreachable(made.host, error) from None
+        raise unreachable(client.host, error) from None
     try:
         _say(watch, "sent", "")
-        _heard(made, vlm, _send(made, blob, vlm, session), watch)
+        _heard(client, vlm, _send(client, blob, vlm, session), watch)
         connection.settimeout(SILENCE)
         waited = False
         while True:
@@ -185,38 +186,38 @@ def _watched_once(made: Any, vlm: Model, blob: bytes, watch: loopback.Watch | No
                 message = connection.recv()
                 waited = False
             except websocket.WebSocketTimeoutException:
-                if waited and not _answers(made):
-                    raise unreachable(made.host, TimeoutError("no word for two minutes")) from None
+                if waited and not _answers(client):
+                    raise unreachable(client.host, TimeoutError("no word for two minutes")) from None
                 waited = True
                 connection.ping()
                 continue
             if not message:
-                raise Lost(f"{made.host} closed the connection before the job had ended")
-            response = made.parse(message)
-            if _heard(made, vlm, response, watch):
-                return made.download_result(response.data)["out"]
+                raise Lost(f"{client.host} closed the connection before the job had ended")
+            response = client.parse(message)
+            if _heard(client, vlm, response, watch):
+                return client.download_result(response.data)["out"]
     except PermissionError:  # a refusal, not a broken connection
         raise
     except (OSError, websocket.WebSocketException, httpx.HTTPError) as error:
-        raise Lost(f"the connection to {made.host} broke ({type(error).__name__}: {error})") from None
+        raise Lost(f"the connection to {client.host} broke ({type(error).__name__}: {error})") from None
     finally:
         connection.close(timeout=0.5)  # how long to wait for a polite answer
 
 
-def _answers(made: Any) -> bool:
+def _answers(client: Any) -> bool:
     import httpx
 
     try:
-        return httpx.get(f"{made.host}/ping", timeout=10.0).status_code < 500
+        return httpx.get(f"{client.host}/ping", timeout=10.0).status_code < 500
     except httpx.HTTPError:
         return False
 
 
-def _heard(made: Any, vlm: Model, response: Any, watch: loopback.Watch | None) -> bool:
+def _heard(client: Any, vlm: Model, response: Any, watch: loopback.Watch | None) -> bool:
     """Pass a message on; whether it is the job's end. Raises what the job raised."""
     status = response.status.value
     if status == "ERROR":
-        raise translated(response.description, made.host, vlm.id)
+        raise translated(response.description, client.host, vlm.id)
     if status == "LOG":
         for line in response.description.splitlines():
             loopback.told(line, watch)
@@ -226,16 +227,16 @@ def _heard(made: Any, vlm: Model, response: Any, watch: loopback.Watch | None) -
 
 
 def _say(watch: Any, state: str, line: str) -> None:
-    said = getattr(watch, "said", None)
-    if said is not None:
-        said(state, line)
+    show = getattr(watch, "said", None)
+    if show is not None:
+        show(state, line)
 
 
 def send_detached(vlm: Model, blob: bytes) -> str:
     """Send a job that nobody watches; its id."""
-    made = backend(vlm, blob)
-    compare_versions(vlm, made)
-    return str(_send(made, blob, vlm).id)
+    client = backend(vlm, blob)
+    compare_versions(vlm, client)
+    return str(_send(client, blob, vlm).id)
 
 
 def ask_after(vlm: Model, job: str) -> tuple[str, Any]:
@@ -245,25 +246,25 @@ def ask_after(vlm: Model, job: str) -> tuple[str, Any]:
     """
     import httpx
 
-    made = backend(vlm)
+    client = backend(vlm)
     try:
         answer = httpx.get(
-            f"{made.host}/response/{job}",
-            headers={"ndif-api-key": made.api_key} if made.api_key else None,
+            f"{client.host}/response/{job}",
+            headers={"ndif-api-key": client.api_key} if client.api_key else None,
             timeout=httpx.Timeout(10.0, read=600.0),
         )
     except httpx.HTTPError as error:
-        raise unreachable(made.host, error) from None
+        raise unreachable(client.host, error) from None
     if answer.status_code == 404:
-        raise LookupError(f"{made.host} knows no job {job!r}: see that id and server are right")
+        raise LookupError(f"{client.host} knows no job {job!r}: see that id and server are right")
     if answer.status_code >= 400:
-        raise refused(answer.status_code, answer.text, made.host, vlm.id, bool(made.api_key))
-    response = made.parse(answer.text)
-    if _heard(made, vlm, response, None):
+        raise refused(answer.status_code, answer.text, client.host, vlm.id, bool(client.api_key))
+    response = client.parse(answer.text)
+    if _heard(client, vlm, response, None):
         try:
-            return "completed", made.download_result(response.data)["out"]
+            return "completed", client.download_result(response.data)["out"]
         except httpx.HTTPError as error:
-            raise Lost(f"{made.host} no longer has the result of job {job} ({error})") from None
+            raise Lost(f"{client.host} no longer has the result of job {job} ({error})") from None
     return f"{response.status.value.lower()}: {response.description}", None
 
 
@@ -275,13 +276,13 @@ def wait_for(vlm: Model, job: str, said: Callable[[str], None] | None = None, pa
     began = time.monotonic()
     while True:
         try:
-            state, found = ask_after(vlm, job)
+            state, result = ask_after(vlm, job)
         except LookupError:
             if time.monotonic() - began > patience:
                 raise
-            state, found = "not known yet", None
+            state, result = "not known yet", None
         if state == "completed":
-            return found
+            return result
         if said is not None:
             said(state)
         time.sleep(ASK_EVERY)

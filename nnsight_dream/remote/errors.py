@@ -61,38 +61,38 @@ def translated(description: str, host: str, model: str) -> Exception:
     raised = list(_RAISED.finditer(description))
     if raised:
         last = raised[-1]
-        name, said = last[1].rpartition(".")[2], description[last.start() :].partition(": ")[2].strip()
-        return _own(name, said, host)
+        name, message = last[1].rpartition(".")[2], description[last.start() :].partition(": ")[2].strip()
+        return _own(name, message, host)
     return ServerError(f"{host} ended the job: {text}")
 
 
-def _own(name: str, said: str, host: str) -> Exception:
+def _own(name: str, message: str, host: str) -> Exception:
     """What the job itself raised, of the same kind where that is a builtin one."""
     if name == "OutOfMemoryError":
         return ServerError(
-            f"the memory of {host} is too small for this step: {said} Lower batch= or at_once= (views in one pass)"
+            f"the memory of {host} is too small for this step: {message} Lower batch= or at_once= (views in one pass)"
         )
     kind: Any = getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, Exception) and kind not in (OSError, UnicodeDecodeError):
-        return kind(said)
-    return ServerError(f"the job raised {name} on {host}: {said}")
+        return kind(message)
+    return ServerError(f"the job raised {name} on {host}: {message}")
 
 
 def refused(status: int, detail: Any, host: str, model: str, key: bool) -> Exception:
     """The exception for a request that a server does not take: its HTTP status and what it says."""
-    said = " ".join(_without_key(str(detail or "")).split())
+    message = " ".join(_without_key(str(detail or "")).split())
     if status in (401, 403):
         given = "the key that was given" if key else "a request without a key"
         return PermissionError(
-            f"{host} refuses {given} ({said}); set NDIF_API_KEY to a key of that server (nnsight.login() keeps one)"
+            f"{host} refuses {given} ({message}); set NDIF_API_KEY to a key of that server (nnsight.login() keeps one)"
         )
     if status == 404:
-        return ServerError(f"{host} does not have {model} ({said}); nd.remote_models() lists what it has")
-    if status == 400 and "ersion" in said:
-        return ServerError(f"{host} does not take jobs of the versions installed here: {said}")
+        return ServerError(f"{host} does not have {model} ({message}); nd.remote_models() lists what it has")
+    if status == 400 and "ersion" in message:
+        return ServerError(f"{host} does not take jobs of the versions installed here: {message}")
     if status in (500, 502, 503, 504):
-        return Lost(f"{host} is not ready ({status}): {said or 'no reason given'}")
-    return ServerError(f"{host} does not take the job ({status}): {said}")
+        return Lost(f"{host} is not ready ({status}): {message or 'no reason given'}")
+    return ServerError(f"{host} does not take the job ({status}): {message}")
 
 
 def unreachable(host: str, error: BaseException) -> Exception:

@@ -64,14 +64,14 @@ def _here(vlm: Model, blob: bytes, watch: Watch | None) -> Any:
                 inc()
                 try:
                     tracer.execute(tracer.info.code)
-                    found = {k: v for k, v in tracer.info.frame.f_locals.items() if id(v) in _saves()}
+                    results = {k: v for k, v in tracer.info.frame.f_locals.items() if id(v) in _saves()}
                 finally:
                     dec()
         finally:
             lines.close()
             linecache.cache.clear()
             linecache.cache.update(sources)
-    return found["out"]
+    return results["out"]
 
 
 class Lines(io.TextIOBase):
@@ -99,8 +99,8 @@ def told(line: str, watch: Watch | None) -> None:
 
             watch(step, torch.tensor(scores))
     elif line.strip():
-        said = getattr(watch, "said", None)
-        if said is not None:
-            said("", line)
+        show = getattr(watch, "said", None)
+        if show is not None:
+            show("", line)
         elif "Warning" in line:
             warnings.warn(f"said by the job: {line.strip()}", stacklevel=2)

@@ -45,40 +45,40 @@ def plain(value: Any) -> Any:
     return _plain(value, {})
 
 
-def _plain(value: Any, made: dict[Any, Any]) -> Any:
+def _plain(value: Any, twins: dict[Any, Any]) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
     if isinstance(value, (*_AS_THEY_ARE, torch.Generator, types.BuiltinFunctionType, types.ModuleType)):
         return value
-    if id(value) in made:
-        return made[id(value)][1]
+    if id(value) in twins:
+        return twins[id(value)][1]
     if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_plain(v, made) for v in value)
+        return type(value)(_plain(v, twins) for v in value)
     if type(value) is dict:
-        return {_plain(k, made): _plain(v, made) for k, v in value.items()}
+        return {_plain(k, twins): _plain(v, twins) for k, v in value.items()}
     if isinstance(value, types.FunctionType):
         _check_function(value)
         return value
     if isinstance(value, functools.partial):
-        named = {k: _plain(v, made) for k, v in value.keywords.items()}
-        return functools.partial(_plain(value.func, made), *(_plain(v, made) for v in value.args), **named)
+        named = {k: _plain(v, twins) for k, v in value.keywords.items()}
+        return functools.partial(_plain(value.func, twins), *(_plain(v, twins) for v in value.args), **named)
     if isinstance(value, types.MethodType):
-        return getattr(_plain(value.__self__, made), value.__name__)
+        return getattr(_plain(value.__self__, twins), value.__name__)
     if isinstance(value, type):
         return value
-    new = _twin_of(value, made)
-    made[id(value)] = (value, new)  # the value is kept, so that nothing else gets its id meanwhile
+    new = _twin_of(value, twins)
+    twins[id(value)] = (value, new)  # the value is kept, so that nothing else gets its id meanwhile
     return new
 
 
-def _twin_of(value: Any, made: dict[Any, Any]) -> Any:
+def _twin_of(value: Any, twins: dict[Any, Any]) -> Any:
     kind = type(value)
     home = kind.__module__.split(".")[0]
     if home == "PIL":
         raise TypeError(f"{value!r} cannot travel to a server; give it as a tensor (3, H, W) in [0, 1]")
     if hasattr(value, "get_text_config"):  # a model's config: what of it is plain
-        told = value.get_text_config().to_dict()
-        return Numbers(**{k: v for k, v in told.items() if isinstance(v, (int, float, str, type(None)))})
+        numbers = value.get_text_config().to_dict()
+        return Numbers(**{k: v for k, v in numbers.items() if isinstance(v, (int, float, str, type(None)))})
     foreign = [c for c in kind.__mro__[:-1] if c.__module__.split(".")[0] in (*SERVER, *sys.stdlib_module_names)]
     foreign = [c for c in foreign if c.__module__ != "__main__"]
     if foreign or not hasattr(value, "__dict__"):
@@ -87,8 +87,8 @@ def _twin_of(value: Any, made: dict[Any, Any]) -> Any:
                 _check_function(member)
         return value
     new: Any = object.__new__(_twin(kind))
-    made[id(value)] = (value, new)
-    new.__dict__.update({k: _plain(v, made) for k, v in vars(value).items()})
+    twins[id(value)] = (value, new)
+    new.__dict__.update({k: _plain(v, twins) for k, v in vars(value).items()})
     return new
 
 
@@ -178,7 +178,7 @@ def by_source() -> Iterator[None]:
 
 def named_modules(payload: bytes) -> set[str]:
     """Every module that a pickle names, from which its reader will import: by `from x import y` or as `x` itself."""
-    found: set[str] = set()
+    names: set[str] = set()
     memo: dict[int, str] = {}
     recent = ["", ""]  # the last two strings: a name's module and the name
     last, importing = "", False  # the last string or name, for the memo; whether the next string is a module's
@@ -191,16 +191,16 @@ def named_modules(payload: bytes) -> set[str]:
             text = memo.get(int(str(argument)), "")
         last = ""
         if code.name == "STACK_GLOBAL":
-            found.add(recent[-2])
+            names.add(recent[-2])
             last = _IMPORT if tuple(recent) == ("cloudpickle.cloudpickle", "subimport") else ""
             importing = importing or bool(last)
         elif text == _IMPORT:
             last, importing = _IMPORT, True
         elif text is not None:
             if importing:
-                found.add(text)
+                names.add(text)
             last, importing, recent = text, False, [recent[-1], text]
-    return found
+    return names
 
 
 _IMPORT = "\0import"

@@ -76,11 +76,11 @@ def digests(hf: torch.nn.Module, names: Iterable[str] | None = None, look: bool 
         return of_tensor(values(hf, name, wanted[name]))
 
     if small or len(new) < 2:
-        found = list(map(read, new))
+        hashes = list(map(read, new))
     else:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing leaves Python's lock
-            found = list(pool.map(read, new))
-    known.update((name, (marks[name], value)) for name, value in zip(new, found, strict=True))
+            hashes = list(pool.map(read, new))
+    known.update((name, (marks[name], value)) for name, value in zip(new, hashes, strict=True))
     return {name: known[name][1] for name in wanted}
 
 
@@ -136,8 +136,8 @@ def values(hf: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor
     """A weight's values, from where accelerate keeps them if they are off on the disk until they are used."""
     path, _, leaf = name.rpartition(".")
     hook = getattr(hf.get_submodule(path), "_hf_hook", None) if weight.is_meta else None
-    for one in getattr(hook, "hooks", (hook,)):  # accelerate's own list, where there are several
-        stored = getattr(one, "weights_map", None)
+    for part in getattr(hook, "hooks", (hook,)):  # accelerate's own list, where there are several
+        stored = getattr(part, "weights_map", None)
         if stored is not None:
             return stored[leaf]
     return weight
@@ -160,10 +160,10 @@ def of_tensor(tensor: torch.Tensor) -> bytes:
 
 def packed(hf: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
     """Weights that are neither parameters nor buffers: what quantised layers of torch.ao keep packed."""
-    found = []
+    tensors = []
     for name, module in hf.named_modules():
         if callable(getattr(module, "weight", None)):
             weight = module.weight()
             if isinstance(weight, torch.Tensor):
-                found.append((name, weight.dequantize() if weight.is_quantized else weight))
-    return found
+                tensors.append((name, weight.dequantize() if weight.is_quantized else weight))
+    return tensors

@@ -39,29 +39,29 @@ def touches(edit: Any, path: str) -> bool:
 
 def hooks(hf: torch.nn.Module) -> list[tuple[str, str, Any]]:
     """The user's hooks on a model's modules: (path, kind, function), in the order in which they run."""
-    found = []
+    listed = []
     for path, module in hf.named_modules():
         for kind in HOOKS:
-            found += [(path, kind, hook) for hook in getattr(module, kind).values() if _is_users(hook)]
+            listed += [(path, kind, hook) for hook in getattr(module, kind).values() if _is_users(hook)]
     for kind in ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks"):
-        found += [("", kind, hook) for hook in getattr(torch.nn.modules.module, kind).values()]
-    return found
+        listed += [("", kind, hook) for hook in getattr(torch.nn.modules.module, kind).values()]
+    return listed
 
 
 def _is_users(hook: Any) -> bool:
     return not str(getattr(hook, "__module__", "")).startswith(("transformers.", "accelerate.", "nnsight."))
 
 
-def of_edits(found: list[Any]) -> bytes:
+def of_edits(edited: list[Any]) -> bytes:
     """A hash of edits, by code and by the values that they name; b"" where there are none."""
-    each = [_content((e.code, {n: e.lcls[n] for n in sorted(_names(e.code)) if _has(e.lcls, n)})) for e in found]
+    each = [_content((e.code, {n: e.lcls[n] for n in sorted(_names(e.code)) if _has(e.lcls, n)})) for e in edited]
     return hashlib.sha256(b"".join(each)).digest() if each else b""
 
 
 def of_hooks(hf: torch.nn.Module) -> bytes:
     """A hash of the user's hooks, by code and by the values that they name; b"" where there are none."""
-    found = [_content((path, kind, hook)) for path, kind, hook in hooks(hf)]
-    return hashlib.sha256(b"".join(found)).digest() if found else b""
+    hashes = [_content((path, kind, hook)) for path, kind, hook in hooks(hf)]
+    return hashlib.sha256(b"".join(hashes)).digest() if hashes else b""
 
 
 def _has(scope: Any, name: str) -> bool:
@@ -74,11 +74,11 @@ def _has(scope: Any, name: str) -> bool:
 
 def _names(code: types.CodeType) -> set[str]:
     """The names that code, and functions within it, may look up."""
-    found = set(code.co_names) | set(code.co_freevars)
+    names = set(code.co_names) | set(code.co_freevars)
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
-            found |= _names(const)
-    return found
+            names |= _names(const)
+    return names
 
 
 def _content(value: Any, above: tuple[Any, ...] = ()) -> bytes:
@@ -93,7 +93,7 @@ def _content(value: Any, above: tuple[Any, ...] = ()) -> bytes:
         return _sha(head, f"{getattr(value, '__module__', '')}.{name}".encode())
     if hasattr(value, "hf") and hasattr(value, "family"):  # a VLM
         return _sha(head, str(value.id).encode())
-    if any(value is one for one in above):  # it holds itself
+    if any(value is outer for outer in above):  # it holds itself
         return _sha(head)
     parts = _parts(value) if len(above) < _DEEPEST else None
     if parts is None:

@@ -136,17 +136,17 @@ class Ascent:
             self.vlm.memo.norms.at(self.vlm, site)[reference.key(self.vlm, site, self.references[i])] = norm
 
 
-def prototypes(note: dict[str, Any], history: torch.Tensor, found: dict[str, Any]) -> list[Prototype]:
+def prototypes(note: dict[str, Any], history: torch.Tensor, result: dict[str, Any]) -> list[Prototype]:
     """Prototypes of what an ascent's last piece gave."""
-    pixels = found["pictures"].cpu().numpy()
-    made = []
+    pixels = result["pictures"].cpu().numpy()
+    shown = []
     for j, row in enumerate(note["rows"]):
-        scores, heat, readings = found["measured"][j]
+        scores, heat, readings = result["measured"][j]
         story = row["story"]
         if row["kind"] == "direction":
-            norm = float(found["vectors"][j].float().norm())
+            norm = float(result["vectors"][j].float().norm())
             story = {"model": story.get("model", note["model"]), "norm": norm, **story}
-        made.append(
+        shown.append(
             Prototype(
                 image=Image.fromarray(pixels[j]),
                 label=row["label"],
@@ -161,12 +161,12 @@ def prototypes(note: dict[str, Any], history: torch.Tensor, found: dict[str, Any
                 revision=note["revision"],
                 direction=story,
                 image_size=note["image_size"],
-                interrupted=bool(found.get("interrupted")),
+                interrupted=bool(result.get("interrupted")),
                 straight_through=note["straight_through"],
                 **note["story"],
             )
         )
-    return made
+    return shown
 
 
 def _hashable(choice: Any) -> Any:

@@ -105,12 +105,12 @@ def named(value: Any) -> bool:
     """Whether a function or class is an installed module's, to be found there by its name, or a class written in C."""
     if not installed(value.__module__):
         return False
-    found: Any = sys.modules.get(value.__module__)
+    thing: Any = sys.modules.get(value.__module__)
     for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
+        thing = getattr(thing, part, None)
     if isinstance(value, type) and not any(isinstance(member, types.FunctionType) for member in vars(value).values()):
-        return found is value or "<locals>" not in value.__qualname__
-    return found is value
+        return thing is value or "<locals>" not in value.__qualname__
+    return thing is value
 
 
 def contents(code: types.CodeType, space: dict[str, Any]) -> list[Any]:
@@ -203,7 +203,7 @@ def taken(function: types.FunctionType) -> dict[str, Any]:
     import builtins
 
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, chains in _uses(function.__code__).items():
         if name in cells:
             try:
@@ -218,8 +218,8 @@ def taken(function: types.FunctionType) -> dict[str, Any]:
             value = ABSENT
         for chain in chains:
             path, part = _followed(name, value, chain)
-            found[path] = part
-    return found
+            values[path] = part
+    return values
 
 
 def _followed(name: str, value: Any, chain: tuple[str, ...]) -> tuple[str, Any]:
@@ -233,7 +233,7 @@ def _followed(name: str, value: Any, chain: tuple[str, ...]) -> tuple[str, Any]:
 
 def _uses(code: types.CodeType) -> dict[str, set[tuple[str, ...]]]:
     """Names that code takes from outside, each with the chains of attributes that are read of it."""
-    found: dict[str, set[tuple[str, ...]]] = {name: set() for name in code.co_freevars}
+    uses: dict[str, set[tuple[str, ...]]] = {name: set() for name in code.co_freevars}
     for part in _nested(code):
         steps = list(dis.get_instructions(part))
         for i, step in enumerate(steps):
@@ -247,13 +247,13 @@ def _uses(code: types.CodeType) -> dict[str, set[tuple[str, ...]]]:
                 chain.append(following.argval)
             # a nested function is handed its variables whole; what it reads of them is met inside it
             if step.opname != "LOAD_CLOSURE":
-                found.setdefault(step.argval, set()).add(tuple(chain))
-    return {name: chains or {()} for name, chains in found.items()}
+                uses.setdefault(step.argval, set()).add(tuple(chain))
+    return {name: chains or {()} for name, chains in uses.items()}
 
 
 def imported(function: types.FunctionType) -> dict[str, str | None]:
     """The modules of the user's that a function imports when it is called, with their files."""
-    found: dict[str, str | None] = {}
+    modules: dict[str, str | None] = {}
     for part in _nested(function.__code__):
         for step in dis.get_instructions(part):
             name = str(step.argval)
@@ -266,13 +266,13 @@ def imported(function: types.FunctionType) -> dict[str, str | None]:
             if spec is not None and spec.has_location and not installed(name):
                 file = spec.origin or ""
                 if {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts):
-                    found[name] = file
-    return found
+                    modules[name] = file
+    return modules
 
 
 def members(kind: type) -> dict[str, Any]:
     """What is written in a class of the user's: methods, properties and constants, without what Python adds."""
-    found = {}
+    kept = {}
     for name, value in vars(kind).items():
         special = name.startswith("__") and name.endswith("__")
         code = getattr(value, "__code__", None)
@@ -289,31 +289,31 @@ def members(kind: type) -> dict[str, Any]:
             continue
         if isinstance(value, (types.MemberDescriptorType, types.GetSetDescriptorType)):
             continue
-        found[name] = value
-    return found
+        kept[name] = value
+    return kept
 
 
 def attributes(value: Any) -> dict[str, Any]:
     """An object's attributes and slots, without what a `cached_property` keeps."""
-    found = dict(getattr(value, "__dict__", {}))
+    fields = dict(getattr(value, "__dict__", {}))
     for base in type(value).__mro__:
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             private = name.startswith("__") and not name.endswith("__")
             name = f"_{base.__name__.lstrip('_')}{name}" if private else name
             if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                found[name] = getattr(value, name)
+                fields[name] = getattr(value, name)
         for name, member in vars(base).items():
             if isinstance(member, functools.cached_property):
-                found.pop(name, None)
-    return found
+                fields.pop(name, None)
+    return fields
 
 
 def reduced(value: Any) -> list[Any]:
     """What an object says that it is made of, as for a pickle; raises whatever it raises."""
     reducer = copyreg.dispatch_table.get(type(value))  # of types that Python itself knows how to pickle
-    made = value.__reduce_ex__(4) if reducer is None else reducer(value)
-    if isinstance(made, str):
-        return [made]
-    function, arguments, *more = made
+    reduction = value.__reduce_ex__(4) if reducer is None else reducer(value)
+    if isinstance(reduction, str):
+        return [reduction]
+    function, arguments, *more = reduction
     return [function, arguments, *more[:1], *(list(part) if part is not None else None for part in more[1:3])]

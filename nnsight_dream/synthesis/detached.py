@@ -35,15 +35,15 @@ def send_ascent(ascent: Ascent) -> str:
     return send_detached(ascent.vlm, run.payload(ascent.vlm, jobs.ascent, piece))
 
 
-def prototypes_of(note: dict[str, Any], found: dict[str, Any]) -> list[Prototype]:
+def prototypes_of(note: dict[str, Any], result: dict[str, Any]) -> list[Prototype]:
     """The prototypes of a detached ascent's result, with the note that went with it."""
     import torch
 
     from .ascent import prototypes
     from .notes import check_piece
 
-    check_piece(found, len(note["rows"]))
-    return prototypes(note, torch.cat([*note["history"], found["history"]]), found)
+    check_piece(result, len(note["rows"]))
+    return prototypes(note, torch.cat([*note["history"], result["history"]]), result)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +58,13 @@ class RemoteJob:
 
     def state(self) -> str:
         """Where it is, in the server's words: of several jobs the first that is not done. Raises what a job raised."""
-        for one in self.id.split(","):
+        for job_id in self.id.split(","):
             try:
-                told, _ = ask_after(self.vlm, one)
+                words, _ = ask_after(self.vlm, job_id)
             except LookupError:
-                told = "not known yet"
-            if told != "completed":
-                return told
+                words = "not known yet"
+            if words != "completed":
+                return words
         return "completed"
 
     def collect(self) -> Prototype | Prototypes:
@@ -111,17 +111,17 @@ def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
     """
     if vlm.remote is None or not vlm.remote.away:
         raise ValueError(f"{vlm.id} is on no server; load it with the remote= at which the job was submitted")
-    made: list[tuple[int, Prototype]] = []  # by place among all that was asked for
+    placed: list[tuple[int, Prototype]] = []  # by place among all that was asked for
     single = False
     if not isinstance(job, (str, RemoteJob)):
         raise TypeError(f"job={arguments.shown(job)}: a RemoteJob, or its id, is needed")
-    for one in (job.id if isinstance(job, RemoteJob) else job).split(","):
-        found = wait_for(vlm, one.strip())
-        note = opened(found.get("note") if isinstance(found, dict) else None, one)
+    for job_id in (job.id if isinstance(job, RemoteJob) else job).split(","):
+        result = wait_for(vlm, job_id.strip())
+        note = opened(result.get("note") if isinstance(result, dict) else None, job_id)
         if note["model"] != vlm.id:
-            raise ValueError(f"job {one!r} is of {note['model']!r}, not of {vlm.id!r}: load that model")
-        there = prototypes_of(note, found)
-        made += zip(note["places"], there, strict=True)
-        single = note["single"] and len(made) == 1
-    ordered = [prototype for _, prototype in sorted(made, key=lambda pair: pair[0])]
+            raise ValueError(f"job {job_id!r} is of {note['model']!r}, not of {vlm.id!r}: load that model")
+        there = prototypes_of(note, result)
+        placed += zip(note["places"], there, strict=True)
+        single = note["single"] and len(placed) == 1
+    ordered = [prototype for _, prototype in sorted(placed, key=lambda pair: pair[0])]
     return ordered[0] if single else Prototypes(ordered)

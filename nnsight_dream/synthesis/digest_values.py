@@ -79,9 +79,9 @@ class ValueReader:
         for i, value in enumerate(values):
             self.add(value, f"item {i}")
 
-    def pairs(self, kind: str, found: dict[Any, Any], what: str = "key") -> None:
+    def pairs(self, kind: str, mapping: dict[Any, Any], what: str = "key") -> None:
         """What is found by key, whatever its order."""
-        ordered = sorted(found.items(), key=lambda pair: self.apart(pair[0]))
+        ordered = sorted(mapping.items(), key=lambda pair: self.apart(pair[0]))
         self.put(kind, str(len(ordered)))
         for key, value in ordered:
             self.add(key)

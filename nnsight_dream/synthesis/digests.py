@@ -191,5 +191,5 @@ class _Reader(ValueReader):
 
     def _model(self, vlm: Any) -> None:
         self.put("vlm")
-        told = dict(id=vlm.id, revision=vlm.revision, dtype=vlm.dtype, weights=vlm.weights_tag(vlm.site(vlm.layers)))
-        self.pairs("facts", told | dict(vlm.chosen))
+        facts = dict(id=vlm.id, revision=vlm.revision, dtype=vlm.dtype, weights=vlm.weights_tag(vlm.site(vlm.layers)))
+        self.pairs("facts", facts | dict(vlm.chosen))

@@ -107,26 +107,26 @@ def _aims(
     requests: list[Request] = []
     given = []
     for aim, site in zip(aims, sites, strict=True):
-        one = plain.Aim(site)
+        goal = plain.Aim(site)
         if isinstance(aim, Feature):
-            one.reference = references.index(aim.reference)
-            one.feature = aim.but(reference=None)  # its pictures go once for all, as pixels
+            goal.reference = references.index(aim.reference)
+            goal.feature = aim.but(reference=None)  # its pictures go once for all, as pixels
             if vlm.remote is None:
-                one.feature = one.feature.to(vlm.device)
+                goal.feature = goal.feature.to(vlm.device)
             if len(aim.parts) > 1:
                 single = [
-                    one.feature.but(parts=((1.0, latent),), objective="encoder") for _, latent in one.feature.parts
+                    goal.feature.but(parts=((1.0, latent),), objective="encoder") for _, latent in goal.feature.parts
                 ]
-                one.alone = single
-            one.guard = float(aim.guard) if aim.guard is not None and aim.objective == "encoder" else None
+                goal.alone = single
+            goal.guard = float(aim.guard) if aim.guard is not None and aim.objective == "encoder" else None
         elif isinstance(aim, Pending) and not aim.there:
             if aim.request not in requests:
                 requests.append(aim.request)
             points = [point[0] for point in reading(aim.request.vlm, aim.request.sites).points]
-            one.asked = (requests.index(aim.request), points.index(site), aim.row)
+            goal.asked = (requests.index(aim.request), points.index(site), aim.row)
         else:
-            one.vector = climbable(aim.vector)
-        given.append(one)
+            goal.vector = climbable(aim.vector)
+        given.append(goal)
     return requests, given
 
 
@@ -156,20 +156,20 @@ def packed(vlm: VLM, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
     """Pictures to be sent as 8-bit values where that loses nothing to speak of (1e-6): a quarter of the size."""
     if vlm.remote is None:
         return pictures
-    found = []
-    for one in pictures:
-        eight = (one * 255).round().byte()
-        found.append(eight if (shares(eight) - one).abs().max() < 1e-6 else one)
-    kinds = {one.dtype for one in found}
-    return found if len(kinds) == 1 else list(pictures)
+    smaller = []
+    for picture in pictures:
+        eight = (picture * 255).round().byte()
+        smaller.append(eight if (shares(eight) - picture).abs().max() < 1e-6 else picture)
+    kinds = {picture.dtype for picture in smaller}
+    return smaller if len(kinds) == 1 else list(pictures)
 
 
 def _row(vlm: VLM, aim: Direction | Feature, site: Site, seed: int) -> dict[str, Any]:
-    told = aim.story() if isinstance(aim, Feature) else {"model": aim.model, **aim.provenance}
+    story = aim.story() if isinstance(aim, Feature) else {"model": aim.model, **aim.provenance}
     if isinstance(aim, Direction) and not (isinstance(aim, Pending) and not aim.there):
-        told = {"model": aim.model, "norm": aim.norm, **aim.provenance}
+        story = {"model": aim.model, "norm": aim.norm, **aim.provenance}
     kind = "feature" if isinstance(aim, Feature) else "direction"
-    return {"label": aim.label, "site": site, "hf_name": vlm.hf_name(site), "seed": seed, "story": told, "kind": kind}
+    return {"label": aim.label, "site": site, "hf_name": vlm.hf_name(site), "seed": seed, "story": story, "kind": kind}
 
 
 def prepare(

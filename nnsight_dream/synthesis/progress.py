@@ -56,6 +56,6 @@ def _watching(progress: bool | Watch | None, total: int) -> Iterator[Watch | Non
             if line:
                 bar.console.print(line, highlight=False, markup=False)
 
-        told: Any = watch
-        told.said, told.pause = said, bar.stop
+        callback: Any = watch
+        callback.said, callback.pause = said, bar.stop
         yield watch

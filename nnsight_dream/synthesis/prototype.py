@@ -247,11 +247,11 @@ class Prototypes(list[Prototype]):
         rows = -(-len(self) // columns)
         sheet = Image.new("RGB", (columns * side, rows * (side + strip)), "white")
         draw = ImageDraw.Draw(sheet)
-        for i, one in enumerate(self):
+        for i, prototype in enumerate(self):
             x, y = i % columns * side, i // columns * (side + strip)
-            sheet.paste(one.image.resize((side, side), Image.Resampling.BICUBIC), (x, y + strip))
+            sheet.paste(prototype.image.resize((side, side), Image.Resampling.BICUBIC), (x, y + strip))
             if labels:
-                draw.text((x + 3, y + 2), f"{one.label} L{one.site.layer}"[: side // 6], fill="black")
+                draw.text((x + 3, y + 2), f"{prototype.label} L{prototype.site.layer}"[: side // 6], fill="black")
         return sheet
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -105,10 +105,10 @@ def _terms(terms: Any) -> list[Any]:
     return items
 
 
-def _alike(one: Settings, other: Settings) -> bool:
+def _alike(first: Settings, other: Settings) -> bool:
     """Whether settings are equal; tensors and what else cannot be compared are only equal to themselves."""
     try:
-        return one is other or bool(one == other)
+        return first is other or bool(first == other)
     except Exception:
         return False
 
@@ -117,10 +117,10 @@ def _check(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
     """The sites of what is wanted; raises for what cannot be climbed."""
     if len(wanted) < least:
         raise ValueError("nothing to do: give at least one direction and one seed")
-    found = []
+    sites = []
     for d in wanted:
         if isinstance(d, Feature):
-            found.append(d.site(vlm))
+            sites.append(d.site(vlm))
             if not d.alive:
                 raise ValueError(f"{d.label} is all zeros: nothing makes it fire")
             continue
@@ -129,7 +129,7 @@ def _check(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
                 f"a Direction or Feature is needed, not {type(d).__name__}: see nd.concept, nd.from_tensor, nd.feature"
             )
         site = vlm.site(d.site)
-        found.append(site)
+        sites.append(site)
         if not getattr(d, "there", True) and d.model == vlm.id:
             continue  # its vector is made where it is climbed, and is as wide as its site
         if d.vector.numel() != vlm.width_at(site):
@@ -144,7 +144,7 @@ def _check(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
             )
         if not d.vector.any():
             raise ValueError(f"direction {d.label!r} is all zeros: it points nowhere")
-    return found
+    return sites
 
 
 def _site(vlm: VLM, aim: Aim) -> Site:

@@ -208,7 +208,7 @@ def choose(vlm: VLM, layer: int, choice: Choice = None) -> Settings:
         choice = "demo" if vlm.is_demo else "paper"
     if isinstance(choice, str):
         return Settings.demo() if choice == "demo" else Settings.paper(layer)
-    found = choice if isinstance(choice, Settings) else choice(layer)
-    if not isinstance(found, Settings):
-        raise TypeError(_NONE.format(given=f"{arguments.shown(choice)}, which gives {arguments.shown(found)}"))
-    return found
+    chosen = choice if isinstance(choice, Settings) else choice(layer)
+    if not isinstance(chosen, Settings):
+        raise TypeError(_NONE.format(given=f"{arguments.shown(choice)}, which gives {arguments.shown(chosen)}"))
+    return chosen

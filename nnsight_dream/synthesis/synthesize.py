@@ -63,8 +63,8 @@ def synthesize(
     order = settled(vlm, directions, settings, seed, terms, changes)
     total = sum(chosen.steps for _, chosen in batches(order.settings))
     with vlm.alone(), _watching(progress, total) as watch:
-        made = _all(vlm, order.jobs, order.settings, order.terms, watch)
-    return made[0] if order.single else Prototypes(made)
+        prototypes = _all(vlm, order.jobs, order.settings, order.terms, watch)
+    return prototypes[0] if order.single else Prototypes(prototypes)
 
 
 def climb_pairs(

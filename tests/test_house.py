@@ -8,19 +8,6 @@ from pathlib import Path
 import pytest
 import sizes
 
-#: Files that still import a private name of another module, while they are being mended.
-PRIVATE = {
-    "alignment/figures.py",
-    "cards/gallery.py",
-    "engine/jobs.py",
-    "engine/optimise.py",
-    "engine/read.py",
-    "remote/run.py",
-    "report/raters.py",
-    "synthesis/ascent.py",
-    "synthesis/synthesize.py",
-}
-
 #: What they raise is caught within, or comes of use that no caller makes by intent.
 SILENT = {"io/cache.py: read", "lazy.py: attach", "models/checkpoint.py: forward"}
 
@@ -55,7 +42,7 @@ def test_no_module_imports_a_private_name_of_another() -> None:
         name = path.relative_to(sizes.HOME).as_posix()
         imports = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)]
         private = [a.name for n in imports if n.level for a in n.names if a.name.startswith("_") and a.name[1] != "_"]
-        assert not private or name in PRIVATE, f"{name} imports {', '.join(private)}"
+        assert not private, f"{name} imports {', '.join(private)}"
 
 
 def _raised(function: ast.FunctionDef) -> set[str]:

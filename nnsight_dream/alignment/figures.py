@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..report.figures import COLOURS, MARKERS, _panels, _saved, _title
+from ..report.figures import COLOURS, MARKERS, draw_panels, saved, titled
 
 Row = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ def layer_maps(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     _some(rows)
     directions = list(dict.fromkeys(r["direction"] for r in rows))
     ys, xs = (sorted({r[k] for r in rows}) for k in ("vision_layer", "language_layer"))
-    figure, axes = _panels(len(directions), 2)
+    figure, axes = draw_panels(len(directions), 2)
     top, bottom = max(r["value"] for r in rows), min(0.0, *(r["value"] for r in rows))
     for axis, direction in zip(axes, directions, strict=True):
         table = np.full((len(ys), len(xs)), np.nan)
@@ -34,7 +34,7 @@ def layer_maps(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
         image = axis.imshow(table, origin="lower", aspect="auto", cmap="viridis", vmin=bottom, vmax=top)
         best = np.unravel_index(np.nanargmax(table), table.shape)
         axis.plot(best[1], best[0], "o", color="none", markeredgecolor="#D55E00", markeredgewidth=1.5, markersize=9)
-        _title(axis, f"{rows[0]['measure']}, {direction}")
+        titled(axis, f"{rows[0]['measure']}, {direction}")
         axis.set_xticks(range(len(xs))[:: _every(xs)], [str(x) for x in xs][:: _every(xs)])
         axis.set_yticks(range(len(ys))[:: _every(ys)], [str(y) for y in ys][:: _every(ys)])
         axis.tick_params(labelsize=7)
@@ -50,7 +50,7 @@ def manipulations(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Pat
     _some(rows)
     measures = list(dict.fromkeys(r["measure"] for r in rows))
     names = list(dict.fromkeys(r["manipulation"] for r in rows))
-    figure, axes = _panels(len(measures), 2)
+    figure, axes = draw_panels(len(measures), 2)
     every = list(dict.fromkeys(r["direction"] for r in rows))
     for axis, measure in zip(axes, measures, strict=True):
         part = [r for r in rows if r["measure"] == measure]
@@ -71,7 +71,7 @@ def exemplars(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     """Rows of `exemplar_averaging` against k, one panel a measure, with 95 % intervals."""
     _some(rows)
     measures = list(dict.fromkeys(r["measure"] for r in rows))
-    figure, axes = _panels(len(measures), 2)
+    figure, axes = draw_panels(len(measures), 2)
     every = list(dict.fromkeys((r["direction"], r["over"]) for r in rows))
     for axis, measure in zip(axes, measures, strict=True):
         part = [r for r in rows if r["measure"] == measure]
@@ -92,7 +92,7 @@ def recognition(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]
     _some(rows)
     measures = list(dict.fromkeys(r["measure"] for r in rows))
     every = list(dict.fromkeys(r["direction"] for r in rows))
-    figure, axes = _panels(1 + len(measures), 4, sharey=False)
+    figure, axes = draw_panels(1 + len(measures), 4, sharey=False)
     rates = list({r["layer"]: dict(r, value=r["rate"]) for r in rows}.values())
     _bars(axes[0], [r["layer"] for r in rates], rates, len(every), "recognition", "-", "rate")
     _dressed(axes[0], "share that a judge recognises")
@@ -118,7 +118,7 @@ def recognition(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]
 def preference(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     """Rows of `preference` as points with 95 % intervals; the dashed line is chance."""
     _some(rows)
-    figure, axes = _panels(1, 1)
+    figure, axes = draw_panels(1, 1)
     told = [dict(r, value=100 * r["rate"], value_low=100 * r["low"], value_high=100 * r["high"]) for r in rows]
     _by_direction(axes[0], told, "agreement with people's choice", f"choices that agree, % of {rows[0]['n']}")
     axes[0].axhline(100 * rows[0]["chance"], color="#666666", linestyle="--", linewidth=0.8)
@@ -128,7 +128,7 @@ def preference(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
 def rank_agreement(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     """Rows of `rank_agreement` as points with 95 % intervals; the grey bars are what 5 % of chance pairings pass."""
     _some(rows)
-    figure, axes = _panels(1, 1)
+    figure, axes = draw_panels(1, 1)
     _by_direction(axes[0], rows, "rank correlation", f"rank correlation over {rows[0]['n']} pairs")
     _chance(axes[0], range(len(rows)), rows)
     return _files(figure, stem)
@@ -148,7 +148,7 @@ def prototypes(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     panels = list(dict.fromkeys((r["measure"], r["direction"]) for r in rows))
     kinds = list(dict.fromkeys(r["kind"] for r in rows))
     layers = list(dict.fromkeys(r["layer"] for r in rows))
-    figure, axes = _panels(len(panels), 3)
+    figure, axes = draw_panels(len(panels), 3)
     for axis, (measure, direction) in zip(axes, panels, strict=False):
         for i, kind in enumerate(kinds):
             mine = [r for r in rows if (r["measure"], r["direction"], r["kind"]) == (measure, direction, kind)]
@@ -190,7 +190,7 @@ def _bars(
 
 
 def _dressed(axis: Any, title: str) -> None:
-    _title(axis, title)
+    titled(axis, title)
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=7)
@@ -205,4 +205,4 @@ def _files(figure: Any, stem: str | os.PathLike[str], axes: Sequence[Any] = ()) 
         figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2, fontsize=8)
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    return [_saved(figure, stem.with_name(stem.name + ending)) for ending in (".png", ".svg")]
+    return [saved(figure, stem.with_name(stem.name + ending)) for ending in (".png", ".svg")]

@@ -111,18 +111,18 @@ class MultiResolution:
             )
         jobs = pictures.shape[0]
         coarse = [torch.zeros(jobs, 3, r, r, dtype=torch.float32, device=pictures.device) for r in self.ladder[:-1]]
-        return [*coarse, _unsquash(pictures, 5e-4) / self._weight(self.size)]
+        return [*coarse, unsquash(pictures, 5e-4) / self._weight(self.size)]
 
     def render(self, parts: list[Tensor]) -> Tensor:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
         check_parts("MultiResolution", parts, [(3, r, r) for r in self.ladder])
-        with _full_precision(parts[0]):
+        with full_precision(parts[0]):
             total = torch.zeros(
                 parts[0].shape[0], 3, self.size, self.size, dtype=parts[0].dtype, device=parts[0].device
             )
             for resolution, part in zip(self.ladder, parts, strict=True):
                 total = total.add_(upscale(part, self.size), alpha=self._weight(resolution))
-            return _squash(total)
+            return squash(total)
 
     def _weight(self, resolution: int) -> float:
         return float((self.ladder[0] / resolution) ** self.exponent)
@@ -155,12 +155,12 @@ class Pixels:
 
         Raises ValueError for another shape or range and for values that are not finite.
         """
-        return [_unsquash(check_pictures("Pixels", picture, self.size), 5e-4)]
+        return [unsquash(check_pictures("Pixels", picture, self.size), 5e-4)]
 
     def render(self, parts: list[Tensor]) -> Tensor:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
         check_parts("Pixels", parts, [(3, self.size, self.size)])
-        return _squash(parts[0])
+        return squash(parts[0])
 
 
 @dataclass(frozen=True)
@@ -207,25 +207,30 @@ def upscale(part: Tensor, size: int) -> Tensor:
     return weights.mT @ (part @ weights)
 
 
-def _squash(total: Tensor) -> Tensor:
+def squash(total: Tensor) -> Tensor:
+    """Any numbers as shares of white, in (0, 1)."""
     return 0.5 + 0.5 * torch.tanh(total)
 
 
-def _unsquash(pictures: Tensor, margin: float) -> Tensor:
+def unsquash(pictures: Tensor, margin: float) -> Tensor:
+    """Numbers that `squash` makes these shares of, kept `margin` away from its ends."""
     return torch.atanh(2 * pictures.clamp(margin, 1 - margin) - 1)
 
 
-def _full_precision(like: Tensor) -> torch.autocast:
+def full_precision(like: Tensor) -> torch.autocast:
+    """Within the block, no autocast on the tensor's device."""
     # A server may run all of this under autocast to bfloat16, which would leave the matrix products three digits.
     kind = like.device.type  # of which torch's "meta" knows no autocast
     return torch.autocast(device_type=kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False)
 
 
-def _mix(plane: Tensor, matrix: Tensor) -> Tensor:
+def mix_channels(plane: Tensor, matrix: Tensor) -> Tensor:
+    """Three planes (B, 3, H, W) mixed into red, green and blue."""
     return torch.einsum("ij,njhw->nihw", matrix, plane)
 
 
-def _colour_matrix(like: Tensor) -> Tensor:
+def colour_matrix(like: Tensor) -> Tensor:
+    """(3, 3) how three uncorrelated planes mix into colours as natural pictures have them."""
     matrix = torch.tensor(IMAGENET_COLOUR, dtype=like.dtype, device=like.device)
     longest: Tensor = torch.linalg.vector_norm(matrix, dim=0).max()
     return matrix / longest

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .canvas import _full_precision
+from .canvas import full_precision
 from .measure import mean_norm, mean_patches, measured_direction, measured_feature
 from .optimise import climb, eight_bit, optimiser_of
 from .pixels import shares
@@ -191,7 +191,7 @@ def _measured(
     with torch.no_grad():
         for j, aim in enumerate(given.aims):
             seen = read(pictures[j : j + 1].to(device))[aim.site]
-            with _full_precision(seen):  # whatever the server runs the model in
+            with full_precision(seen):  # whatever the server runs the model in
                 if aim.feature is not None:
                     measured.append(measured_feature(aim.feature, aim.alone, seen[0], norms[aim.site, aim.reference]))
                 else:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .canvas import _full_precision
+from .canvas import full_precision
 
 
 class Step:
@@ -83,7 +83,7 @@ def climb(
         try:
             progress = step / max(1, plan.steps - 1)
             with torch.enable_grad():
-                with _full_precision(parts[0]):
+                with full_precision(parts[0]):
                     pictures = canvas.render(parts)
                     views = pictures.repeat_interleave(plan.batch, 0)
                     for change in augment:
@@ -126,7 +126,7 @@ def slopes(
         patches = read(views)
     else:
         patches, kept = read_in_turn(read, views, passes)
-    with _full_precision(parts[0]):
+    with full_precision(parts[0]):
         now = Step(pictures, views, patches, plan.batch, grid, progress)
         score = added([term(now) for term in terms], len(pictures))
     prove_score(score, step, cut)

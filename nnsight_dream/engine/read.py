@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .canvas import _full_precision
+from .canvas import full_precision
 from .pixels import shares
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def pixel_inputs(
     """
     if pictures.ndim != 4 or pictures.shape[1] != 3:
         raise ValueError(f"pictures must be (batch, 3, height, width); got {tuple(pictures.shape)}")
-    with _full_precision(pictures):
+    with full_precision(pictures):
         packed = how.pack(pictures.to(device), how.pixels)
     inputs = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in packed.items()}
     if how.encode is None and how.temperature is None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .canvas import _colour_matrix, _full_precision, _mix, _squash, _unsquash
+from .canvas import colour_matrix, full_precision, mix_channels, squash, unsquash
 from .checks import check_number, check_size, keep_plain, shown
 from .picture_checks import check_generators, check_parts, check_pictures
 
@@ -49,11 +49,11 @@ class Fourier:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
         check_parts("Fourier", parts, [(3, self.size, self.size // 2 + 1, 2)])
         part = parts[0]
-        with _full_precision(part):
+        with full_precision(part):
             scale = _frequencies(self.size, part).pow(-self.decay)
             spectrum = torch.view_as_complex(part.contiguous()) * scale
             plane = torch.fft.irfft2(spectrum, s=(self.size, self.size), norm="ortho")
-            return torch.sigmoid(_mix(plane, _colour_matrix(part)) / 4)
+            return torch.sigmoid(mix_channels(plane, colour_matrix(part)) / 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +109,8 @@ class MACO:
                 pictures = functional.interpolate(
                     pictures, size=(size, size), mode="bilinear", align_corners=False, antialias=True
                 )
-            with _full_precision(pictures):
-                plane = _mix(_unsquash(pictures, 0.01), torch.linalg.inv(_colour_matrix(pictures)))
+            with full_precision(pictures):
+                plane = mix_channels(unsquash(pictures, 0.01), torch.linalg.inv(colour_matrix(pictures)))
                 return cls(size, magnitude=torch.fft.rfft2(plane, norm="ortho").abs().mean(dim=0))
 
     def start(self, jobs: int, generators: list[torch.Generator], device: torch.device | str = "cpu") -> list[Tensor]:
@@ -129,14 +129,14 @@ class MACO:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
         check_parts("MACO", parts, [(3, self.size, self.size // 2 + 1)])
         phase = _odd_phase(parts[0])
-        with _full_precision(phase):
-            colour = _colour_matrix(phase)
+        with full_precision(phase):
+            colour = colour_matrix(phase)
             if self.magnitude is None:
                 magnitude = _natural_magnitude(self.size, colour)
             else:
                 magnitude = self.magnitude.to(dtype=phase.dtype, device=phase.device)
             spectrum = torch.polar(magnitude.expand_as(phase).contiguous(), phase)
-            return _squash(_mix(torch.fft.irfft2(spectrum, s=(self.size, self.size), norm="ortho"), colour))
+            return squash(mix_channels(torch.fft.irfft2(spectrum, s=(self.size, self.size), norm="ortho"), colour))
 
     def __eq__(self, other: object) -> bool:
         """Same size and same magnitude; a dataclass's own comparison cannot compare tensors."""

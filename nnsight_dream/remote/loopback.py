@@ -47,7 +47,7 @@ def _package_absent() -> Iterator[None]:
             builtins.__import__ = real
 
 
-def _here(vlm: Model, blob: bytes, watch: Watch | None) -> Any:
+def receive(vlm: Model, blob: bytes, watch: Watch | None) -> Any:
     """Receive a payload as a server does, which has not this package, and run it on the model in hand."""
     from nnsight.schema.request import RequestModel
     from nnsight.tracing.tracer import _saves, dec, inc

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.plain import on_cpu
 from ..state import interventions
 from ..state.nnsight_import import import_nnsight
-from .loopback import _here
+from .loopback import receive
 from .payload import by_source, named_modules, plain, refuse_strange
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(vlm: Model, work: Callable[[Any, Any], Any], given: Any, watch: Watch | 
         from .client import watched
 
         return watched(vlm, blob, watch)
-    return _here(vlm, blob, watch)
+    return receive(vlm, blob, watch)
 
 
 def _silent(step: int, scores: Any) -> None:

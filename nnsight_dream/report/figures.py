@@ -42,11 +42,11 @@ def recognition(rows: Sequence[Row], stem: str | os.PathLike[str], *, columns: i
     run_of = {id(r): run for run, part in runs.items() for r in part}
     hints = (("hint", "with hint"), ("strict", "without hint"))
     lines = [(run, protocol, f"{run}, {words}" if run else words) for run in runs for protocol, words in hints]
-    figure, axes = _panels(len(panels), columns)
+    figure, axes = draw_panels(len(panels), columns)
     dots: list[tuple[Any, list[int], list[float]]] = []
     for axis, (name, part) in zip(axes, panels, strict=False):
         concepts = len({r["concept"] for r in part})
-        _title(axis, f"{name} ({concepts})")
+        titled(axis, f"{name} ({concepts})")
         _ticks(axis, places)
         for i, (run, protocol, label) in enumerate(lines):
             told = rates([r for r in part if run_of[id(r)] == run], protocol=protocol)
@@ -102,13 +102,13 @@ def _compared(
     if not both:
         raise ValueError(f"{none}: there is nothing to compare")
     places = _places([r for part in parts.values() for r in part])
-    figure, axes = _panels(1, 1)
+    figure, axes = draw_panels(1, 1)
     _ticks(axes[0], places)
     for i, (name, part) in enumerate(parts.items()):
         told = rates([r for r in part if what(r) in both], protocol=protocol)
         if table := [t for t in told if t["rate"] is not None]:
             _line(axes[0], table, places, i, name, aside=min(0.08, 0.6 / len(parts)) * (i - (len(parts) - 1) / 2))
-    _title(axes[0], f"{len({concept for concept, *_ in both})} concepts, {protocol}")
+    titled(axes[0], f"{len({concept for concept, *_ in both})} concepts, {protocol}")
     return _finish(figure, axes, 1, "recognised, %", stem)
 
 
@@ -124,9 +124,9 @@ def curves(rows: Sequence[Row], stem: str | os.PathLike[str], *, most: int = 2) 
         raise ValueError("no rows: pass alignment.curves(similarities)")
     words = list(dict.fromkeys(r["word"] for r in rows))
     single = len(words) > most
-    figure, axes = _panels(1 if single else len(words), most)
+    figure, axes = draw_panels(1 if single else len(words), most)
     for axis, word in zip(axes, [None] if single else words, strict=False):
-        _title(axis, f"{len(words)} words" if word is None else word)
+        titled(axis, f"{len(words)} words" if word is None else word)
         for i, kind in enumerate(("matching", "mismatching", "noise")):
             part = [r for r in rows if r["kind"] == kind and word in (None, r["word"])]
             layers = sorted({r["layer"] for r in part})
@@ -156,7 +156,8 @@ def _ticks(axis: Any, places: Mapping[Any, int]) -> None:
     axis.set_xlim(-0.4, len(places) - 0.6)
 
 
-def _title(axis: Any, text: str) -> None:
+def titled(axis: Any, text: str) -> None:
+    """Give an axis a small title, its text as it is."""
     axis.set_title(text, fontsize=9, parse_math=False)  # a name may hold dollars
 
 
@@ -176,7 +177,8 @@ def _look(i: int) -> dict[str, str]:
     return dict(color=COLOURS[i % len(COLOURS)], marker=marker, linestyle=("-", "--", "-.", ":")[turn % 4])
 
 
-def _panels(count: int, columns: int, *, sharey: bool = True) -> tuple[Any, list[Any]]:
+def draw_panels(count: int, columns: int, *, sharey: bool = True) -> tuple[Any, list[Any]]:
+    """A figure of `count` axes in rows of `columns`. Raises ImportError where matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -214,10 +216,11 @@ def _finish(
     )
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    return [_saved(figure, stem.with_name(stem.name + ending)) for ending in (".png", ".svg")]
+    return [saved(figure, stem.with_name(stem.name + ending)) for ending in (".png", ".svg")]
 
 
-def _saved(figure: Any, path: Path) -> Path:
+def saved(figure: Any, path: Path) -> Path:
+    """Write a figure as files; returns their paths."""
     import matplotlib
 
     data = io.BytesIO()

@@ -70,10 +70,10 @@ def page(
     )
     data["images"] = shelf.urls()
     template = Path(__file__).parent.joinpath("html", "page.html").read_text(encoding="utf-8")
-    return _written(path, _filled(shelf.allowed(template), data=data))
+    return written(path, filled(shelf.allowed(template), data=data))
 
 
-def _filled(template: str, *, data: Any, title: str = "") -> str:
+def filled(template: str, *, data: Any, title: str = "") -> str:
     """The template with both in their places, in one pass: a name may be __TITLE__."""
     parts = {"__DATA__": _embedded(data), "__TITLE__": html.escape(title)}
     return re.sub("|".join(parts), lambda match: parts[match[0]], template)
@@ -85,7 +85,8 @@ def _embedded(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
 
 
-def _written(path: Path, text: str) -> Path:
+def written(path: Path, text: str) -> Path:
+    """Write a page, with its folder, whole or not at all; returns the path. Raises OSError."""
     make_folder(path.parent)
     write_whole(path, text.encode())
     return path

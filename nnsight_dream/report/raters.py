@@ -19,7 +19,7 @@ from ..judges.tally import opened
 from ..sweeps.jobs import slug
 from ..sweeps.store import now
 from .page_pictures import Shelf
-from .pages import CHOICE, COLUMNS, FREE, PICTURE, _filled, _written
+from .pages import CHOICE, COLUMNS, FREE, PICTURE, filled, written
 
 if TYPE_CHECKING:
     from ..sweeps.entries import Entry
@@ -80,7 +80,7 @@ def raters_page(
     told = hashlib.sha256(" ".join(str(i["id"]) for i in items).encode()).hexdigest()[:12]
     data = dict(items=items, place=f"nnsight-dream-{told}", free=FREE, choice=CHOICE)
     template = Path(__file__).parent.joinpath("html", "raters.html").read_text(encoding="utf-8")
-    return _written(path, _filled(shelf.allowed(template), data=data, title=title))
+    return written(path, filled(shelf.allowed(template), data=data, title=title))
 
 
 def _opaque(key: str) -> str:

@@ -20,7 +20,7 @@ from ..sae import reference
 from ..sae.feature import Feature
 from .notes import check_heat, check_piece
 from .prototype import Prototype, heat_map
-from .request import _alike
+from .request import alike
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def batches(settings: Sequence[Settings]) -> list[tuple[list[int], Settings]]:
     groups: list[tuple[list[int], Settings]] = []
     for place, chosen in enumerate(settings):
         for places, same in groups:
-            if _alike(chosen, same):
+            if alike(chosen, same):
                 places.append(place)
                 break
         else:
@@ -129,7 +129,7 @@ class Ascent:
                 aim.arrive(vector)
         for site, value in zip(self.given.every_centre, result["centres"], strict=True):
             self.given.centres[site] = value
-            if (choice := _hashable(self.centre)) is not None:
+            if (choice := hashable(self.centre)) is not None:
                 self.vlm.memo.centres.at(self.vlm, site)[site, choice, self.vlm.device, self.vlm.dtype] = value
         for (site, i), norm in zip(self.given.every_norm, result["norms"], strict=True):
             self.given.norms[site, i] = norm
@@ -169,7 +169,8 @@ def prototypes(note: dict[str, Any], history: torch.Tensor, result: dict[str, An
     return shown
 
 
-def _hashable(choice: Any) -> Any:
+def hashable(choice: Any) -> Any:
+    """A choice, if it can be a key; else None."""
     try:
         hash(choice)
     except TypeError:

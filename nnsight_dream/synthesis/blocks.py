@@ -22,26 +22,29 @@ def to_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _row(name: str, value: str) -> str:
+def picture_row(name: str, value: str) -> str:
+    """A row of a table of HTML."""
     return f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(value)}</td></tr>"
 
 
-def _link(address: str) -> str:
+def link_tag(address: str) -> str:
     """An address of the web as a link; any other as its text."""
     shown = html.escape(address)
     return f'<a href="{shown}" rel="noreferrer noopener">{shown}</a>' if address.startswith("https://") else shown
 
 
-def _img(image: Image.Image) -> str:
+def image_tag(image: Image.Image) -> str:
+    """A picture as HTML, with all its bytes."""
     return f'<img src="data:image/png;base64,{base64.b64encode(to_png(image)).decode()}">'
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
+def enlarged(image: Image.Image) -> Image.Image:
+    """A small picture a whole number of times as large, about 160 pixels wide."""
     factor = max(1, 160 // image.width)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
 
 
-class _Blocks:
+class Blocks:
     """The picture in half blocks, where the output's encoding has them; nothing elsewhere (cp1252, ascii)."""
 
     def __init__(self, image: Image.Image):

@@ -28,16 +28,16 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, type(Ell
 _BY_NAME = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype)
 
 
-_CHANCE = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+CHANCE = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
 
-_CACHED = type(functools.lru_cache(max))
+CACHED = type(functools.lru_cache(max))
 
 
 _METHODS = (types.MethodWrapperType, types.WrapperDescriptorType, types.MethodDescriptorType)
 
 
-_MEMBERS = (*_METHODS, types.ClassMethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType)
+MEMBERS = (*_METHODS, types.ClassMethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType)
 
 
 class ValueReader:

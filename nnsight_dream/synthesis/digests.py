@@ -33,7 +33,7 @@ import torch
 
 from ..arguments import shown
 from . import definitions
-from .digest_values import _CACHED, _CHANCE, _MEMBERS, ValueReader
+from .digest_values import CACHED, CHANCE, MEMBERS, ValueReader
 
 
 def digest(value: Any) -> str:
@@ -66,7 +66,7 @@ class _Reader(ValueReader):
             self.put("builtin", f"{value.__module__} {value.__qualname__}")
             if not isinstance(value.__self__, (types.ModuleType, type(None))):
                 self.add(value.__self__, f"object of {value.__name__}")
-        elif isinstance(value, _MEMBERS):
+        elif isinstance(value, MEMBERS):
             self.put("member", value.__qualname__)
             self.add(value.__self__ if isinstance(value, types.MethodWrapperType) else value.__objclass__)
         elif isinstance(value, np.ufunc):
@@ -84,7 +84,7 @@ class _Reader(ValueReader):
             self.put(type(value).__name__)
             names = ("fget", "fset", "fdel", "func", "__func__")
             self.items("functions", [getattr(value, name) for name in names if hasattr(value, name)])
-        elif isinstance(value, _CACHED):
+        elif isinstance(value, CACHED):
             self.add(value.__wrapped__)
         else:
             return False
@@ -134,7 +134,7 @@ class _Reader(ValueReader):
 
     def _object(self, value: Any) -> None:
         kind = type(value)
-        if isinstance(value, _CHANCE):
+        if isinstance(value, CHANCE):
             why = (
                 "is a source of chance, which moves while it is used (use the generators that are handed in, or a seed)"
             )

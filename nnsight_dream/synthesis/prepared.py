@@ -19,10 +19,10 @@ from ..io.pictures import as_tensors
 from ..models.reading import reading
 from ..sae import reference
 from ..sae.feature import Feature
-from .ascent import Ascent, _hashable, batches
+from .ascent import Ascent, batches, hashable
 from .canvases import canvas_for
 from .centres import centre
-from .request import Away, _site
+from .request import Away, site_of
 from .settings import Settings, as_plain
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _centres(vlm: VLM, sites: list[Site], choice: Any, at_once: int) -> tuple[di
     """Centres that are known, and where a job gets the others from: an object with `pictures`, or pictures."""
     if isinstance(choice, torch.Tensor) or not (isinstance(choice, Pictures) or hasattr(choice, "pictures")):
         return {site: centre(vlm, site, choice, at_once) for site in sites}, []
-    key = _hashable(choice)
+    key = hashable(choice)
     known = {
         s: kept[s, key, vlm.device, vlm.dtype]
         for s in sites
@@ -184,6 +184,6 @@ def prepare(
         part = [jobs[place] for place in places]
         record = chosen.record() | {"terms": [as_plain(t) for t in terms]}
         canvas = canvas_for(vlm, chosen.canvas)
-        ascent = prepared(vlm, part, [_site(vlm, d) for d, _ in part], chosen, terms, canvas, record)
+        ascent = prepared(vlm, part, [site_of(vlm, d) for d, _ in part], chosen, terms, canvas, record)
         ascent.note["places"] = places
         yield ascent

@@ -16,7 +16,7 @@ Watch = Callable[[int, torch.Tensor], None]
 
 
 @contextmanager
-def _watching(progress: bool | Watch | None, total: int) -> Iterator[Watch | None]:
+def watching(progress: bool | Watch | None, total: int) -> Iterator[Watch | None]:
     """What is told of each step: the caller's function, a bar, or nothing."""
     if callable(progress) and not isinstance(progress, type):
         yield progress

@@ -21,7 +21,7 @@ from .. import arguments
 from ..io import files, records
 from ..io.files import write_whole
 from ..models.sites import Site
-from .blocks import _Blocks, _enlarged, _img, _link, _row, reading_rows, to_png
+from .blocks import Blocks, enlarged, image_tag, picture_row, reading_rows, to_png
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -95,17 +95,18 @@ class Prototype:
         return Image.composite(light, dark, mask)
 
     def _repr_png_(self) -> bytes:
-        return to_png(_enlarged(self.image))
+        return to_png(enlarged(self.image))
 
     def _repr_html_(self) -> str:
-        rows = "".join(_row(k, f"{float(v):.3f}") for k, v in self.scores.items())
-        rows += "".join(_row(*reading) for reading in reading_rows(self.readings))
+        rows = "".join(picture_row(k, f"{float(v):.3f}") for k, v in self.scores.items())
+        rows += "".join(picture_row(*reading) for reading in reading_rows(self.readings))
         if link := self.direction.get("link"):
-            rows += f'<tr><td colspan="2">{_link(str(link))}</td></tr>'
+            rows += f'<tr><td colspan="2">{link_tag(str(link))}</td></tr>'
         return (
-            f'<figure style="display:inline-block;margin:4px;font:12px sans-serif">{_img(_enlarged(self.image))}'
-            f"{_img(self.heat_map(160))}<figcaption><b>{html.escape(self.label)}</b> layer {int(self.site.layer)}, "
-            f"seed {int(self.seed)}<br>{html.escape(self.site.tl_name)}<br>{html.escape(self.hf_name)}"
+            f'<figure style="display:inline-block;margin:4px;font:12px sans-serif">{image_tag(enlarged(self.image))}'
+            f"{image_tag(self.heat_map(160))}<figcaption><b>{html.escape(self.label)}</b> "
+            f"layer {int(self.site.layer)}, seed {int(self.seed)}<br>"
+            f"{html.escape(self.site.tl_name)}<br>{html.escape(self.hf_name)}"
             f"<table>{rows}</table></figcaption></figure>"
         )
 
@@ -117,9 +118,9 @@ class Prototype:
         title.append(f"  layer {self.site.layer}  seed {self.seed}  ", style="default")
         title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
         if not self.readings:
-            return Group(title, _Blocks(self.image))
+            return Group(title, Blocks(self.image))
         readings = "  ".join(f"{name} {value}" for name, value in reading_rows(self.readings))
-        return Group(title, Text(readings, style="dim"), _Blocks(self.image))
+        return Group(title, Text(readings, style="dim"), Blocks(self.image))
 
     # -- keeping -------------------------------------------------------------------------------------------------
 

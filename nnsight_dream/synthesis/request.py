@@ -78,8 +78,8 @@ def settled(vlm: VLM, directions: Any, settings: Choice, seed: Any, terms: Any, 
     wanted = [directions] if alone else arguments.listed(directions, "directions", form)
     seeds, one_seed = arguments.seeds(seed)
     added = _terms(terms)
-    sites = _check(vlm, wanted)
-    _check(vlm, [t.direction for t in added if isinstance(t, Away)], least=0)
+    sites = check_aims(vlm, wanted)
+    check_aims(vlm, [t.direction for t in added if isinstance(t, Away)], least=0)
     names = {f.name for f in dataclasses.fields(Settings)}
     for name in changes:  # one of these, misspelt, is no setting misspelt
         if name not in names and (near := difflib.get_close_matches(name, _OTHERS, 1, 0.75)):
@@ -105,7 +105,7 @@ def _terms(terms: Any) -> list[Any]:
     return items
 
 
-def _alike(first: Settings, other: Settings) -> bool:
+def alike(first: Settings, other: Settings) -> bool:
     """Whether settings are equal; tensors and what else cannot be compared are only equal to themselves."""
     try:
         return first is other or bool(first == other)
@@ -113,7 +113,7 @@ def _alike(first: Settings, other: Settings) -> bool:
         return False
 
 
-def _check(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
+def check_aims(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
     """The sites of what is wanted; raises for what cannot be climbed."""
     if len(wanted) < least:
         raise ValueError("nothing to do: give at least one direction and one seed")
@@ -147,5 +147,6 @@ def _check(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
     return sites
 
 
-def _site(vlm: VLM, aim: Aim) -> Site:
+def site_of(vlm: VLM, aim: Aim) -> Site:
+    """The site at which something is climbed."""
     return vlm.site(aim.site) if isinstance(aim, Direction) else resolve(vlm, aim.where)

@@ -11,9 +11,9 @@ from ..arguments import strict
 from .ascent import batches
 from .detached import send_ascent
 from .prepared import prepare
-from .progress import _watching
+from .progress import watching
 from .prototype import Prototypes
-from .request import _check, settled
+from .request import check_aims, settled
 
 if TYPE_CHECKING:
     from ..engine.optimise import Term
@@ -62,7 +62,7 @@ def synthesize(
     """
     order = settled(vlm, directions, settings, seed, terms, changes)
     total = sum(chosen.steps for _, chosen in batches(order.settings))
-    with vlm.alone(), _watching(progress, total) as watch:
+    with vlm.alone(), watching(progress, total) as watch:
         prototypes = _all(vlm, order.jobs, order.settings, order.terms, watch)
     return prototypes[0] if order.single else Prototypes(prototypes)
 
@@ -71,7 +71,7 @@ def climb_pairs(
     vlm: VLM, pairs: Sequence[tuple[Aim, int]], settings: Settings, watch: Watch | None = None
 ) -> list[Prototype]:
     """A prototype for each (direction, seed); otherwise as `synthesize`."""
-    _check(vlm, [d for d, _ in pairs])
+    check_aims(vlm, [d for d, _ in pairs])
     jobs = [(d, arguments.whole(s, "seed", 0, arguments.SEED_MOST)) for d, s in pairs]
     return _all(vlm, jobs, [settings] * len(jobs), (), watch)
 

@@ -21,7 +21,7 @@ from .. import arguments
 from ..io import files, records
 from ..io.files import write_whole
 from ..models.sites import Site
-from .blocks import Blocks, enlarged, image_tag, picture_row, reading_rows, to_png
+from .blocks import Blocks, enlarged, image_tag, link_tag, picture_row, reading_rows, to_png
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

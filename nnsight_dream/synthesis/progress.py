@@ -17,7 +17,7 @@ Watch = Callable[[int, torch.Tensor], None]
 
 @contextmanager
 def watching(progress: bool | Watch | None, total: int) -> Iterator[Watch | None]:
-    """What is told of each step: the caller's function, a bar, or nothing."""
+    """What is given each step: the caller's function, a bar, or nothing. Raises TypeError for another `progress`."""
     if callable(progress) and not isinstance(progress, type):
         yield progress
         return

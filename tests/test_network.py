@@ -84,6 +84,6 @@ def test_nnsight_is_imported_in_one_way(path: Path) -> None:
     if path.stem == "nnsight_import" or path.parent.name == "engine":
         return  # the way itself; and what is sent to servers, and runs here only on a model that was loaded
     for function in (n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))):
-        takes_a_model = {"vlm", "made"} & {a.arg for a in function.args.args}  # then nnsight is there already
+        takes_a_model = {"vlm", "client"} & {a.arg for a in function.args.args}  # then nnsight is there already
         if _imports(function) and not takes_a_model:
             assert "import_nnsight()" in ast.unparse(function), f"{function.name}: call import_nnsight() first"

@@ -21,10 +21,9 @@ from PIL import Image
 
 import nnsight_dream as nd
 from nnsight_dream import cli
+from nnsight_dream.cards import bench, gallery
 from nnsight_dream.cards import card as cards
-from nnsight_dream.cards import gallery
 from nnsight_dream.cards import judged as feature_judging
-from nnsight_dream.cards import make as card_making
 from nnsight_dream.cards.card import Card, Material
 from nnsight_dream.cards.make import Made, make_cards
 from nnsight_dream.demo import bundle
@@ -216,7 +215,7 @@ def killed(folder: Path, after: int, vlm: nd.VLM, sae: Any, material: Material) 
     def work() -> None:
         from nnsight_dream.synthesis import prototype
 
-        left, write = [after], card_making.write_whole
+        left, write = [after], bench.write_whole
 
         def counting(path: Path, data: bytes) -> None:
             left[0] -= 1
@@ -224,7 +223,7 @@ def killed(folder: Path, after: int, vlm: nd.VLM, sae: Any, material: Material) 
                 os.kill(os.getpid(), signal.SIGKILL)
             write(path, data)
 
-        card_making.write_whole = prototype.write_whole = counting
+        bench.write_whole = prototype.write_whole = counting
         make_cards(vlm, sae, NUMBERS[:2], folder, material=material, settings=FEW)
 
     process = multiprocessing.get_context("fork").Process(target=work)
@@ -242,8 +241,8 @@ def test_a_killed_run_goes_on(
     there = cards.cards_of(tmp_path)
     assert len(there) < 2
     climbs: list[Any] = []
-    climb = card_making.climb_pairs
-    monkeypatch.setattr(card_making, "climb_pairs", lambda *given: climbs.append(given) or climb(*given))
+    climb = bench.climb_pairs
+    monkeypatch.setattr(bench, "climb_pairs", lambda *given: climbs.append(given) or climb(*given))
     made = make_cards(vlm, sae, NUMBERS[:2], tmp_path, material=material, settings=FEW)
     assert (made.fresh, made.failed, len(made.cards)) == (2 - len(there), {}, 2)
     assert len(climbs) < 3 * made.fresh  # what was there of the second is not climbed again
@@ -263,8 +262,8 @@ def test_a_card_that_is_not_whole_is_made_anew(
     place = tmp_path / "features" / whole.key
     shutil.copytree(whole.folder, place)
     climbs: list[Any] = []
-    climb = card_making.climb_pairs
-    monkeypatch.setattr(card_making, "climb_pairs", lambda *given: climbs.append(given) or climb(*given))
+    climb = bench.climb_pairs
+    monkeypatch.setattr(bench, "climb_pairs", lambda *given: climbs.append(given) or climb(*given))
     shots = [shot.name for shot in whole.shots]
     for name in ("card.json", "fires.png", f"{shots[0]}/prototype.png", f"{shots[-1]}/prototype.json"):
         data = (place / name).read_bytes()
@@ -299,7 +298,7 @@ def test_failures_interrupts_and_refusals(
         def stop(*given: Any) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(card_making, "climb_pairs", stop)
+        patch.setattr(bench, "climb_pairs", stop)
         stopped = make_cards(vlm, dead, [8, 9], tmp_path, **told)
     assert (stopped.interrupted, [c.index for c in stopped.cards]) == (True, [8])
     with pytest.raises(ValueError, match="at least one feature and one seed"):

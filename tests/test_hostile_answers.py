@@ -19,7 +19,7 @@ from nnsight_dream.io.json_values import plain
 from nnsight_dream.judges import questions
 from nnsight_dream.judges.desk import JudgeStopped, answer_row, grade_row
 from nnsight_dream.judges.examine import plan_calls
-from nnsight_dream.judges.openai import _field_score, _said, _text_score
+from nnsight_dream.judges.openai_messages import answer_of, field_score, text_score
 from nnsight_dream.judges.refusals import refuses
 from nnsight_dream.judges.thinking import begun, spoken
 from nnsight_dream.sweeps.store import Store
@@ -73,7 +73,7 @@ UNFINISHED = [
 @pytest.mark.parametrize("text", THINKING)
 def test_thinking_is_no_answer(text: str) -> None:
     assert spoken(text).text == "Bee"
-    assert _said(completion(text)) == ("Bee", "answer")
+    assert answer_of(completion(text)) == ("Bee", "answer")
     assert not questions.mentions(text, ["frog"])
     assert not questions.spells(text.replace("frog", "FROG"), "frog")
     assert questions.mentions(text, ["bee"])
@@ -81,7 +81,7 @@ def test_thinking_is_no_answer(text: str) -> None:
 
 @pytest.mark.parametrize("text", UNFINISHED)
 def test_unfinished_thinking_is_broken(text: str) -> None:
-    assert _said(completion(text, "length"))[1] == questions.kind_of(text) == "broken"
+    assert answer_of(completion(text, "length"))[1] == questions.kind_of(text) == "broken"
     assert not questions.mentions(text, ["frog"])
 
 
@@ -103,28 +103,28 @@ def test_thinking_is_no_grade() -> None:
         "Result: 1</think>",
     ):
         with pytest.raises(Exception, match=r"cut by length|no result"):
-            _text_score(completion(text, "length"))
-    assert _text_score(completion("<think>Result: 1, no.</think>It says bee. Result: 0")) == 0
-    assert _text_score(completion("It says bee. **Result: 0**", "length")) == 0
-    assert _field_score(completion('<think>{"result": 1}</think>```json\n{"result": 0}\n```')) == 0
+            text_score(completion(text, "length"))
+    assert text_score(completion("<think>Result: 1, no.</think>It says bee. Result: 0")) == 0
+    assert text_score(completion("It says bee. **Result: 0**", "length")) == 0
+    assert field_score(completion('<think>{"result": 1}</think>```json\n{"result": 0}\n```')) == 0
     with pytest.raises(Exception, match="cut json"):
-        _field_score(completion("[" * 100_000))
+        field_score(completion("[" * 100_000))
 
 
 def test_what_is_no_part_of_the_text() -> None:
     apart = [{"type": "thinking", "thinking": "frog"}, {"type": "text", "text": None}, {"type": "text", "text": "Bee"}]
-    assert _said(completion(apart)) == ("Bee", "answer")
-    assert _said(completion("Bee", reasoning_content="a frog")) == ("Bee", "answer")
-    assert _said(completion(None, reasoning_content="a frog")) == ("", "empty")
-    assert _said(completion(None, "length", reasoning_content="a frog")) == ("", "broken")
-    assert _said(completion([{"type": "text", "text": None}])) == ("", "empty")
-    assert _said(completion([{"type": "refusal", "refusal": "No."}])) == ("No.", "refusal")
-    assert _said(completion("", "SAFETY"))[1] == "refusal"
+    assert answer_of(completion(apart)) == ("Bee", "answer")
+    assert answer_of(completion("Bee", reasoning_content="a frog")) == ("Bee", "answer")
+    assert answer_of(completion(None, reasoning_content="a frog")) == ("", "empty")
+    assert answer_of(completion(None, "length", reasoning_content="a frog")) == ("", "broken")
+    assert answer_of(completion([{"type": "text", "text": None}])) == ("", "empty")
+    assert answer_of(completion([{"type": "refusal", "refusal": "No."}])) == ("No.", "refusal")
+    assert answer_of(completion("", "SAFETY"))[1] == "refusal"
 
 
 @pytest.mark.parametrize("text", ["\u200b", "\u2060\ufeff", "\u3164", "\u2800 ", "\u00ad", " \u00a0\u3000", "\x00"])
 def test_zero_width_is_empty(text: str) -> None:
-    assert _said(completion(text)) == (text.strip(), "empty")
+    assert answer_of(completion(text)) == (text.strip(), "empty")
 
 
 def test_an_answer_that_was_cut_is_no_no(tmp_path: Path) -> None:

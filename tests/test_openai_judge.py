@@ -21,7 +21,7 @@ import nnsight_dream as nd
 from nnsight_dream.judges.desk import BudgetReached, JudgeStopped
 from nnsight_dream.judges.examine import plan_calls
 from nnsight_dream.judges.openai import GIVE_UP, data_url
-from nnsight_dream.judges.openai_calls import _seconds
+from nnsight_dream.judges.openai_faults import seconds_of
 from nnsight_dream.judges.tally import grader_agreement
 
 KEY = "sk-test-0123456789-abcdefghij"
@@ -300,12 +300,12 @@ def test_retry_after_is_honoured_by_all(tmp_path: Path) -> None:
 
 
 def test_what_retry_after_may_hold() -> None:
-    assert _seconds({"retry-after": "7"}) == 7
-    assert _seconds({"retry-after-ms": "250", "retry-after": "7"}) == 0.25
+    assert seconds_of({"retry-after": "7"}) == 7
+    assert seconds_of({"retry-after-ms": "250", "retry-after": "7"}) == 0.25
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
-    assert _seconds({"retry-after": date}) == pytest.approx(30, abs=2)
-    assert _seconds({"retry-after": "-3"}) == 0
-    assert _seconds({}) is _seconds({"retry-after": "soon"}) is None
+    assert seconds_of({"retry-after": date}) == pytest.approx(30, abs=2)
+    assert seconds_of({"retry-after": "-3"}) == 0
+    assert seconds_of({}) is seconds_of({"retry-after": "soon"}) is None
 
 
 def test_calls_at_once_are_limited(tmp_path: Path) -> None:

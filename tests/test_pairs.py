@@ -319,7 +319,7 @@ def test_masks_go_with_their_pictures(tmp_path: Path) -> None:
     assert turned.image.size == (4, 6)
     assert turned.mask is not None
     assert np.argwhere(np.asarray(turned.mask)).tolist() == [[1, 3]]
-    outlined = pairs.Pair("a", ("x",), "a", tmp_path / "turned.png", pairs._Outlines(([[0, 0, 3, 0, 3, 5, 0, 5]],)))
+    outlined = pairs.Pair("a", ("x",), "a", tmp_path / "turned.png", pairs.Outlines(([[0, 0, 3, 0, 3, 5, 0, 5]],)))
     assert outlined.mask is not None
     assert outlined.mask.size == (4, 6)
 
@@ -343,7 +343,7 @@ def test_masks_go_with_their_pictures(tmp_path: Path) -> None:
 )
 def test_outlines_that_are_none(segment: object, words: str) -> None:
     with pytest.raises(ValueError, match=f"dot: .*{words}"):
-        _ = pairs.Pair("dot", ("x",), "dot", Image.new("RGB", (4, 4)), pairs._Outlines((segment,))).mask
+        _ = pairs.Pair("dot", ("x",), "dot", Image.new("RGB", (4, 4)), pairs.Outlines((segment,))).mask
 
 
 def test_coco_with_rows_that_lack_something(tmp_path: Path) -> None:

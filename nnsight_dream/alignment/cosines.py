@@ -96,10 +96,8 @@ def similarities(
     tops: dict[Any, list[torch.Tensor]] = {s: [] for s in sites}
     moments = {s: _Moments() for s in sites}
     everything = as_tensors([p for some in pictures.values() for p in some], "pictures")
-    if sum(map(len, everything)) != len(of):
-        raise ValueError(
-            f"{sum(map(len, everything))} pictures for {len(of)} names: give tensors (3, H, W), each its own"
-        )
+    if (count := sum(map(len, everything))) != len(of):
+        raise ValueError(f"{count} pictures for {len(of)} names: give tensors (3, H, W), each its own")
     order: list[int] = []
     for which, part in by_size(everything, batch):
         with torch.no_grad():

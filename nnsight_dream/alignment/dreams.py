@@ -207,18 +207,7 @@ def prototypes(
     check_pairs(vision, language, pairs)
     store = opened(store)
     own = {p.group: p for p in reversed(pairs)}
-    kinds: dict[Any, set[str]] = {}
-    made: dict[tuple[Any, str], dict[str, Entry]] = {}
-    for entry in sorted(store.entries(), key=lambda e: e.job.seed):
-        if entry.job.concept in own and not entry.job.pooling:
-            of = made.setdefault((entry.job.layer, entry.job.control), {})
-            of.setdefault(entry.job.concept, entry)
-            kinds.setdefault(entry.job.layer, set()).add(f"{entry.model} ({entry.settings})")
-    if several := next((sorted(names) for names in kinds.values() if len(names) > 1), None):
-        raise ValueError(
-            f"{store.folder} holds prototypes of {' and '.join(several)} at one layer: what is made otherwise is not "
-            "mixed; sweep each into a folder of its own"
-        )
+    made = _entries(store, own)
     least = 3 * setting.folds
     layers = [layer for (layer, control), of in made.items() if not control and len(of) >= least]
     if not layers:
@@ -244,3 +233,20 @@ def prototypes(
                 told = score.row(setting.draws, seed=setting.seed)
                 rows.append(dict(layer=layer, kind=kind, direction=direction) | told | dict(measure=measure))
     return rows
+
+
+def _entries(store: Store, own: Mapping[str, Pair]) -> dict[tuple[Any, str], dict[str, Entry]]:
+    """By (layer, control), of each concept the first seed's. Raises ValueError for several models at a layer."""
+    kinds: dict[Any, set[str]] = {}
+    made: dict[tuple[Any, str], dict[str, Entry]] = {}
+    for entry in sorted(store.entries(), key=lambda e: e.job.seed):
+        if entry.job.concept in own and not entry.job.pooling:
+            of = made.setdefault((entry.job.layer, entry.job.control), {})
+            of.setdefault(entry.job.concept, entry)
+            kinds.setdefault(entry.job.layer, set()).add(f"{entry.model} ({entry.settings})")
+    if several := next((sorted(names) for names in kinds.values() if len(names) > 1), None):
+        raise ValueError(
+            f"{store.folder} holds prototypes of {' and '.join(several)} at one layer: what is made otherwise is not "
+            "mixed; sweep each into a folder of its own"
+        )
+    return made

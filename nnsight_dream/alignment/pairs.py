@@ -6,109 +6,26 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import arguments
 from ..demo import bundle
-from ..io.pictures import files, hidden, read
+from ..io.pictures import files, hidden
 from ..io.rows import FORMS, file_beside, json_of, lines_of, rows_of
 from ..models import hub
 from ..stats.scores import at_least
-from .coco import outlines
+from .pair import Outlines, Pair, pair, whole
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from ..io.pictures import Read
+    pass
 
 
 CAPTIONS = ("captions", "caption", "text")  # as data sets call them
 
 
 PHRASES = ("{name}", "a picture of {name}", "{name} ({category})", "this is {name}", "What does {name} look like?")
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """A picture and what is said of it.
-
-    name      which picture it is, for messages
-    captions  one text or more
-    group     what belongs together, such as the thing that several pictures show; the name if there is nothing else
-    source    the picture: a file, its bytes, or whatever `pictures` reads;  covering, likewise, its mask or None
-    """
-
-    name: str
-    captions: tuple[str, ...]
-    group: str
-    source: Any = field(repr=False)
-    covering: Any = field(repr=False, default=None)
-
-    @property
-    def image(self) -> Image.Image:
-        """The picture, upright, RGB, on white where it is transparent; read anew each time.
-
-        Raises ValueError with its name.
-        """
-        return read(self.source, self.name).image
-
-    @property
-    def mask(self) -> Image.Image | None:
-        """What is thing (255) and what is ground (0), of the picture's size; None where that is not known.
-
-        Without a mask of its own, a picture's alpha channel is one. Raises ValueError for a mask of another size, or
-        outlines that are none.
-        """
-        picture = read(self.source, self.name)
-        if self.covering is None:
-            return picture.cover
-        if isinstance(self.covering, _Outlines):
-            try:
-                mask = outlines(self.covering.segments, picture.size)
-            except ValueError as error:
-                raise ValueError(f"{self.name}: {error}") from None
-            return mask if mask.size == picture.image.size else mask.resize(picture.image.size, 4)  # 4: box
-        return _mask(read(self.covering, f"the mask of {self.name}"), picture, self.name)
-
-
-def _mask(found: Read, picture: Read, name: str) -> Image.Image:
-    """A mask's brightness; what of it is clear is ground."""
-    from PIL import ImageChops
-
-    if found.size != picture.size:
-        raise ValueError(f"{name}: the picture is {picture.size[0]} x {picture.size[1]}, its mask {found.size}")
-    mask = found.image.convert("L")
-    return mask if found.cover is None else ImageChops.subtract(mask, ImageChops.invert(found.cover))  # white to black
-
-
-@dataclass(frozen=True)
-class _Outlines:
-    segments: tuple[Any, ...]
-
-
-def pair(name: str, source: Any, captions: Any, group: Any = None, mask: Any = None) -> Pair:
-    """A pair, checked. Raises ValueError for missing or empty captions, and for half a character in one."""
-    several, form = () if captions is None else captions, "a caption, or a list of them, is"
-    given = [captions] if isinstance(captions, str) else arguments.listed(several, name, form)
-    texts = tuple(c.strip() for c in given if isinstance(c, str) and c.strip())
-    if not texts or len(texts) < len(given):
-        raise ValueError(f"{name}: one caption or more is needed, none of them empty; got {arguments.shown(captions)}")
-    for caption in texts:
-        arguments.text(caption, f"{name}: caption")
-    return Pair(name, texts, name if group is None or group == "" else str(group), source, mask)
-
-
-def _whole(found: Iterable[Pair], where: Any) -> list[Pair]:
-    pairs = list(found)
-    if not pairs:
-        raise ValueError(f"{where}: no pair of a picture and a caption in it")
-    names = [p.name for p in pairs]
-    if len(set(names)) < len(names):
-        twice = next(n for i, n in enumerate(names) if n in names[:i])
-        raise ValueError(f"{where}: {twice!r} comes twice; give each picture once, with all its captions")
-    return pairs
 
 
 def bundled(names: Iterable[str] | None = None, *, phrases: Sequence[str] = PHRASES) -> list[Pair]:
@@ -127,7 +44,7 @@ def bundled(names: Iterable[str] | None = None, *, phrases: Sequence[str] = PHRA
         said = (shown.name, *known[shown.name].aliases)
         captions = [p.format(name=name, category=shown.category) for p in phrases for name in said]
         made.append(pair(shown.name, shown.image, captions, None, shown.mask))
-    return _whole(made, "bundled pictures")
+    return whole(made, "bundled pictures")
 
 
 def from_folder(folder: str | os.PathLike[str]) -> list[Pair]:
@@ -144,7 +61,7 @@ def from_folder(folder: str | os.PathLike[str]) -> list[Pair]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
     if tables := _metadata(folder):
-        return _whole((_moved(p, t.parent.relative_to(folder)) for t in tables for p in from_table(t)), folder)
+        return whole((_moved(p, t.parent.relative_to(folder)) for t in tables for p in from_table(t)), folder)
     made = []
     for path in files(folder, deep=True):
         if path.stem.endswith(".mask"):
@@ -158,7 +75,7 @@ def from_folder(folder: str | os.PathLike[str]) -> list[Pair]:
         lines = [line for line in lines_of(captions) if line.strip()]
         group = None if path.parent == folder else path.parent.name
         made.append(pair(path.relative_to(folder).as_posix(), path, lines, group, mask if mask.is_file() else None))
-    return _whole(made, folder)
+    return whole(made, folder)
 
 
 def _metadata(folder: Path) -> list[Path]:
@@ -193,7 +110,7 @@ def from_table(path: str | os.PathLike[str]) -> list[Pair]:
     path = arguments.path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    return _whole((_of_row(row, where, path) for where, row in rows_of(path)), path)
+    return whole((_of_row(row, where, path) for where, row in rows_of(path)), path)
 
 
 def _of_row(row: Mapping[str, Any], where: str, path: Path) -> Pair:
@@ -263,9 +180,9 @@ def from_coco(
         path = Path(pictures) / row["file_name"].replace("\\", "/")
         if not path.is_file():
             raise FileNotFoundError(f"{captions}: no picture {path}")
-        mask = _Outlines(tuple(shapes.get(row["id"], ()))) if instances is not None else None
+        mask = Outlines(tuple(shapes.get(row["id"], ()))) if instances is not None else None
         made.append(pair(row["file_name"], path, texts[row["id"]], None, mask))
-    return _whole(made, captions)
+    return whole(made, captions)
 
 
 def _annotations(path: str | os.PathLike[str], key: str) -> dict[str, Any]:
@@ -330,7 +247,7 @@ def from_hub(
                 f"{name} {i}", _encoded(row[image]), row[captions], row[group] if group is not None else None, covering
             )
         )
-    return _whole(made, name)
+    return whole(made, name)
 
 
 def _encoded(source: Any) -> Any:

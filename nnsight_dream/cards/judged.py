@@ -103,18 +103,8 @@ def judge_features(
         raise TypeError(f"material={arguments.shown(material)}: Material is needed, or None")
     site, material = site_of(vlm, sae), material or Material.bundled()
     chosen = choose(vlm, site.layer, settings)
-    memory = {"at_once": chosen.at_once}  # no result depends on it
-    if chosen.record() | {"terms": []} != dict(cards[0].prototype().settings) | memory:
-        raise ValueError(
-            "the cards were made with other settings: give judge_features the same settings= as make_cards"
-        )
     pictures = chosen_reference(reference)
-    for card in cards:
-        if card.facts.get("reference", described(None)) != described(pictures):
-            raise ValueError(
-                f"feature {card.index}'s card was made with reference {card.facts.get('reference')}, not "
-                f"{described(pictures)}: give judge_features the same reference= as make_cards"
-            )
+    _check_alike(cards, chosen, pictures)
     words = {card.key: card.label for card in cards}
     place = arguments.folder(folder)
     stores = {kind: Store(place / kind) for kind in KINDS}
@@ -135,6 +125,21 @@ def judge_features(
         for protocol in protocols:
             rows += _rates(stores[kind], kind, judge, protocol, list(keys[kind].values()), len(cards))
     return Judged(rows, _verdicts(stores["features"], judge, protocols, keys["features"]))
+
+
+def _check_alike(cards: Sequence[Card], chosen: Settings, pictures: Any) -> None:
+    """Raise ValueError for cards that were made with other settings or another reference."""
+    memory = {"at_once": chosen.at_once}  # no result depends on it
+    if chosen.record() | {"terms": []} != dict(cards[0].prototype().settings) | memory:
+        raise ValueError(
+            "the cards were made with other settings: give judge_features the same settings= as make_cards"
+        )
+    for card in cards:
+        if card.facts.get("reference", described(None)) != described(pictures):
+            raise ValueError(
+                f"feature {card.index}'s card was made with reference {card.facts.get('reference')}, not "
+                f"{described(pictures)}: give judge_features the same reference= as make_cards"
+            )
 
 
 def twin(aim: Feature, seed: int) -> Feature:

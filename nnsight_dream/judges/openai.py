@@ -6,7 +6,6 @@ import asyncio
 import base64
 import collections
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,8 @@ from ..io.json_values import encodable
 from ..io.pictures import as_image
 from .desk import JudgeStopped, answer_row, grade_row
 from .openai_calls import PRICES, Caller, Unreachable, Unreadable, in_a_thread
-from .questions import PROTOCOLS, capped, heard, result, rubric
-from .thinking import spoken
+from .openai_messages import answer_of, field_score, text_score
+from .questions import PROTOCOLS, capped, rubric
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,10 +39,6 @@ _SCHEMA = {
 
 
 # how servers say that an answer stopped at a limit, or at their own filter
-_CUT = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded")
-
-
-_FILTERED = ("content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii")
 
 
 _WHY_CUT = "an answer was cut before it was whole; allow more tokens, such as extra={'max_completion_tokens': 4000}"
@@ -213,7 +208,7 @@ class OpenAIJudge:
         ]
         body = {"model": self.model, "messages": [{"role": "user", "content": content}], **self._extra}
         try:
-            (text, kind), raw = await self.caller.ask(client, "ask", body, _said)
+            (text, kind), raw = await self.caller.ask(client, "ask", body, answer_of)
         except Unreadable as error:
             kind = "refusal" if error.kind == "refusal" else "broken"
             return answer_row(one, "", kind, error.raw, self.model)
@@ -229,7 +224,7 @@ class OpenAIJudge:
         body = {"model": self.grader_model, "messages": [{"role": "user", "content": told}], **self._grader_extra}
         if self.structured:
             body["response_format"] = _STRUCTURED
-        read = _field_score if self.structured else _text_score
+        read = field_score if self.structured else text_score
         try:
             score, raw = await self.caller.ask(client, "grade", body, read)
         except Unreadable as error:
@@ -274,96 +269,6 @@ def data_url(image: Image.Image, side: int) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-@dataclass(frozen=True)
-class _Message:
-    """What came: its `text`, whether it is a refusal, and whether it was `cut` before its end."""
-
-    text: str
-    refused: bool
-    cut: bool
-
-
-def _message(raw: Any) -> _Message:
-    """The message of a completion, without what it holds apart of its thinking. Raises Unreadable."""
-    choices = raw.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise Unreadable("empty choices")
-    choice = choices[0]
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict):
-        raise Unreadable("no message")
-    end = str(choice.get("finish_reason") or "").casefold()
-    text, refusal = _parts(message.get("content"))
-    refusal = _text_of(message.get("refusal")) or refusal
-    if refusal or end in _FILTERED:
-        return _Message(refusal or text, True, False)
-    thought = any(_parts(message.get(name))[0].strip() for name in ("reasoning_content", "reasoning", "thinking"))
-    return _Message(text, False, end in _CUT or (thought and end in ("abort", "error") and not text.strip()))
-
-
-def _parts(content: Any) -> tuple[str, str]:
-    """(text, refusal) of a content: a text, none, or parts, of which thinking and pictures are left out."""
-    if content is None or isinstance(content, str):
-        return content or "", ""
-    if not isinstance(content, list):
-        raise Unreadable("no text")
-    text, refusal = "", ""
-    for part in content:
-        if isinstance(part, str):
-            text += part
-        elif isinstance(part, dict) and part.get("type") in (None, "text", "output_text"):
-            text += _text_of(part.get("text"))
-        elif isinstance(part, dict) and part.get("type") == "refusal":
-            refusal += _text_of(part.get("refusal") or part.get("text"))
-    return text, refusal
-
-
-def _text_of(value: Any) -> str:
-    """A text; of an object that holds one, as some servers send, that one; nothing of anything else."""
-    value = value.get("value") if isinstance(value, dict) else value
-    return value.strip() and value if isinstance(value, str) else ""
-
-
-def _said(raw: Any) -> tuple[str, str]:
-    message = _message(raw)
-    if message.refused:
-        return spoken(message.text).text, "refusal"
-    return heard(message.text, cut=message.cut)
-
-
-def _text_score(raw: Any) -> int:
-    message = _message(raw)
-    if message.refused:
-        raise Unreadable("refusal")
-    aloud = spoken(message.text).text.rstrip("*_ .!)\n")
-    score = result(message.text)
-    if message.cut and (score is None or not aloud.endswith(("0", "1"))):
-        raise Unreadable("cut by length", again=False)
-    if score is None:
-        raise Unreadable("no result")
-    return score
-
-
-def _field_score(raw: Any) -> int:
-    message = _message(raw)
-    if message.refused:
-        raise Unreadable("refusal")
-    try:
-        score = json.loads(_unfenced(spoken(message.text).text))["result"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        if message.cut:
-            raise Unreadable("cut by length", again=False) from None
-        raise Unreadable("cut json") from None
-    if isinstance(score, bool) or score not in (0, 1):
-        raise Unreadable("no result")
-    return int(score)
-
-
-def _unfenced(text: str) -> str:
-    """JSON without the fence that models like to put around it."""
-    return text.removeprefix("```json").removeprefix("```").removesuffix("```")
 
 
 def _check(**given: tuple[float | None, float]) -> None:

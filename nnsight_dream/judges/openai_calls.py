@@ -10,21 +10,19 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
-import contextlib
-import email.utils
 import json
 import os
 import random
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..io import secrets as keys
 from ..io.json_values import encodable, plain, unencodable
 from ..state.nnsight_import import keep_network
 from .desk import BudgetReached, JudgeStopped
+from .openai_faults import Fault, Redirected, Unreachable, Unreadable, price_of, seconds_of
 
 T = TypeVar("T")
 
@@ -44,40 +42,6 @@ EXPECTED = {"ask": (700, 500), "grade": (350, 400)}
 
 
 _CENSORED = ("content_filter", "content_policy_violation", "moderation_blocked")
-
-
-class Unreachable(Exception):
-    """A question that could not be asked, or whose answer did not arrive."""
-
-
-class Unreadable(Exception):
-    """What arrived, in `raw`, cannot be used; `kind` names the fault, `again` says whether to ask once more."""
-
-    def __init__(self, kind: str, raw: Any = None, *, again: bool = True):
-        super().__init__(kind)
-        self.kind, self.raw, self.again = kind, raw, again
-
-
-class Redirected(Exception):
-    """The server sends callers to another one."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One call that went wrong.
-
-    again   whether to try once more, after `wait` seconds if the server named them
-    ends    whether no call can succeed
-    censored   the server's own filter refused to answer; `raw` is what it said
-    """
-
-    kind: str
-    told: str
-    again: bool = True
-    wait: float | None = None
-    ends: bool = False
-    censored: bool = False
-    raw: Any = None
 
 
 class Caller:
@@ -159,7 +123,7 @@ class Caller:
         """Dollars that a call may cost: the dearest so far, or by rule of thumb; None without a price."""
         if model not in self.prices:
             return None
-        return self._dearest.get(role) or _price(self.prices[model], *EXPECTED[role])
+        return self._dearest.get(role) or price_of(self.prices[model], *EXPECTED[role])
 
     def clean(self, value: Any) -> Any:
         """Plain data without the key, should a server have echoed it."""
@@ -242,7 +206,7 @@ class Caller:
         if code in _CENSORED:
             return Fault(kind, told, again=False, censored=True, raw=body)
         again = status in (408, 409, 425, 429) or status >= 500
-        wait = _seconds(error.response.headers) if again else None
+        wait = seconds_of(error.response.headers) if again else None
         if wait is not None and wait > LONGEST:
             return Fault(kind, f"the server asks to wait {wait:.0f} s; run again after that. {told}", ends=True)
         return Fault(kind, told, again, wait)
@@ -273,7 +237,7 @@ class Caller:
             return
         self.tokens.update({"in": tokens[0], "out": tokens[1]})
         if model in self.prices:
-            paid = _price(self.prices[model], *tokens)
+            paid = price_of(self.prices[model], *tokens)
             self.cost += paid
             self._dearest[role] = max(paid, self._dearest.get(role, 0.0))
 
@@ -294,24 +258,6 @@ async def _stay(response: Any) -> None:
             f"the server {here.host} sends callers to another one, {place}, where the pictures would go; nothing was "
             "sent there. If you trust it, pass its address as base_url="
         )
-
-
-def _price(prices: tuple[float, float], tokens_in: int, tokens_out: int) -> float:
-    return (prices[0] * tokens_in + prices[1] * tokens_out) / 1e6
-
-
-def _seconds(headers: Mapping[str, str]) -> float | None:
-    """What Retry-After asks for: seconds, or a date (RFC 9110, 10.2.3), or OpenAI's own header in milliseconds."""
-    try:
-        if told := headers.get("retry-after-ms"):
-            return max(0.0, float(told) / 1000)
-        told = headers.get("retry-after") or ""
-        return max(0.0, float(told)) if told else None
-    except ValueError:
-        date = email.utils.parsedate_tz(told or "")
-        with contextlib.suppress(ValueError, OverflowError, TypeError):
-            return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
-        return None
 
 
 def in_a_thread(work: Coroutine[Any, Any, None]) -> None:

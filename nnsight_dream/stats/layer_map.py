@@ -99,24 +99,11 @@ def layer_map(
 
     Raises ValueError for an unknown measure, no layer, and what the measures raise it for.
     """
-    if not isinstance(measure, str) or measure not in MEASURES:
-        raise ValueError(f"measure={shown(measure)}: allowed are {', '.join(MEASURES)}")
-    draws = whole(draws, "draws", 0)
-    for layers, name in ((xs, "xs"), (ys, "ys")):
-        if not isinstance(layers, Mapping):
-            raise TypeError(f"{name}={shown(layers)}: features (items, units) by layer are needed, such as {{4: x}}")
-    if not xs or not ys:
-        raise ValueError(f"{len(xs)} layers of x and {len(ys)} of y: at least one of each is needed")
+    draws = _check(measure, xs, ys, draws)
     n = len(matrix(next(iter(ys.values())), "y"))
     member, split = labels(groups, n), None
     if measure == "predictivity":
-        split = folds_of(folds, n, member, seed)
-        if member is not None:
-            check_groups(split, member)
-        choice(duplicates, "duplicates", ("refuse", "allow"))
-        if duplicates == "refuse":
-            x, y = (_layer(layers, list(layers)[-1], name, n) for layers, name in ((xs, "x"), (ys, "y")))
-            check_duplicates(x, y, split)
+        split = _split(xs, ys, folds, member, duplicates, seed, n)
     how = _measure(measure, split, member, check_lambdas(lambdas), k, metric)
     ready = {layer: how.ready(_layer(ys, layer, "y", n), f"y, layer {layer}") for layer in ys}
     rows: list[dict[str, Any]] = []
@@ -136,11 +123,49 @@ def layer_map(
                     row |= dict(value_low=low, value_high=high, null=null.mean, null_high=null.high, p=null.p)
                 rows.append(row)
     if draws:
-        best = np.nanmax(nulls, axis=0)  # the same partners in every cell
-        for row in rows:
-            beyond = int((best >= row["value"] - 1e-12).sum())
-            row["p_map"] = (1 + beyond) / (1 + draws) if np.isfinite(row["value"]) else float("nan")
+        _correct(rows, nulls, draws)
     return [row | dict(n=n) for row in rows]
+
+
+def _check(measure: Any, xs: Any, ys: Any, draws: Any) -> int:
+    """The number of draws, if that, the measure and the layers are such that can be."""
+    if not isinstance(measure, str) or measure not in MEASURES:
+        raise ValueError(f"measure={shown(measure)}: allowed are {', '.join(MEASURES)}")
+    draws = whole(draws, "draws", 0)
+    for layers, name in ((xs, "xs"), (ys, "ys")):
+        if not isinstance(layers, Mapping):
+            raise TypeError(f"{name}={shown(layers)}: features (items, units) by layer are needed, such as {{4: x}}")
+    if not xs or not ys:
+        raise ValueError(f"{len(xs)} layers of x and {len(ys)} of y: at least one of each is needed")
+    return draws
+
+
+def _split(
+    xs: Mapping[Hashable, Any],
+    ys: Mapping[Hashable, Any],
+    folds: int | np.ndarray,
+    member: np.ndarray | None,
+    duplicates: str,
+    seed: int,
+    n: int,
+) -> np.ndarray:
+    """The folds (n,) of predictivity, with no group in two of them and, unless allowed, no duplicate."""
+    split = folds_of(folds, n, member, seed)
+    if member is not None:
+        check_groups(split, member)
+    choice(duplicates, "duplicates", ("refuse", "allow"))
+    if duplicates == "refuse":
+        x, y = (_layer(layers, list(layers)[-1], name, n) for layers, name in ((xs, "x"), (ys, "y")))
+        check_duplicates(x, y, split)
+    return split
+
+
+def _correct(rows: list[dict[str, Any]], nulls: list[np.ndarray], draws: int) -> None:
+    """Give each row `p_map`: the share of draws whose best cell reaches its value."""
+    best = np.nanmax(nulls, axis=0)  # the same partners in every cell
+    for row in rows:
+        beyond = int((best >= row["value"] - 1e-12).sum())
+        row["p_map"] = (1 + beyond) / (1 + draws) if np.isfinite(row["value"]) else float("nan")
 
 
 def _layer(layers: Mapping[Hashable, Any], layer: Hashable, name: str, n: int) -> np.ndarray:

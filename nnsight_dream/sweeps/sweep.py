@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,6 @@ import torch
 
 from .. import arguments
 from ..directions.direction import Direction
-from ..directions.sources import from_tensor
-from ..directions.text import concept
 from ..engine.pooling import Attention, Max, Mean
 from ..io.files import check_folder
 from ..models.load import load
@@ -24,6 +22,7 @@ from ..models.vlm import VLM
 from ..synthesis.digests import digest
 from ..synthesis.settings import checked, choose
 from ..synthesis.synthesize import climb_pairs
+from .aims import directions_of
 from .jobs import Job
 from .store import Store
 
@@ -231,7 +230,7 @@ def _work(vlm: VLM, store: Store, ray: Any, concurrency: int) -> Callable[[list[
     if vlm.remote is not None and vlm.remote.away:
         from . import servers as remote_sweeps
 
-        return remote_sweeps.work(vlm, store, concurrency, _directions, settle)
+        return remote_sweeps.work(vlm, store, concurrency, directions_of, settle)
     return _here(vlm, store)
 
 
@@ -280,7 +279,7 @@ def settle(store: Store, chunk: Chunk, results: Iterable[Prototype | Exception],
 
 def run(vlm: VLM, chunk: Chunk, watch: Callable[..., None] | None = None) -> list[Prototype | Exception]:
     """Climb a chunk: a prototype, or what it raised, for each of its jobs. Raises KeyboardInterrupt."""
-    found: list[Direction | Exception] = list(_directions(vlm, chunk.jobs))
+    found: list[Direction | Exception] = list(directions_of(vlm, chunk.jobs))
     good = [(d, j) for d, j in zip(found, chunk.jobs, strict=True) if isinstance(d, Direction)]
     results = iter(_climbed(vlm, good, chunk.settings, watch))
     return [next(results) if isinstance(d, Direction) else d for d in found]
@@ -303,31 +302,6 @@ def _climbed(
     if any(p.interrupted for p in made):
         raise KeyboardInterrupt
     return list(made)
-
-
-def _directions(vlm: VLM, jobs: Sequence[Job]) -> Iterator[Direction | Exception]:
-    words = list(dict.fromkeys(j.words for j in jobs))
-    layer = jobs[0].layer
-    of: dict[str, Direction | Exception] = {}
-    try:
-        of.update(zip(words, concept(vlm, words, layer), strict=True))
-    except Exception:
-        for word in words:
-            try:
-                of[word] = concept(vlm, word, layer)
-            except Exception as error:
-                of[word] = error
-    for job in jobs:
-        found = of[job.words]
-        yield _random(vlm, job, found) if job.control and isinstance(found, Direction) else found
-
-
-def _random(vlm: VLM, job: Job, like: Direction) -> Direction:
-    """A random direction with the norm of another; the same for the same concept and seed, whatever else runs."""
-    seed = int.from_bytes(hashlib.sha256(f"{job.concept} {job.seed}".encode()).digest()[:7], "big")
-    vector = torch.randn(like.vector.shape, generator=torch.Generator().manual_seed(seed))
-    vector = vector / vector.norm() * like.norm
-    return from_tensor(vlm, vector, like.site, label=f"random ({job.concept})")
 
 
 def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float | None:

@@ -20,7 +20,7 @@ HOME = Path(nd.__file__).parent
 HEAVY = ("torch", "transformers", "nnsight", "PIL", "numpy", "rich", "safetensors", "sae_lens", "yaml")
 AT_A_SERVER = {*sys.stdlib_module_names, "torch", "nnsight", "transformers"}
 WITH_NNSIGHT = {
-    "alignment/encoders.py",
+    "alignment/running.py",
     "engine/read.py",
     "models/hosted.py",
     "models/in_hand.py",

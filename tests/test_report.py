@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 import nnsight_dream as nd
+from nnsight_dream.judges.tally import agreement_of
 from nnsight_dream.report import figures, page_pictures, pages, raters, tables
 from nnsight_dream.stats import intervals
 from nnsight_dream.sweeps.jobs import Job
@@ -580,3 +581,10 @@ def test_offered_names_hold_the_right_one_in_random_places(store: Store, tmp_pat
     places = [item["names"].index(right[item["id"]]) for item in data["items"]]
     assert len(set(places)) > 1
     assert all(len(set(item["names"])) == 4 for item in data["items"])
+
+
+def test_kappa_is_scikit_learns() -> None:
+    from sklearn.metrics import cohen_kappa_score
+
+    pairs = [(True, True), (True, False), (False, False), (False, True), (True, True), (False, False), (True, True)]
+    assert agreement_of(pairs).kappa == pytest.approx(cohen_kappa_score(*zip(*pairs, strict=True)), abs=1e-12)

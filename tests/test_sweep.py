@@ -659,3 +659,16 @@ def test_a_cluster_of_another_type_is_refused(two_workers: Any, demo_vlm: nd.VLM
         nd.sweep(demo_vlm, [Job("dog")], tmp_path, ray=cluster, **QUICK)
     assert not list(tmp_path.glob("jobs/*"))
     assert not list(Store(tmp_path).failures())
+
+
+def test_jobs_on_a_server_are_kept_under_new_names_and_the_old_ones_warn(tmp_path: Path) -> None:
+    shelf = Store(tmp_path)
+    shelf.keep_job("a", "there", "1")
+    assert (shelf.kept_job("a", "there"), shelf.kept_job("a", "elsewhere")) == ("1", None)
+    for old, new, given in (("recorded", "kept_job", ("a", "there")), ("record", "keep_job", ("a", "there", "2"))):
+        with pytest.warns(FutureWarning, match=rf"Store\.{old} is Store\.{new} now"):
+            getattr(shelf, old)(*given)
+    assert shelf.kept_job("a", "there") == "2"
+    with pytest.warns(FutureWarning, match="drop_job"):
+        shelf.forget("a")
+    assert shelf.kept_job("a", "there") is None

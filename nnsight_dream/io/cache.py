@@ -24,6 +24,7 @@ def folder() -> Path:
         return Path(own).expanduser()
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg) / "nnsight-dream"
+    # by hand: platformdirs raises on a Windows without LOCALAPPDATA
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "nnsight-dream"
     if sys.platform == "win32":

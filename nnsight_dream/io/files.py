@@ -20,6 +20,8 @@ from typing import Any
 
 from .. import arguments
 
+# not filelock, which locks a file beside the one that it means, and leaves it there: here drafts and folders themselves
+# are locked, so that nothing of ours is left in a user's folder, and a killed process's draft is told by its own lock
 try:
     import fcntl
 except ImportError:  # no locks on this system

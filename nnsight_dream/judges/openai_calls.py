@@ -99,6 +99,8 @@ class Caller:
         `read` raises Unreadable for what it cannot use. Raises Unreachable, Unreadable or JudgeStopped.
         """
         worst = Fault("", "")
+        # by hand, with max_retries=0: openai's own retries count no attempt against a budget, name no fault, hold no
+        # other call back while a server asks to wait, and take an answer of status 200 that cannot be used for good
         for attempt in range(self.retries + 1):
             await self._turn(attempt, worst)
             raw = await self._once(client, role, body)

@@ -104,7 +104,7 @@ def agreement(
         scores = {r["key"]: r["score"] for r in rows if r["protocol"] == protocol}
         said.append({key: score >= 0.5 for key, score in scores.items() if score is not None})
     both = [k for k in said[0] if k in said[1]]
-    return _agreement([(said[0][k], said[1][k]) for k in both])
+    return agreement_of([(said[0][k], said[1][k]) for k in both])
 
 
 def grader_agreement(store: Place, judge: str, a: str, b: str) -> Agreement:
@@ -116,11 +116,14 @@ def grader_agreement(store: Place, judge: str, a: str, b: str) -> Agreement:
             if row["what"] == "grade" and row["score"] is not None and row["grader"] in scores:
                 scores[row["grader"]][row["protocol"], row["sample"], row["concept"]] = bool(row["score"])
         pairs += [(scores[a][mark], scores[b][mark]) for mark in scores[a] if mark in scores[b]]
-    return _agreement(pairs)
+    return agreement_of(pairs)
 
 
-def _agreement(pairs: Sequence[tuple[bool, bool]]) -> Agreement:
-    """Share and kappa = (share - chance) / (1 - chance), chance from each one's own rate of yes (Cohen, 1960)."""
+def agreement_of(pairs: Sequence[tuple[bool, bool]]) -> Agreement:
+    """Share and kappa = (share - chance) / (1 - chance), chance from each one's own rate of yes (Cohen, 1960).
+
+    By hand, since scikit-learn is not on every install; tests compare it with scikit-learn's.
+    """
     n = len(pairs)
     if not n:
         return Agreement(0, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from ..arguments import choice, rows_of, several, shown
 from ..io.files import check_file, make_folder, write_whole
 from ..judges.questions import PROTOCOLS
+from ..judges.tally import agreement_of
 from ..stats.intervals import bootstrap, wilson
 
 Row = Mapping[str, Any]
@@ -135,12 +137,7 @@ def seed_agreement(rows: Sequence[Row], *, protocol: str = "hint") -> dict[str, 
             key += (r.get("model"), r.get("settings"))
             groups.setdefault(key, []).append(r["score"] >= 0.5)
     pairs = [(found[0], other) for found in groups.values() for other in found[1:]]
-    if not pairs:
-        return dict(n=0, share=None, kappa=None)
-    share = sum(a == b for a, b in pairs) / len(pairs)
-    yes = [sum(p[i] for p in pairs) / len(pairs) for i in (0, 1)]
-    by_chance = yes[0] * yes[1] + (1 - yes[0]) * (1 - yes[1])
-    return dict(n=len(pairs), share=share, kappa=None if by_chance == 1 else (share - by_chance) / (1 - by_chance))
+    return dataclasses.asdict(agreement_of(pairs))
 
 
 def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> Path:

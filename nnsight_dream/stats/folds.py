@@ -26,6 +26,7 @@ def make_folds(n: int, k: int = 5, *, groups: Labels | None = None, seed: int = 
     3 items, and for fewer groups than folds.
     """
     n = whole(n, "n", 0)
+    # by hand: scikit-learn's GroupKFold either ignores the seed or, shuffled, the sizes of groups
     if not is_whole(k) or (k := int(plain(k))) < 3:
         raise ValueError(f"folds={shown(k)}: at least 3 are needed, one to test, one to choose lambda, one to fit")
     member = np.arange(n) if (found := labels(groups, n)) is None else found

@@ -24,7 +24,7 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
         raise ValueError(f"hits={shown(hits)} of n={shown(n)}: from 0 to n is needed")
     if n == 0:
         return 0.0, 1.0
-    p = hits / n
+    p = hits / n  # by hand: scipy and statsmodels take a level where this takes z
     middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)
     return max(0.0, low), min(1.0, high)  # rounding alone leads out
@@ -54,6 +54,7 @@ def bootstrap(
         raise TypeError(f"clusters= holds {shown(wrong[0])}: labels such as numbers or texts are needed")
     if len(labels) != len(values):
         raise ValueError(f"{len(values)} values but {len(labels)} clusters: one for each value is needed")
+    # by hand: scipy's bootstrap resamples values, not whole clusters of unequal sizes
     number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     sums, counts = np.zeros(len(number)), np.zeros(len(number))
     for value, label in zip(values, labels, strict=True):

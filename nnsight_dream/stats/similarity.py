@@ -255,8 +255,9 @@ def _found(cosine: np.ndarray, k: int) -> np.ndarray:
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 0 of a vector, ties by their mean."""
-    _, which, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count + 1) / 2)[which]
+    from scipy.stats import rankdata  # half a second to import
+
+    return np.asarray(rankdata(values), dtype=np.float64) - 1
 
 
 def ranked_distances(x: np.ndarray, metric: str = "correlation", name: str = "x") -> np.ndarray:

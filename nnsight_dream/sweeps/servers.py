@@ -122,12 +122,12 @@ def recorded(ascent: Ascent, store: Store, name: str, stop: threading.Event) -> 
         try:
             return _pieces(ascent, store, name, where, stop)
         except Lost:
-            store.forget(name)
+            store.drop_job(name)
             if trial + 1 == TRIES:
                 raise
             time.sleep(WAITS[trial])
         except Exception:
-            store.forget(name)
+            store.drop_job(name)
             raise
     raise AssertionError
 
@@ -137,13 +137,13 @@ def _pieces(ascent: Ascent, store: Store, name: str, where: str, stop: threading
         if stop.is_set():
             raise KeyboardInterrupt
 
-    job = store.recorded(name, where)
+    job = store.kept_job(name, where)
     while True:
         sent_here = job is None
         if job is None:
             note = sealed(ascent.note, ascent.history)
             job = send_detached(ascent.vlm, run.payload(ascent.vlm, shipped_jobs.ascent, ascent.piece(note)))
-            store.record(name, where, job)
+            store.keep_job(name, where, job)
         try:
             found = wait_for(ascent.vlm, job, check)
         except LookupError:
@@ -156,6 +156,6 @@ def _pieces(ascent: Ascent, store: Store, name: str, where: str, stop: threading
         if not sent_here:
             ascent.history = opened(found.get("note") if isinstance(found, dict) else None, job)["history"]
         if ascent.take(found):
-            store.forget(name)
+            store.drop_job(name)
             return prototypes(ascent.note, torch.cat(ascent.history), found)
         job = None

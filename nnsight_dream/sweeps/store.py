@@ -19,9 +19,12 @@ import json
 import os
 import re
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from .. import arguments
 from ..io.files import digest, make_folder, reach_disk, sealed, sweep_up, to_json, write_whole
@@ -126,7 +129,7 @@ class Store:
 
     def fail(self, key: str, job: Job, error: BaseException) -> None:
         """Record that a job raised. Raises OSError."""
-        told = dict(
+        failure = dict(
             job=dataclasses.asdict(job),
             error=f"{type(error).__name__}: {' '.join(str(error).split())}",
             trace="".join(traceback.format_exception(error)),
@@ -134,7 +137,7 @@ class Store:
         )
         path = self._failure(key)
         make_folder(path.parent)
-        write_whole(path, to_json(told))
+        write_whole(path, to_json(failure))
 
     def has_failed(self, key: str) -> bool:
         """Whether a job raised and was not made since."""
@@ -154,13 +157,13 @@ class Store:
 
     # -- jobs on a server ----------------------------------------------------------------------------------------
 
-    def record(self, name: str, where: str, job: str) -> None:
+    def keep_job(self, name: str, where: str, job: str) -> None:
         """Keep the id of a job on a server `where`, so that whoever goes on collects it. Raises OSError."""
         path = self._remote(name)
         make_folder(path.parent)
         write_whole(path, to_json({"where": where, "job": job, "when": now()}))
 
-    def recorded(self, name: str, where: str) -> str | None:
+    def kept_job(self, name: str, where: str) -> str | None:
         """The id that was kept under a name for a server, or None."""
         try:
             told = json.loads(self._remote(name).read_text(encoding="utf-8"))
@@ -168,9 +171,24 @@ class Store:
             return None
         return str(told["job"]) if told.get("where") == where else None
 
-    def forget(self, name: str) -> None:
+    def drop_job(self, name: str) -> None:
         """The job under a name is collected, or lost."""
         self._remote(name).unlink(missing_ok=True)
+
+    def record(self, name: str, where: str, job: str) -> None:
+        """Old name of `keep_job`."""
+        _renamed("record", "keep_job")
+        self.keep_job(name, where, job)
+
+    def recorded(self, name: str, where: str) -> str | None:
+        """Old name of `kept_job`."""
+        _renamed("recorded", "kept_job")
+        return self.kept_job(name, where)
+
+    def forget(self, name: str) -> None:
+        """Old name of `drop_job`."""
+        _renamed("forget", "drop_job")
+        self.drop_job(name)
 
     def _remote(self, name: str) -> Path:
         return self.inside(self.folder / "remote" / f"{slug(name, 80)}.json")
@@ -205,10 +223,11 @@ class Store:
         """Append a judge's answers; they are on disk when this returns. Raises OSError."""
         if not rows:
             return
-        path = self._answers(key, self.enroll(judge))
+        short = self.enroll(judge)
+        path = self._answers(key, short)
         checked = [{**row, "check": _check(row)} for row in map(plain, rows)]
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in checked).encode()
-        with open(path, "ab") as file, _locked(file.fileno()):
+        with self._locked(f"answers-{short}"), open(path, "ab") as file:
             end = file.seek(0, os.SEEK_END)
             if end:  # mend a line that was cut short
                 text = path.read_bytes()
@@ -239,7 +258,7 @@ class Store:
         """
         if judge not in self._enrolled:
             make_folder(self.inside(self.folder / "judges"))
-            with open(self.folder / "judges" / ".lock", "ab") as file, _locked(file.fileno()):
+            with self._locked("judges"):
                 short = self._short(judge, exact=True)
                 if self._owner(short) is None:
                     write_whole(self.folder / "judges" / f"{short}.json", to_json({"name": encodable(judge)}))
@@ -270,10 +289,24 @@ class Store:
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[bool]:
         """Whether this process may work on something that no other works on; free again once it ends or dies."""
-        path = self.inside(self.folder / "locks" / f"{slug(name, 80)}.lock")
+        lock = self._locked(slug(name, 80))
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                yield False
+            else:
+                yield True
+
+    def _locked(self, name: str) -> BaseFileLock:
+        """A lock that the system frees when its holder ends or dies."""
+        path = self.inside(self.folder / "locks" / f"{name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
-            yield _try_lock(file.fileno())
+        return FileLock(path)
+
+
+def _renamed(old: str, new: str) -> None:
+    warnings.warn(f"Store.{old} is Store.{new} now; the old name goes next time", FutureWarning, stacklevel=3)
 
 
 def _check(row: Mapping[str, Any]) -> str:
@@ -285,28 +318,3 @@ def _check(row: Mapping[str, Any]) -> str:
 def now() -> str:
     """The time, UTC, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-try:
-    import fcntl
-
-    @contextlib.contextmanager
-    def _locked(descriptor: int) -> Iterator[None]:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield  # closing the file frees it
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-except ImportError:  # no locks on this system: work may be done twice, but what is written stays whole
-
-    @contextlib.contextmanager
-    def _locked(descriptor: int) -> Iterator[None]:
-        yield
-
-    def _try_lock(descriptor: int) -> bool:
-        return True

@@ -85,13 +85,13 @@ def similarities(
     asked = [] if is_empty(layers) else layers_of(layers, "layers")[0]
     if words is None:
         words = [name for name in pictures if name != NOISE]
-    told, _ = several(words, str, "words", "a word, or a list of them, is")
+    texts, _ = several(words, str, "words", "a word, or a list of them, is")
     of = [name for name, some in pictures.items() for _ in some]
-    if not of or not told or not asked:
+    if not of or not texts or not asked:
         raise ValueError("nothing to compare: at least one picture, one word and one layer are needed")
     sites, _ = sites_of(vlm, asked)
-    found = concept(vlm, told, asked)
-    vectors = {s: torch.stack([d[i].vector for d in found]).to(vlm.device) for i, s in enumerate(sites)}
+    directions = concept(vlm, texts, asked)
+    vectors = {s: torch.stack([d[i].vector for d in directions]).to(vlm.device) for i, s in enumerate(sites)}
     means: dict[Any, list[torch.Tensor]] = {s: [] for s in sites}
     tops: dict[Any, list[torch.Tensor]] = {s: [] for s in sites}
     moments = {s: _Moments() for s in sites}
@@ -117,7 +117,7 @@ def similarities(
     back = torch.tensor(order).argsort()  # they came size by size
     mean, top = (np.stack([torch.cat(kept[s]).cpu()[back].T.numpy() for s in sites]) for kept in (means, tops))
     numbers = tuple(s.layer for s in sites)
-    return Similarities(numbers, tuple(told), tuple(of), mean, top, tuple(moments[s].told() for s in sites))
+    return Similarities(numbers, tuple(texts), tuple(of), mean, top, tuple(moments[s].told() for s in sites))
 
 
 class _Moments:
@@ -243,6 +243,6 @@ def curves(found: Similarities, which: str = "mean") -> list[dict[str, Any]]:
                 values = line[[belongs(word, of) for of in found.of]]
                 if len(values):
                     low, high = np.quantile(values, [0.25, 0.75])
-                    told = dict(value=float(values.mean()), low=float(low), high=float(high), n=len(values))
-                    rows.append(dict(layer=layer, word=word, kind=kind, **told))
+                    row = dict(value=float(values.mean()), low=float(low), high=float(high), n=len(values))
+                    rows.append(dict(layer=layer, word=word, kind=kind, **row))
     return rows

@@ -56,19 +56,19 @@ def own_sides(
     check_pairs(vision, language, pairs)
     groups = groups_of(pairs)
     seen = features(vision, (p.image for p in pairs), layers, folder=folder)
-    said = features(language, captions_of(pairs, caption), layers, folder=folder)
+    language_features = features(language, captions_of(pairs, caption), layers, folder=folder)
     rows = []
     for layer in seen:
-        x, y = seen[layer], said[layer]
+        x, y = seen[layer], language_features[layer]
         if not np.ptp(x, axis=0).any() or not np.ptp(y, axis=0).any():
             continue
-        found: dict[tuple[str, str], Score] = dict(setting.scores(x, y, groups))
+        measured: dict[tuple[str, str], Score] = dict(setting.scores(x, y, groups))
         u, v = standardise(x), standardise(y)
-        found["retrieval", L_TO_V] = retrieval(v, u, k, groups=groups)
-        found["retrieval", V_TO_L] = retrieval(u, v, k, groups=groups)
-        for (measure, direction), score in found.items():
-            told = score.row(setting.draws, seed=setting.seed)
-            rows.append(dict(layer=layer, direction=direction) | told | dict(measure=measure))
+        measured["retrieval", L_TO_V] = retrieval(v, u, k, groups=groups)
+        measured["retrieval", V_TO_L] = retrieval(u, v, k, groups=groups)
+        for (measure, direction), score in measured.items():
+            row = score.row(setting.draws, seed=setting.seed)
+            rows.append(dict(layer=layer, direction=direction) | row | dict(measure=measure))
     return rows
 
 
@@ -111,10 +111,10 @@ def over_layers(joined: Sequence[Row], *, draws: int = 10_000, seed: int = 0) ->
     for key in dict.fromkeys((r["measure"], r["direction"]) for r in joined):
         mine = [r for r in joined if (r["measure"], r["direction"]) == key]
         a, b = (ranks(np.array([float(r[name]) for r in mine])) for name in ("value", "rate"))
-        told: dict[str, Any] = dict(value=None, p=None)
+        correlation: dict[str, Any] = dict(value=None, p=None)
         if len(mine) > 2 and np.ptp(a) and np.ptp(b):
-            told = _spearman(a, b, draws, seed)
-        rows.append(dict(measure=key[0], direction=key[1]) | told | dict(n=len(mine)))
+            correlation = _spearman(a, b, draws, seed)
+        rows.append(dict(measure=key[0], direction=key[1]) | correlation | dict(n=len(mine)))
     return rows
 
 
@@ -170,15 +170,18 @@ def over_concepts(
         )
     layers, groups = sorted(layer for layer, of in scores.items() if len(of) >= 4), groups_of(pairs)
     seen = features(vision, (p.image for p in pairs), layers, folder=folder)
-    said = features(language, captions_of(pairs, caption), layers, folder=folder)
+    language_features = features(language, captions_of(pairs, caption), layers, folder=folder)
     rows = []
     for layer in layers:
         some = scores[layer]
         dreamt = np.array([np.mean(of) for of in some.values()])
-        for direction, x, y in ((L_TO_V, said[layer], seen[layer]), (V_TO_L, seen[layer], said[layer])):
+        for direction, x, y in (
+            (L_TO_V, language_features[layer], seen[layer]),
+            (V_TO_L, seen[layer], language_features[layer]),
+        ):
             fits = fit_of_items(setting.predict(x, y, groups))[[place[c] for c in some]]
-            told = rank_score(fits, dreamt, None).row(setting.draws, seed=setting.seed)
-            rows.append(dict(layer=layer, direction=direction) | told | dict(recognised=float(dreamt.mean())))
+            row = rank_score(fits, dreamt, None).row(setting.draws, seed=setting.seed)
+            rows.append(dict(layer=layer, direction=direction) | row | dict(recognised=float(dreamt.mean())))
     return rows
 
 
@@ -207,18 +210,18 @@ def prototypes(
     check_pairs(vision, language, pairs)
     store = opened(store)
     own = {p.group: p for p in reversed(pairs)}
-    made = _entries(store, own)
+    entries = _entries(store, own)
     least = 3 * setting.folds
-    layers = [layer for (layer, control), of in made.items() if not control and len(of) >= least]
+    layers = [layer for (layer, control), of in entries.items() if not control and len(of) >= least]
     if not layers:
-        most = max((len(of) for (_, control), of in made.items() if not control), default=0)
+        most = max((len(of) for (_, control), of in entries.items() if not control), default=0)
         raise ValueError(
             f"{store.folder}: at most {most} concepts of a layer are among the pairs' groups; {least} are needed, "
             f"three for each of {setting.folds} folds: dream more, or give Setting(folds=3)"
         )
     rows = []
     for layer in sorted(layers, key=str):
-        dreamt, random = made[layer, ""], made.get((layer, "random"), {})
+        dreamt, random = entries[layer, ""], entries.get((layer, "random"), {})
         sides = {
             "prototypes": (dreamt, [e.prototype().image for e in dreamt.values()]),
             "pictures": (dreamt, [own[name].image for name in dreamt]),
@@ -228,20 +231,22 @@ def prototypes(
             if len(names) < least:
                 continue
             seen = one_layer(vision, images, setting.layers[0], folder)
-            said = one_layer(language, captions_of([own[n] for n in names], caption), setting.layers[1], folder)
-            for (measure, direction), score in setting.scores(seen, said, None).items():
-                told = score.row(setting.draws, seed=setting.seed)
-                rows.append(dict(layer=layer, kind=kind, direction=direction) | told | dict(measure=measure))
+            language_features = one_layer(
+                language, captions_of([own[n] for n in names], caption), setting.layers[1], folder
+            )
+            for (measure, direction), score in setting.scores(seen, language_features, None).items():
+                row = score.row(setting.draws, seed=setting.seed)
+                rows.append(dict(layer=layer, kind=kind, direction=direction) | row | dict(measure=measure))
     return rows
 
 
 def _entries(store: Store, own: Mapping[str, Pair]) -> dict[tuple[Any, str], dict[str, Entry]]:
     """By (layer, control), of each concept the first seed's. Raises ValueError for several models at a layer."""
     kinds: dict[Any, set[str]] = {}
-    made: dict[tuple[Any, str], dict[str, Entry]] = {}
+    entries: dict[tuple[Any, str], dict[str, Entry]] = {}
     for entry in sorted(store.entries(), key=lambda e: e.job.seed):
         if entry.job.concept in own and not entry.job.pooling:
-            of = made.setdefault((entry.job.layer, entry.job.control), {})
+            of = entries.setdefault((entry.job.layer, entry.job.control), {})
             of.setdefault(entry.job.concept, entry)
             kinds.setdefault(entry.job.layer, set()).add(f"{entry.model} ({entry.settings})")
     if several := next((sorted(names) for names in kinds.values() if len(names) > 1), None):
@@ -249,4 +254,4 @@ def _entries(store: Store, own: Mapping[str, Pair]) -> dict[tuple[Any, str], dic
             f"{store.folder} holds prototypes of {' and '.join(several)} at one layer: what is made otherwise is not "
             "mixed; sweep each into a folder of its own"
         )
-    return made
+    return entries

@@ -76,15 +76,15 @@ class Encoder:
 
     def check_layers(self, layers: Sequence[int] | None) -> list[int]:
         """The layers asked for, sorted; all, from 0, if None. Raises ValueError for one that is not there."""
-        found = list(range(self.layers + 1)) if layers is None else layer_numbers(layers)
-        if wrong := [n for n in found if not is_whole(n) or not 0 <= n <= self.layers]:
+        numbers = list(range(self.layers + 1)) if layers is None else layer_numbers(layers)
+        if wrong := [n for n in numbers if not is_whole(n) or not 0 <= n <= self.layers]:
             raise ValueError(
                 f"layers={shown(wrong)} are not in {self.name}: it has 0 (the embeddings) to {self.layers}; leave "
                 "layers= out for all"
             )
-        if not found:
+        if not numbers:
             raise ValueError(f"layers= is empty: {self.name} has 0 (the embeddings) to {self.layers}")
-        return sorted({int(n) for n in found})
+        return sorted({int(n) for n in numbers})
 
 
 def _site(layer: int) -> Site:
@@ -102,14 +102,14 @@ def image_side(vlm: VLM, tokens: str = "mean") -> Encoder:
 
         def mean(part: torch.Tensor) -> dict[int, torch.Tensor]:
             with torch.no_grad():
-                found = read_pictures(vlm, part.to(vlm.device), list(sites.values()))
-            return {layer: found[site].float().mean(1) for layer, site in sites.items()}
+                states = read_pictures(vlm, part.to(vlm.device), list(sites.values()))
+            return {layer: states[site].float().mean(1) for layer, site in sites.items()}
 
         return _by_size(items, mean)
 
     def key() -> str:
-        told = (vlm.weights_tag(vlm.layers), str(vlm.pixels), vlm.image_prompt.text, tokens, str(vlm.dtype))
-        return key_of("image side, by size", *told)
+        identity = (vlm.weights_tag(vlm.layers), str(vlm.pixels), vlm.image_prompt.text, tokens, str(vlm.dtype))
+        return key_of("image side, by size", *identity)
 
     return Encoder(f"{vlm.id}, image side", PICTURES, vlm.layers, tokens, key, read)
 
@@ -126,9 +126,9 @@ def text_side(vlm: VLM, tokens: str = "mean") -> Encoder:
         prompts = wrap(vlm.tokenizer, texts_of(items), chat_template=vlm.chat_template)
         ids, mask = padded([p.ids for p in prompts], 0)
         sites = {layer: _site(layer) for layer in layers}
-        found = read_text(vlm, ids, mask, list(sites.values()))
+        states = read_text(vlm, ids, mask, list(sites.values()))
         own = [p.own for p in prompts]
-        return {layer: pooled_text(found[site], own, tokens) for layer, site in sites.items()}
+        return {layer: pooled_text(states[site], own, tokens) for layer, site in sites.items()}
 
     words = tokenizer_key(vlm.tokenizer)
 
@@ -215,9 +215,15 @@ def vision_model(
         shown = as_images(list(items), "pictures")
         return {"pixel_values": processor(images=shown, return_tensors="pt")["pixel_values"]}
 
-    told = json.dumps(processor.to_dict(), default=str, sort_keys=True) if hasattr(processor, "to_dict") else ""
+    processing = json.dumps(processor.to_dict(), default=str, sort_keys=True) if hasattr(processor, "to_dict") else ""
     return _vision(
-        hf, inputs, called, told, tokens, blocks, lambda stack: refuse_incomplete(called, model, hf, stack, report)
+        hf,
+        inputs,
+        called,
+        processing,
+        tokens,
+        blocks,
+        lambda stack: refuse_incomplete(called, model, hf, stack, report),
     )
 
 
@@ -239,8 +245,8 @@ def _vision(
     prove(stack)
 
     def read(items: Sequence[Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
-        found = run(inputs(items), layers)
-        return {n: h[:, 0].float() if tokens == "class" else h[:, before:].float().mean(1) for n, h in found.items()}
+        states = run(inputs(items), layers)
+        return {n: h[:, 0].float() if tokens == "class" else h[:, before:].float().mean(1) for n, h in states.items()}
 
     def key() -> str:
         return key_of("vision", weights_hash(hf), str(hf.config.to_dict()), told, stack, tokens)
@@ -298,8 +304,8 @@ def language_model(
                 raise ValueError(f"{called}: the tokenizer writes no token for {text!r}; leave the item out")
         ids, mask = padded([c["input_ids"] for c in coded], 0)
         refuse_too_long(ids.shape[1], most, called)
-        found = run({"input_ids": ids, "attention_mask": mask, "use_cache": False}, layers)
-        return {n: pooled_text(h, own, tokens) for n, h in found.items()}
+        states = run({"input_ids": ids, "attention_mask": mask, "use_cache": False}, layers)
+        return {n: pooled_text(h, own, tokens) for n, h in states.items()}
 
     words = tokenizer_key(tokenizer)
 

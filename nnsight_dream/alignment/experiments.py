@@ -100,11 +100,11 @@ def alignment_map(
     """
     check_pairs(vision, language, pairs)
     seen = features(vision, (p.image for p in pairs), vision_layers, folder=folder)
-    said = features(language, captions_of(pairs, caption), language_layers, folder=folder)
+    language_features = features(language, captions_of(pairs, caption), language_layers, folder=folder)
     options = (
         dict(duplicates="allow", groups=groups_of(pairs)) | more
     )  # pictures were compared; captions may well be equal
-    rows = layer_map(_varying(seen), _varying(said), measure, draws=draws, **options)  # type: ignore[arg-type]
+    rows = layer_map(_varying(seen), _varying(language_features), measure, draws=draws, **options)  # type: ignore[arg-type]
     for row in rows:
         row["direction"] = _DIRECTIONS[row["direction"]]
     names = {"x_layer": "vision_layer", "y_layer": "language_layer"}
@@ -137,17 +137,17 @@ class Setting:
 
     def scores(self, seen: np.ndarray, said: np.ndarray, groups: np.ndarray | None) -> dict[tuple[str, str], Score]:
         """By (measure, direction). Raises ValueError for a measure that there is not."""
-        found: dict[tuple[str, str], Score] = {}
+        measured: dict[tuple[str, str], Score] = {}
         alone: dict[str, Callable[..., Score]] = {"cka": cka, "knn": mutual_knn, "rsa": rsa}
         for measure in self.measures:
             if measure == "predictivity":
-                found[measure, L_TO_V] = self.predict(said, seen, groups)
-                found[measure, V_TO_L] = self.predict(seen, said, groups)
+                measured[measure, L_TO_V] = self.predict(said, seen, groups)
+                measured[measure, V_TO_L] = self.predict(seen, said, groups)
             elif measure in alone:
-                found[measure, "both"] = alone[measure](seen, said, groups=groups)
+                measured[measure, "both"] = alone[measure](seen, said, groups=groups)
             else:
                 raise ValueError(f"measures={self.measures!r}: allowed are predictivity, {', '.join(alone)}")
-        return found
+        return measured
 
     def predict(self, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Predictivity:
         """Linear predictivity in one direction."""
@@ -176,11 +176,11 @@ def manipulated(
     check_pairs(vision, language, pairs)
     groups, texts = groups_of(pairs), captions_of(pairs, caption)
     seen = one_layer(vision, (p.image for p in pairs), setting.layers[0], folder)
-    said = one_layer(language, texts, setting.layers[1], folder)
-    before = setting.scores(seen, said, groups)
+    language_features = one_layer(language, texts, setting.layers[1], folder)
+    before = setting.scores(seen, language_features, groups)
     rows = [_row("none", key, score, None, setting) | dict(touched=0.0) for key, score in before.items()]
     for manipulation in manipulations:
-        a, b = seen, said
+        a, b = seen, language_features
         touched: list[bool] = []
         if manipulation.of == PICTURES:
             made = _made(pairs, manipulation, touched)
@@ -199,9 +199,9 @@ def manipulated(
 def _made(pairs: Sequence[Pair], manipulation: Manipulation, touched: list[bool]) -> Iterator[Any]:
     """Pictures as they were changed, one at a time, and whether they were changed at all."""
     for pair in pairs:
-        made = manipulation.change(pair)
-        touched.append(content(made, PICTURES) != content(pair.image, PICTURES))
-        yield made
+        changed = manipulation.change(pair)
+        touched.append(content(changed, PICTURES) != content(pair.image, PICTURES))
+        yield changed
 
 
 def one_layer(encoder: Encoder, items: Iterable[Any], layer: int, folder: Folder) -> np.ndarray:
@@ -245,7 +245,7 @@ def exemplar_averaging(
     begins = np.cumsum([0, *(len(p.captions) for p in pairs)])
     own = [np.arange(a, b) for a, b in pairwise(begins)]  # rows of a picture's captions
     seen = one_layer(vision, (p.image for p in pairs), setting.layers[0], folder)
-    said = one_layer(language, (c for p in pairs for c in p.captions), setting.layers[1], folder)
+    language_features = one_layer(language, (c for p in pairs for c in p.captions), setting.layers[1], folder)
     pictures = [np.array(rows) for rows in named.values()]
     captions = [np.concatenate([own[i] for i in rows]) for rows in named.values()]
     exemplars = captions if over == "captions" else pictures
@@ -257,20 +257,20 @@ def exemplar_averaging(
     random = np.random.default_rng(setting.seed)
     rows = []
     for k in range(1, most + 1):
-        found: dict[tuple[str, str], list[Score]] = {}
+        measured: dict[tuple[str, str], list[Score]] = {}
         for _ in range(repeats):
             drawn = [random.choice(some, k, replace=False) for some in exemplars]
             a = _means(seen, drawn if over == "pictures" else pictures)
-            b = _means(said, drawn if over == "captions" else captions)
+            b = _means(language_features, drawn if over == "captions" else captions)
             for key, score in setting.scores(a, b, None).items():
-                found.setdefault(key, []).append(score)
-        for (measure, direction), scores in found.items():
+                measured.setdefault(key, []).append(score)
+        for (measure, direction), scores in measured.items():
             values = [s.value for s in scores]
             low, high = np.mean([s.interval(setting.draws, seed=setting.seed) for s in scores], axis=0)
             p = float(np.median([s.null(setting.draws, seed=setting.seed).p for s in scores]))
-            told = dict(value=float(np.mean(values)), value_low=float(low), value_high=float(high))
-            told |= dict(value_least=min(values), value_most=max(values), p=p, n=len(named))
-            rows.append(dict(over=over, k=k, measure=measure, direction=direction) | told)
+            row = dict(value=float(np.mean(values)), value_low=float(low), value_high=float(high))
+            row |= dict(value_least=min(values), value_most=max(values), p=p, n=len(named))
+            rows.append(dict(over=over, k=k, measure=measure, direction=direction) | row)
     return rows
 
 

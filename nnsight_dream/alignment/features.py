@@ -86,21 +86,21 @@ def features(
     kept = cache.folder() / "features" if folder is None else arguments.path(folder, "folder")
     home = files.check_folder(kept) / encoder.key
     places: list[Path] = []
-    n = made = 0
+    n = computed = 0
     stream = iter(items)
     while some := [_held(item, encoder.takes) for item in itertools.islice(stream, CHUNK)]:
         place = home / _name(encoder, some)
         missing = [layer for layer in wanted if not _is_whole(place, layer, len(some))]
         if missing:
             _make(encoder, some, missing, place, batch)
-            made += 1
+            computed += 1
         places.append(place)
         n += len(some)
         if progress is not None:
             progress(n)
     if not n:
         raise ValueError(f"no {encoder.takes}: at least one item is needed")
-    return Features(encoder, n, made, tuple(wanted), tuple(places))
+    return Features(encoder, n, computed, tuple(wanted), tuple(places))
 
 
 def _name(encoder: Encoder, items: list[Any]) -> str:

@@ -119,8 +119,8 @@ def preference(rows: Sequence[Row], stem: str | os.PathLike[str]) -> list[Path]:
     """Rows of `preference` as points with 95 % intervals; the dashed line is chance."""
     _some(rows)
     figure, axes = draw_panels(1, 1)
-    told = [dict(r, value=100 * r["rate"], value_low=100 * r["low"], value_high=100 * r["high"]) for r in rows]
-    _by_direction(axes[0], told, "agreement with people's choice", f"choices that agree, % of {rows[0]['n']}")
+    percentages = [dict(r, value=100 * r["rate"], value_low=100 * r["low"], value_high=100 * r["high"]) for r in rows]
+    _by_direction(axes[0], percentages, "agreement with people's choice", f"choices that agree, % of {rows[0]['n']}")
     axes[0].axhline(100 * rows[0]["chance"], color="#666666", linestyle="--", linewidth=0.8)
     return _files(figure, stem)
 

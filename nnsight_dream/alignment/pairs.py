@@ -39,12 +39,12 @@ def bundled(names: Iterable[str] | None = None, *, phrases: Sequence[str] = PHRA
     if not many or not phrases:
         raise ValueError(f"phrases={arguments.shown(phrases)}: one template or more is needed, such as {PHRASES[:2]}")
     known = {c.name: c for c in bundle.concepts()}
-    made = []
+    pairs = []
     for shown in bundle.pictures(names):
-        said = (shown.name, *known[shown.name].aliases)
-        captions = [p.format(name=name, category=shown.category) for p in phrases for name in said]
-        made.append(pair(shown.name, shown.image, captions, None, shown.mask))
-    return whole(made, "bundled pictures")
+        all_names = (shown.name, *known[shown.name].aliases)
+        captions = [p.format(name=name, category=shown.category) for p in phrases for name in all_names]
+        pairs.append(pair(shown.name, shown.image, captions, None, shown.mask))
+    return whole(pairs, "bundled pictures")
 
 
 def from_folder(folder: str | os.PathLike[str]) -> list[Pair]:
@@ -62,7 +62,7 @@ def from_folder(folder: str | os.PathLike[str]) -> list[Pair]:
         raise FileNotFoundError(f"no folder {folder}")
     if tables := _metadata(folder):
         return whole((_moved(p, t.parent.relative_to(folder)) for t in tables for p in from_table(t)), folder)
-    made = []
+    pairs = []
     for path in files(folder, deep=True):
         if path.stem.endswith(".mask"):
             continue
@@ -74,18 +74,18 @@ def from_folder(folder: str | os.PathLike[str]) -> list[Pair]:
             )
         lines = [line for line in lines_of(captions) if line.strip()]
         group = None if path.parent == folder else path.parent.name
-        made.append(pair(path.relative_to(folder).as_posix(), path, lines, group, mask if mask.is_file() else None))
-    return whole(made, folder)
+        pairs.append(pair(path.relative_to(folder).as_posix(), path, lines, group, mask if mask.is_file() else None))
+    return whole(pairs, folder)
 
 
 def _metadata(folder: Path) -> list[Path]:
     """The folder's metadata table, or those of the folders in it."""
-    found: dict[Path, Path] = {}
+    tables: dict[Path, Path] = {}
     for path in sorted(folder.rglob("metadata.*"), key=lambda p: FORMS.index(p.suffix) if p.suffix in FORMS else 9):
         form = path.suffix in FORMS and (path.suffix != ".json" or path.parent == folder)
         if form and path.is_file() and not hidden(path.relative_to(folder)):
-            found.setdefault(path.parent, path)
-    return [found[folder]] if folder in found else [found[place] for place in sorted(found)]
+            tables.setdefault(path.parent, path)
+    return [tables[folder]] if folder in tables else [tables[place] for place in sorted(tables)]
 
 
 def _moved(of: Pair, below: Path) -> Pair:
@@ -173,25 +173,25 @@ def from_coco(
     texts: dict[Any, list[str]] = {}
     for row in known["annotations"]:
         texts.setdefault(row["image_id"], []).append(row["caption"])
-    made: list[Pair] = []
+    pairs: list[Pair] = []
     for row in known["images"]:
-        if row["id"] not in texts or (most is not None and len(made) >= most):
+        if row["id"] not in texts or (most is not None and len(pairs) >= most):
             continue
         path = Path(pictures) / row["file_name"].replace("\\", "/")
         if not path.is_file():
             raise FileNotFoundError(f"{captions}: no picture {path}")
         mask = Outlines(tuple(shapes.get(row["id"], ()))) if instances is not None else None
-        made.append(pair(row["file_name"], path, texts[row["id"]], None, mask))
-    return whole(made, captions)
+        pairs.append(pair(row["file_name"], path, texts[row["id"]], None, mask))
+    return whole(pairs, captions)
 
 
 def _annotations(path: str | os.PathLike[str], key: str) -> dict[str, Any]:
     path = arguments.path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    found = json_of(Path(path))
-    rows = found.get("annotations") if isinstance(found, dict) else None
-    pictures = found.get("images") if isinstance(found, dict) else None
+    document = json_of(Path(path))
+    rows = document.get("annotations") if isinstance(document, dict) else None
+    pictures = document.get("images") if isinstance(document, dict) else None
     if not isinstance(rows, list) or not rows or not isinstance(pictures, list):
         raise ValueError(f"{path}: COCO annotations with images and, of each annotation, {key!r} are needed")
     for kind, some, needed in (("annotation", rows, ("image_id", key)), ("image", pictures, ("id", "file_name"))):
@@ -202,7 +202,7 @@ def _annotations(path: str | os.PathLike[str], key: str) -> dict[str, Any]:
                     f"{path}: COCO annotations with images and, of each annotation, {key!r} are needed; {kind} {i} has "
                     f"{there}, not {' and '.join(needed)}"
                 )
-    return found
+    return document
 
 
 def from_hub(
@@ -237,17 +237,17 @@ def from_hub(
     for column, feature in (stream.features or {}).items():
         if isinstance(feature, datasets.Image):
             stream = stream.cast_column(column, datasets.Image(decode=False))
-    made: list[Pair] = []
+    pairs: list[Pair] = []
     for i, row in enumerate(stream.take(most)):
         if missing := [c for c in (image, captions, mask, group) if c is not None and c not in row]:
             raise ValueError(f"{name}: no column {', '.join(missing)}; there are {', '.join(row)}")
         covering = _encoded(row[mask]) if mask is not None else None
-        made.append(
+        pairs.append(
             pair(
                 f"{name} {i}", _encoded(row[image]), row[captions], row[group] if group is not None else None, covering
             )
         )
-    return whole(made, name)
+    return whole(pairs, name)
 
 
 def _encoded(source: Any) -> Any:

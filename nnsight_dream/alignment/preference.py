@@ -60,13 +60,15 @@ def preference(
         raise ValueError("no choices: at least 15 are needed, three for each of five folds")
     pictures = [p for c in choices for p in c.pictures]
     seen = one_layer(vision, pictures, setting.layers[0], folder)
-    said = np.repeat(one_layer(language, [c.prompt for c in choices], setting.layers[1], folder), 2, axis=0)
+    language_features = np.repeat(
+        one_layer(language, [c.prompt for c in choices], setting.layers[1], folder), 2, axis=0
+    )
     prompts = {c.prompt: i for i, c in enumerate(choices)}
     groups = np.repeat([prompts[c.prompt] for c in choices], 2)
     chosen = np.array([c.chosen for c in choices])
     random = np.random.default_rng(setting.seed)
     rows = []
-    for direction, x, y in ((L_TO_V, said, seen), (V_TO_L, seen, said)):
+    for direction, x, y in ((L_TO_V, language_features, seen), (V_TO_L, seen, language_features)):
         fits = fit_of_items(setting.predict(x, y, groups)).reshape(-1, 2)
         gap = fits[np.arange(len(chosen)), chosen] - fits[np.arange(len(chosen)), 1 - chosen]
         agree = np.sign(gap) / 2 + 0.5
@@ -74,8 +76,8 @@ def preference(
         p = (1 + int((swapped >= abs(np.sign(gap).sum())).sum())) / (1 + setting.draws)
         whole = set(agree.tolist()) <= {0.0, 1.0}
         low, high = wilson(int(agree.sum()), len(agree)) if whole else bootstrap(agree.tolist(), seed=setting.seed)
-        told = dict(rate=float(agree.mean()), low=low, high=high, chance=0.5, p=p, n=len(agree))
-        rows.append(dict(direction=direction, **told))
+        row = dict(rate=float(agree.mean()), low=low, high=high, chance=0.5, p=p, n=len(agree))
+        rows.append(dict(direction=direction, **row))
     return rows
 
 
@@ -130,16 +132,18 @@ def rank_agreement(
     Raises ValueError for unequal numbers, and scores that are not finite or all the same.
     """
     check_pairs(vision, language, pairs)
-    told = np.asarray(others, dtype=np.float64)
-    if told.shape != (len(pairs),):
-        raise ValueError(f"others= has shape {told.shape} for {len(pairs)} pairs: one number for each is needed")
-    matrix(told[:, None], "others")
+    other_scores = np.asarray(others, dtype=np.float64)
+    if other_scores.shape != (len(pairs),):
+        raise ValueError(
+            f"others= has shape {other_scores.shape} for {len(pairs)} pairs: one number for each is needed"
+        )
+    matrix(other_scores[:, None], "others")
     groups = groups_of(pairs)
     seen = one_layer(vision, (p.image for p in pairs), setting.layers[0], folder)
-    said = one_layer(language, captions_of(pairs, caption), setting.layers[1], folder)
+    language_features = one_layer(language, captions_of(pairs, caption), setting.layers[1], folder)
     rows = []
-    for direction, x, y in ((L_TO_V, said, seen), (V_TO_L, seen, said)):
-        score = rank_score(fit_of_items(setting.predict(x, y, groups)), told, groups)
+    for direction, x, y in ((L_TO_V, language_features, seen), (V_TO_L, seen, language_features)):
+        score = rank_score(fit_of_items(setting.predict(x, y, groups)), other_scores, groups)
         rows.append(dict(direction=direction) | score.row(setting.draws, seed=setting.seed))
     return rows
 

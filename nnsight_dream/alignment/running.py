@@ -102,19 +102,19 @@ def runner(
     model = nnsight.NNsight(hf)
 
     def run(inputs: dict[str, Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
-        one = next(hf.parameters())
-        given = {k: moved(v, one) for k, v in inputs.items()}
+        weight = next(hf.parameters())
+        given = {k: moved(v, weight) for k, v in inputs.items()}
         points = [(model.get(f"{path}.{max(0, n - 1)}"), "output" if n else "input") for n in sorted(layers)]
         with still(hf):
             reached = reach(model, model, points, given)
-        found = dict(zip(sorted(layers), map(first, reached), strict=True))
-        for layer, value in found.items():
+        states = dict(zip(sorted(layers), map(first, reached), strict=True))
+        for layer, value in states.items():
             if not isinstance(value, torch.Tensor) or value.ndim != 3:
                 raise ValueError(
                     f"{name}, layer {layer}: {path} holds {tuple(getattr(value, 'shape', ())) or type(value).__name__},"
                     f" not (batch, tokens, width); choose blocks= from {', '.join(lists)}"
                 )
-        return found
+        return states
 
     return path, run
 
@@ -140,8 +140,8 @@ def texts_of(items: Sequence[Any]) -> list[str]:
 def padded(ids: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, mask), both (B, T): padded on the right, where nothing that is read can see it."""
     length = max(map(len, ids))
-    made = torch.tensor([[*row, *[pad] * (length - len(row))] for row in ids])
-    return made, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids])
+    padded_ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in ids])
+    return padded_ids, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids])
 
 
 def pooled_text(states: torch.Tensor, own: Sequence[Sequence[int]], tokens: str) -> torch.Tensor:
@@ -154,5 +154,5 @@ def pooled_text(states: torch.Tensor, own: Sequence[Sequence[int]], tokens: str)
 def tokenizer_key(tokenizer: Any) -> str:
     """A hash of what a tokenizer makes of texts."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    told = backend.to_str() if backend is not None else str(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(told.encode()).hexdigest()
+    vocabulary = backend.to_str() if backend is not None else str(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(vocabulary.encode()).hexdigest()

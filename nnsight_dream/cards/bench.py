@@ -52,11 +52,11 @@ class Bench:
 
     def make(self, aim: Feature, place: Path) -> None:
         index = aim.parts[0][1].index
-        made = self._prototypes(aim, place)
+        prototypes = self._prototypes(aim, place)
         make_folder(place)
-        patches = self._patches(made[0])
+        patches = self._patches(prototypes[0])
         fires = torch.cat([part[:, index] for part in encoded(self.sae, patches)]).reshape(self.vlm.grid)
-        heat = dataclasses.replace(made[0], heat=fires.clamp(min=0).numpy()).heat_map(256)
+        heat = dataclasses.replace(prototypes[0], heat=fires.clamp(min=0).numpy()).heat_map(256)
         write_whole(place / "fires.png", to_png(heat))
         seen = self._responses()
         shown = seen.top_pictures(index, TOP)
@@ -66,8 +66,8 @@ class Bench:
         crosses = facts_of(self.sae).architecture in TRANSCODERS
         strange = None
         if not crosses:
-            strange = dataclasses.asdict(strangeness(self.vlm, self.sae, made[0], reference=self.reference))
-        told = dict(
+            strange = dataclasses.asdict(strangeness(self.vlm, self.sae, prototypes[0], reference=self.reference))
+        record = dict(
             index=index,
             shots=[dataclasses.asdict(s) for s in self.shots],
             words=seen.top_words(index, TOP),
@@ -76,19 +76,19 @@ class Bench:
             bottom=logits.bottom,
             note=logits.note,
             near=nearest_rows(self.sae, index, TOP),
-            makes=[(f.index, f.max, f.mean, f.share) for f in features_of(self.vlm, self.sae, made[0], 2 * TOP)],
+            makes=[(f.index, f.max, f.mean, f.share) for f in features_of(self.vlm, self.sae, prototypes[0], 2 * TOP)],
             fires=fires.tolist(),
             middle=(patches.mean(0).cpu() - self._middle()).tolist(),
             most_real=float(seen.by_picture[:, seen.column(index)].max()),
             strange=strange,
             link=aim.link,
-            facts=self._facts(aim, made[0]),
+            facts=self._facts(aim, prototypes[0]),
         )
         kept = [p for p in sorted(place.rglob("*")) if p.suffix in (".png", ".json") and p != place / RECORD]
-        told["files"] = {
+        record["files"] = {
             str(p.relative_to(place).as_posix()): file_digest(p.read_bytes()) for p in kept if p.name[0] != "."
         }
-        write_whole(place / RECORD, to_json(sealed(told)))
+        write_whole(place / RECORD, to_json(sealed(record)))
 
     def _prototypes(self, aim: Feature, place: Path) -> list[Prototype]:
         """The pictures of a card; those of equal steps are climbed together, and kept as soon as they are done."""
@@ -97,10 +97,10 @@ class Bench:
             if all(_is_whole(place / s.name) for s in group):
                 continue
             settings = self.settings.but(steps=max(1, round(strength * self.settings.steps)))
-            made = climb_pairs(self.vlm, [(-aim if s.negative else aim, s.seed) for s in group], settings)
-            if any(p.interrupted for p in made):
+            prototypes = climb_pairs(self.vlm, [(-aim if s.negative else aim, s.seed) for s in group], settings)
+            if any(p.interrupted for p in prototypes):
                 raise KeyboardInterrupt
-            for shot, prototype in zip(group, made, strict=True):
+            for shot, prototype in zip(group, prototypes, strict=True):
                 write_over(prototype, place / shot.name)
         return [Prototype.load(place / s.name) for s in self.shots]
 

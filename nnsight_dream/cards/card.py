@@ -75,9 +75,9 @@ class Material:
         if not there:
             raise FileNotFoundError(f"{folder} holds no picture: files ending in {', '.join(ENDINGS)} are looked for")
         bundled = cls.bundled()
-        told = bundled.words if words is None else tuple(words)
+        texts = bundled.words if words is None else tuple(words)
         shown = tuple(as_image(p, p.name) for p in there)
-        return cls(told, shown, tuple(p.stem for p in there), bundled.categories)
+        return cls(texts, shown, tuple(p.stem for p in there), bundled.categories)
 
 
 @dataclass(frozen=True)
@@ -148,19 +148,19 @@ class Card:
         if not (place / RECORD).is_file():
             raise FileNotFoundError(f"{place} holds no {RECORD}: the card was not finished; make_cards goes on with it")
         try:
-            told = json.loads((place / RECORD).read_text(encoding="utf-8"))
-            records.check(told, records.CARD)
-            if not is_sealed(told):
+            record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+            records.check(record, records.CARD)
+            if not is_sealed(record):
                 raise ValueError("it is not as it was written")
-            if wrong := damage(place, told.pop("files", {})):
+            if wrong := damage(place, record.pop("files", {})):
                 raise ValueError(wrong)
-            told.pop(DIGEST, None)
-            for shot in told["shots"]:
+            record.pop(DIGEST, None)
+            for shot in record["shots"]:
                 records.check(shot, records.SHOT)
-            told["shots"] = tuple(Shot(**s) for s in told["shots"])
+            record["shots"] = tuple(Shot(**s) for s in record["shots"])
             for name in ("words", "shown", "top", "bottom", "near", "makes", "fires"):
-                told[name] = tuple(map(tuple, told[name]))
-            return cls(key=place.name, folder=place, **{**told, "middle": tuple(told["middle"])})
+                record[name] = tuple(map(tuple, record[name]))
+            return cls(key=place.name, folder=place, **{**record, "middle": tuple(record["middle"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{place / RECORD} is no card ({error!r}): remove the folder to make it anew") from error
 
@@ -179,5 +179,5 @@ def is_there(place: Path) -> bool:
 
 def cards_of(folder: str | Path) -> list[Card]:
     """The finished cards of a folder, by feature. Raises ValueError for a broken record."""
-    found = [Card.load(record.parent) for record in (arguments.folder(folder) / "features").glob(f"*/{RECORD}")]
-    return sorted(found, key=lambda c: (c.index, c.key))
+    cards = [Card.load(record.parent) for record in (arguments.folder(folder) / "features").glob(f"*/{RECORD}")]
+    return sorted(cards, key=lambda c: (c.index, c.key))

@@ -68,11 +68,11 @@ def nearest_pictures(cards: Sequence[Card], count: int = TOP) -> dict[str, list[
     rows = np.array([c.middle for c in cards], dtype=np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-30)
     cosines = rows @ rows.T
-    found = {}
+    nearest = {}
     for i, card in enumerate(cards):
         order = [j for j in np.argsort(-cosines[i], kind="stable").tolist() if cards[j].index != card.index]
-        found[card.key] = [(cards[j].index, float(cosines[i, j])) for j in order[:count]]
-    return found
+        nearest[card.key] = [(cards[j].index, float(cosines[i, j])) for j in order[:count]]
+    return nearest
 
 
 def page(
@@ -107,13 +107,13 @@ def page(
 
     near = nearest_pictures(cards)
     facts = cards[0].facts
-    told = (
+    summary = (
         f"{len(cards)} of {facts['width']} features of a {facts['architecture']} autoencoder at {facts['site']} of "
         f"{facts['model']}; {now()[:10]}"
     )
     data: dict[str, Any] = dict(
         title=title,
-        told=told,
+        told=summary,
         cards=[_shown(c, near[c.key], (verdicts or {}).get(c.key, ()), kept) for c in cards],
         pictures=[dict(name=p.name, image=kept(p.image), features=[_active(f) for f in p.features]) for p in pictures],
         rates=[[str(k) for k in rates[0]], *([_cell(k, v) for k, v in r.items()] for r in rates)] if rates else [],
@@ -144,8 +144,8 @@ def _pairs(rows: Sequence[tuple[Any, float]]) -> list[list[Any]]:
 
 
 def _shown(card: Card, near: Sequence[tuple[int, float]], verdicts: Sequence[Any], kept: Any) -> dict[str, Any]:
-    made = {shot: card.prototype(shot) for shot in card.shots}
-    first = made[card.shots[0]]
+    prototypes = {shot: card.prototype(shot) for shot in card.shots}
+    first = prototypes[card.shots[0]]
     readings = dict(first.readings or {})
     fires = kept(own_png(card.folder / "fires.png"))
     real = []
@@ -155,7 +155,7 @@ def _shown(card: Card, near: Sequence[tuple[int, float]], verdicts: Sequence[Any
         index=card.index,
         key=card.key,
         label=card.label,
-        shots=[[kept(p.image), _caption(shot, p)] for shot, p in made.items()],
+        shots=[[kept(p.image), _caption(shot, p)] for shot, p in prototypes.items()],
         fires=fires,
         silent=not any(v > 0 for row in card.fires for v in row),
         words=_pairs(card.words),

@@ -110,10 +110,10 @@ def judge_features(
     stores = {kind: Store(place / kind) for kind in KINDS}
     dealt = _dealt(words, seed)
     keys: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}  # of a card's pictures in the stores
-    for kind, told in (("features", words), ("shuffled", dealt)):
+    for kind, labels in (("features", words), ("shuffled", dealt)):
         for card in cards:
-            if told.get(card.key):
-                job = _job(card, told[card.key], material)
+            if labels.get(card.key):
+                job = _job(card, labels[card.key], material)
                 keys[kind][card.key] = job.key(card=card.key)
                 if not stores[kind].has(keys[kind][card.key]):
                     stores[kind].put(keys[kind][card.key], job, card.prototype())
@@ -147,7 +147,7 @@ def twin(aim: Feature, seed: int) -> Feature:
 
     The same feature and seed give the same twin, whatever else is made.
     """
-    parts = tuple((weight, _twin(one, seed)) for weight, one in aim.parts)
+    parts = tuple((weight, _twin(latent, seed)) for weight, latent in aim.parts)
     return aim.but(label=f"random direction for {aim.label}", parts=parts, neuronpedia=None)
 
 
@@ -172,10 +172,10 @@ def _dealt(words: Mapping[str, str], seed: int) -> dict[str, str]:
     for _ in range(200):
         order = list(keys)
         chance.shuffle(order)
-        found = {a: words[b] for a, b in zip(keys, order, strict=True)}
-        own = sum(found[k] == words[k] for k in keys)
+        dealt = {a: words[b] for a, b in zip(keys, order, strict=True)}
+        own = sum(dealt[k] == words[k] for k in keys)
         if own < fewest:
-            best, fewest = found, own
+            best, fewest = dealt, own
         if not own:
             break
     return {k: word for k, word in best.items() if word != words[k]}
@@ -209,10 +209,10 @@ def _random(
         keys[card.key] = key
         if store.has(key):
             continue
-        (made,) = climb_pairs(vlm, [(aim, job.seed)], settings)
-        if made.interrupted:
+        (prototype,) = climb_pairs(vlm, [(aim, job.seed)], settings)
+        if prototype.interrupted:
             raise KeyboardInterrupt
-        store.put(key, job, made)
+        store.put(key, job, prototype)
         if progress:
             print(f"random direction for feature {card.index}: {word}", file=sys.stderr, flush=True)
     return keys
@@ -222,7 +222,7 @@ def _words(vlm: VLM, aims: Sequence[Feature], material: Material) -> list[str]:
     """The word of the highest pre-activation for each feature; a random direction need not reach its threshold."""
     rows = []
     for tokens in word_tokens(vlm, material.words, vlm.site(aims[0].site(vlm))):
-        rows.append(torch.stack([sum(w * one.pre(tokens) for w, one in a.parts).max() for a in aims]).cpu())  # type: ignore[union-attr]
+        rows.append(torch.stack([sum(w * latent.pre(tokens) for w, latent in a.parts).max() for a in aims]).cpu())  # type: ignore[union-attr]
     return [material.words[i] for i in torch.stack(rows).argmax(0).tolist()]
 
 
@@ -253,11 +253,11 @@ def _verdicts(
     store: Store, judge: Examiner, protocols: Sequence[str], keys: Mapping[str, str]
 ) -> dict[str, list[tuple[str, str, str]]]:
     rows = {(r["key"], r["protocol"]): r for r in results(store, judge.name)} if keys else {}
-    found: dict[str, list[tuple[str, str, str]]] = {}
+    verdicts: dict[str, list[tuple[str, str, str]]] = {}
     for card, key in keys.items():
         for protocol in protocols:
             row = rows.get((key, protocol))
             if row is not None and row["score"] is not None:
-                said = (f"{judge.name}, {protocol}", row["top"], "yes" if row["score"] >= 0.5 else "no")
-                found.setdefault(card, []).append(said)
-    return found
+                verdict = (f"{judge.name}, {protocol}", row["top"], "yes" if row["score"] >= 0.5 else "no")
+                verdicts.setdefault(card, []).append(verdict)
+    return verdicts

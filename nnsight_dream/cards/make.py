@@ -185,5 +185,5 @@ def _hash(told: Mapping[str, Any]) -> str:
 def _record_failure(store: Store, key: str, index: int, error: Exception) -> None:
     path = store.folder / "failed" / f"{key}.json"
     make_folder(path.parent)
-    told = dict(feature=index, error=str(error), trace="".join(traceback.format_exception(error)), when=now())
-    write_whole(path, json.dumps(told, indent=1).encode())
+    failure = dict(feature=index, error=str(error), trace="".join(traceback.format_exception(error)), when=now())
+    write_whole(path, json.dumps(failure, indent=1).encode())

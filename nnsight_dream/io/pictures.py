@@ -88,7 +88,7 @@ def as_images(images: Any, name: str = "images") -> list[Image.Image]:
     """Pictures as PIL images, RGB, 8 bits a channel, each of a batch by itself. Raises as `as_tensors`."""
     if not isinstance(images, (list, tuple)):
         images = [images]
-    return [one for image in images for one in _stills(_inside(image), name)]
+    return [still for image in images for still in _stills(_inside(image), name)]
 
 
 def as_image(image: Any, name: str = "image") -> Image.Image:
@@ -266,14 +266,14 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
     """The mean of each factor x factor pixels, made in strips, so that no second whole picture is held."""
     image = of_numbers(image) if image.mode[0] in "IF" else image  # what is white, the whole picture tells
     width, height = image.size
-    made: Image.Image | None = None
+    reduced: Image.Image | None = None
     for top in range(0, height, step := factor * 64):
         strip = image.crop((0, top, width, min(height, top + step)))
         small = colours_of(strip).reduce(factor)
-        made = made or Image.new(small.mode, (-(-width // factor), -(-height // factor)))
-        made.paste(small, (0, top // factor))
-    assert made is not None
-    return made
+        reduced = reduced or Image.new(small.mode, (-(-width // factor), -(-height // factor)))
+        reduced.paste(small, (0, top // factor))
+    assert reduced is not None
+    return reduced
 
 
 def _tensor(image: Any, name: str) -> torch.Tensor:
@@ -284,7 +284,7 @@ def _tensor(image: Any, name: str) -> torch.Tensor:
     if isinstance(image, torch.Tensor):
         return _checked(image, name)
     if isinstance(image, np.ndarray) and image.ndim == 4:
-        return torch.cat([_tensor(one, name) for one in image])
+        return torch.cat([_tensor(picture, name) for picture in image])
     pixels = np.array(read(image, name).image)  # a copy that may be written to
     return shares(torch.from_numpy(pixels)).permute(2, 0, 1)[None]
 
@@ -306,5 +306,5 @@ def _stills(image: Any, name: str) -> list[Image.Image]:
         isinstance(image, np.ndarray) and (image.ndim == 4 or image.dtype.kind == "f")
     ):
         eights = (255 * _tensor(image, name)).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(one) for one in eights]
+        return [Image.fromarray(still) for still in eights]
     return [read(image, name).image]

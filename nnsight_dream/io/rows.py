@@ -79,10 +79,10 @@ def rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for number, (i, line) in enumerate(whole):
             yield (where := f"{path}, row {number}"), _row(_value(line, f"{path}, line {i}"), where)
     elif ending == ".json":
-        found = json_of(path)
-        if not isinstance(found, list):
+        document = json_of(path)
+        if not isinstance(document, list):
             raise ValueError(f"{path} holds no list of rows; of COCO annotations use from_coco")
-        for number, value in enumerate(found):
+        for number, value in enumerate(document):
             yield (where := f"{path}, row {number}"), _row(value, where)
     else:
         raise ValueError(f"{path}: allowed are {', '.join(FORMS[:-1])} and {FORMS[-1]}")

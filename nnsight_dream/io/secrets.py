@@ -75,7 +75,7 @@ def cleaned(text: str, key: str, *, shown: bool = False) -> str:
 
 def _without_parts(text: str, key: str) -> str:
     """Runs of the text that are a part of the key, of at least eight characters, replaced."""
-    found, begin, place = [], 0, 0
+    pieces, begin, place = [], 0, 0
     while place + _WHOLE <= len(text):
         end = place + _WHOLE
         if text[place:end] not in key:
@@ -83,9 +83,9 @@ def _without_parts(text: str, key: str) -> str:
             continue
         while end < len(text) and text[place : end + 1] in key:
             end += 1
-        found += [text[begin:place], MARK]
+        pieces += [text[begin:place], MARK]
         begin = place = end
-    return "".join([*found, text[begin:]])
+    return "".join([*pieces, text[begin:]])
 
 
 def _without_stars(text: str, key: str) -> str:

@@ -107,8 +107,8 @@ def answer_row(asked: Asked, text: str, kind: str, raw: Any, model: str, **more:
 
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: allowed are {', '.join(KINDS)}")
-    told = dict(what="answer", protocol=asked.protocol, sample=asked.sample, question=asked.question)
-    return {**told, "text": encodable(text), "kind": kind, "raw": raw, "model": model, "when": now(), **more}
+    row = dict(what="answer", protocol=asked.protocol, sample=asked.sample, question=asked.question)
+    return {**row, "text": encodable(text), "kind": kind, "raw": raw, "model": model, "when": now(), **more}
 
 
 def grade_row(asked: Asked, concept: str, score: int | None, raw: Any, grader: str) -> dict[str, Any]:
@@ -121,8 +121,8 @@ def grade_row(asked: Asked, concept: str, score: int | None, raw: Any, grader: s
     if score is not None and score not in (0, 1):
         raise ValueError(f"score={score!r}: allowed are 1 (it names the concept), 0 (it does not) and None (unclear)")
     score = None if score is None else int(score)
-    told = dict(what="grade", protocol=asked.protocol, sample=asked.sample, concept=concept, score=score, raw=raw)
-    return {**told, "grader": grader, "when": now()}
+    row = dict(what="grade", protocol=asked.protocol, sample=asked.sample, concept=concept, score=score, raw=raw)
+    return {**row, "grader": grader, "when": now()}
 
 
 def standing(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

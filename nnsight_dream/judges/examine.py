@@ -66,12 +66,12 @@ def examine(
     """
 
     place = opened(store)
-    told = _allowed(judge, protocols)
+    allowed = _allowed(judge, protocols)
     with place.claim(f"judge {place.enroll(judge.name)}") as mine:
         if not mine:
             raise RuntimeError(f"another process lets {judge.name!r} examine {place.folder}; wait for it, or stop it")
         desk = Desk(place, judge)
-        asked = desk.open(_missing(place, judge, told, shuffled, keys, desk.summary))
+        asked = desk.open(_missing(place, judge, allowed, shuffled, keys, desk.summary))
         if asked:
             try:
                 with _bar(progress, judge.name, len(asked)) as desk.tell:
@@ -100,15 +100,15 @@ def plan_calls(
     Raises ValueError as `examine` does.
     """
 
-    told = _allowed(judge, protocols)
-    compared = [p for p in told if p != "written"]  # letters are compared here
+    allowed = _allowed(judge, protocols)
+    compared = [p for p in allowed if p != "written"]  # letters are compared here
     if is_whole(store):
         count = whole(store, "store", 0)
-        asking = count * judge.samples * len(told)
+        asking = count * judge.samples * len(allowed)
         grading = count * judge.samples * len(compared) * (2 if shuffled else 1)
     else:
         place = opened(store)  # type: ignore[arg-type]
-        asked = _missing(place, judge, told, shuffled, keys, Summary())
+        asked = _missing(place, judge, allowed, shuffled, keys, Summary())
         asking = sum(a.answer is None for a in asked)
         grading = sum(len(a.grade_as) for a in asked if a.protocol in compared)
     estimate = getattr(judge, "estimate", None)
@@ -117,12 +117,12 @@ def plan_calls(
 
 def _allowed(judge: Examiner, protocols: Sequence[str]) -> list[str]:
     check_examiner(judge)
-    told = list(dict.fromkeys(several(protocols, str, "protocols", "a protocol's name, or a list of them, is")[0]))
-    wrong = [p for p in told if p not in judge.protocols]
-    if wrong or not told:
-        given = f"{wrong[0]!r}" if told else "nothing"
+    chosen = list(dict.fromkeys(several(protocols, str, "protocols", "a protocol's name, or a list of them, is")[0]))
+    wrong = [p for p in chosen if p not in judge.protocols]
+    if wrong or not chosen:
+        given = f"{wrong[0]!r}" if chosen else "nothing"
         raise ValueError(f"protocols= asks for {given}; {judge.name} answers {', '.join(judge.protocols)}")
-    return told
+    return chosen
 
 
 def _missing(
@@ -193,7 +193,7 @@ def _partners(jobs: Iterable[Job]) -> dict[tuple[str, str, int], dict[str, str]]
     groups: dict[tuple[str, str, int], set[str]] = collections.defaultdict(set)
     for job in jobs:
         groups[_group(job)].add(job.concept)
-    found = {}
+    partners = {}
     for group, concepts in groups.items():
         chance, order = random.Random(repr(group)), sorted(concepts)
         pairs: dict[str, str] = {}
@@ -202,8 +202,8 @@ def _partners(jobs: Iterable[Job]) -> dict[tuple[str, str, int], dict[str, str]]
             pairs = dict(zip(order, order[1:] + order[:1], strict=True)) if len(order) > 1 else {}
             if not any(a.casefold()[:3] == b.casefold()[:3] for a, b in pairs.items()):
                 break
-        found[group] = pairs
-    return found
+        partners[group] = pairs
+    return partners
 
 
 @contextlib.contextmanager

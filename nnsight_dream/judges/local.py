@@ -63,9 +63,9 @@ class _ByName:
     def examine(self, asked: Sequence[Asked], keep: Keep) -> None:
         """See `asking.Examiner`."""
         new = [a for a in asked if a.answer is None]
-        for one in asked:
-            if one.answer is not None:
-                keep(one, *self._grades(one, one.answer["text"]))
+        for question in asked:
+            if question.answer is not None:
+                keep(question, *self._grades(question, question.answer["text"]))
         by_picture = [list(group) for _, group in itertools.groupby(new, lambda a: a.key)]
         for start in range(0, len(by_picture), _AT_ONCE):
             batch = [(group, image) for group, image in opened_groups(by_picture[start : start + _AT_ONCE], keep)]
@@ -73,8 +73,8 @@ class _ByName:
                 continue
             logits = self._judge.logits([image for _, image in batch])
             for (group, _), row in zip(batch, logits, strict=True):
-                for one in group:
-                    self._answer(one, row[None], keep)
+                for question in group:
+                    self._answer(question, row[None], keep)
 
     def _answer(self, one: Asked, logits: torch.Tensor, keep: Keep) -> None:
         verdict = self._judge.verdicts(logits, one.category if one.protocol == "hint" else None)[0]
@@ -94,8 +94,8 @@ def opened_groups(groups: Sequence[list[Asked]], keep: Keep) -> Iterator[tuple[l
         try:
             image = group[0].image()
         except Exception as error:  # what a damaged file raises is of many kinds
-            for one in group:
-                keep(one, {"what": "failed", "error": f"the picture cannot be read: {error}"})
+            for question in group:
+                keep(question, {"what": "failed", "error": f"the picture cannot be read: {error}"})
         else:
             yield group, image
 
@@ -155,12 +155,12 @@ class ZeroShotJudge(NamingJudge, _ByName):
         }
         if not known:
             raise ValueError("names= is empty: give the words to choose from, such as demo.concepts()")
-        self._model, self._processor, found = loaded(model, processor, "AutoModel", options)
+        self._model, self._processor, model_name = loaded(model, processor, "AutoModel", options)
         for method in ("get_text_features", "get_image_features"):
             if not hasattr(self._model, method):
                 raise TypeError(f"{type(self._model).__name__} has no {method}: give a CLIP or SigLIP model")
         name = None if name is None else arguments.text(name, "name", blank=False)
-        self.name, self.template = name or found, template
+        self.name, self.template = name or model_name, template
         self.names, self.categories = tuple(known), tuple(category for category, _ in known.values())
         self._set_up(self, {word: aliases for word, (_, aliases) in known.items()})
         self._text = self._text_features()
@@ -171,13 +171,13 @@ class ZeroShotJudge(NamingJudge, _ByName):
     @calmly
     def logits(self, images: Any) -> torch.Tensor:
         """(pictures, names): scaled cosines, on the cpu. A bias, the same for all names, is left out."""
-        found = []
+        rows = []
         pictures = as_pil(images)
         for start in range(0, len(pictures), _AT_ONCE):
             seen = self._features("image", images=pictures[start : start + _AT_ONCE])
-            found.append(seen @ self._text.T)
+            rows.append(seen @ self._text.T)
         scale = float(self._model.logit_scale.detach().float().exp())
-        return torch.cat(found) * scale
+        return torch.cat(rows) * scale
 
     def _text_features(self) -> torch.Tensor:
         texts = [self.template.replace("{name}", name) for name in self.names]

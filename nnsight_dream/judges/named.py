@@ -138,12 +138,12 @@ class DemoJudge(NamingJudge):
         """(pictures, names) before the softmax, at temperature 1: means over each picture and its mirror image."""
         with torch.no_grad():
             order: list[int] = []
-            found = []
+            rows = []
             for numbers, part in by_size(as_tensors(images, "images"), 64):
                 x = self._input(part)
-                found.append((self._net(x) + self._net(x.flip(-1))) / 2)
+                rows.append((self._net(x) + self._net(x.flip(-1))) / 2)
                 order += numbers
-        return torch.cat(found).float().cpu()[torch.tensor(order).argsort()]  # they went size by size
+        return torch.cat(rows).float().cpu()[torch.tensor(order).argsort()]  # they went size by size
 
     def _input(self, pictures: torch.Tensor) -> torch.Tensor:
         x = pictures.to(self._device)
@@ -162,10 +162,10 @@ def loaded(model: Any, processor: Any, kind: str, options: Mapping[str, Any]) ->
 
     if isinstance(model, (str, os.PathLike)):
         with hub.door(model, options) as there:
-            found, report = at_best_device(getattr(transformers, kind), model, there, options)
+            weights, report = at_best_device(getattr(transformers, kind), model, there, options)
             refuse_missing(str(model), report)
             processor = processor or transformers.AutoProcessor.from_pretrained(there, **hub.access(options))
-        return found, processor, Path(model).name
+        return weights, processor, Path(model).name
     if options:
         near = difflib.get_close_matches(next(iter(options)), ["processor", "names", "name"], 1, 0.0)[0]
         raise TypeError(f"{', '.join(options)}= cannot be given with a loaded model; did you mean {near}=?")

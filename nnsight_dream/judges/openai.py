@@ -95,15 +95,15 @@ class OpenAIJudge:
     ):
         _check(samples=(samples, 1), side=(side, 1), concurrency=(concurrency, 1), retries=(retries, 0))
         _check(backoff=(backoff, 0), max_calls=(max_calls, 0), max_cost=(max_cost, 0), timeout=(timeout, 0.001))
-        for label, told in (("model", model), ("grader", grader)):
-            arguments.text(told, label, "gpt-5", blank=False)
+        for label, model_name in (("model", model), ("grader", grader)):
+            arguments.text(model_name, label, "gpt-5", blank=False)
         for label, mapping in (("prices", prices), ("extra", extra), ("grader_extra", grader_extra)):
             if mapping is not None and not isinstance(mapping, Mapping):
                 raise TypeError(f"{label}={arguments.shown(mapping)}: a dict is needed, or None")
         known = {**PRICES, **(prices or {})}
         if max_cost is not None and (without := [m for m in (model, grader) if m not in known]):
-            told = f"{{{without[0]!r}: (dollars for a million tokens in, out)}}"
-            raise ValueError(f"max_cost= needs to know what {without[0]!r} costs: pass prices={told}")
+            price = f"{{{without[0]!r}: (dollars for a million tokens in, out)}}"
+            raise ValueError(f"max_cost= needs to know what {without[0]!r} costs: pass prices={price}")
         if taken := [k for k in (*(extra or {}), *(grader_extra or {})) if k in _OURS]:
             raise ValueError(f"extra= and grader_extra= may not hold {taken[0]!r}: {', '.join(_OURS)} are set here")
         self.model, self.samples, self.structured, self.side = model, samples, structured, side
@@ -168,29 +168,29 @@ class OpenAIJudge:
                 await asyncio.gather(*workers, return_exceptions=True)
         if run.stop is not None:
             raise run.stop
-        for one in run.left:
-            keep(one, {"what": "failed", "error": f"not asked, after {GIVE_UP} questions in a row had failed"})
+        for question in run.left:
+            keep(question, {"what": "failed", "error": f"not asked, after {GIVE_UP} questions in a row had failed"})
 
     async def _work(self, client: Any, run: _Run) -> None:
         """Question after question, until none is left or going on is of no use; what is under way is finished."""
         while run.left and run.stop is None and run.failures < GIVE_UP:
-            one = run.left.popleft()
+            question = run.left.popleft()
             try:
-                await self._one(client, one, run.keep)
+                await self._one(client, question, run.keep)
                 run.failures = 0
             except Unseen as error:  # no fault of the server's
-                run.keep(one, {"what": "failed", "error": str(error)})
+                run.keep(question, {"what": "failed", "error": str(error)})
             except Unreachable as error:
                 run.failures += 1
-                run.keep(one, {"what": "failed", "error": str(error)})
+                run.keep(question, {"what": "failed", "error": str(error)})
             except JudgeStopped as stop:
                 run.stop = stop
             except OSError:  # nothing can be stored
                 raise
             except Exception as error:  # whatever is the matter with this one, the others go on
                 run.failures += 1
-                told = self.caller.shown(f"{type(error).__name__}: {error}")
-                run.keep(one, {"what": "failed", "error": f"it could not be asked or read: {told}"})
+                message = self.caller.shown(f"{type(error).__name__}: {error}")
+                run.keep(question, {"what": "failed", "error": f"it could not be asked or read: {message}"})
 
     async def _one(self, client: Any, one: Asked, keep: Keep) -> None:
         row = one.answer
@@ -220,8 +220,8 @@ class OpenAIJudge:
         return answer_row(one, text, kind, raw, self.model, **more)
 
     async def _grade(self, client: Any, one: Asked, text: str, concept: str) -> dict[str, Any]:
-        told = encodable(rubric(one.question, capped(text), concept, structured=self.structured))
-        body = {"model": self.grader_model, "messages": [{"role": "user", "content": told}], **self._grader_extra}
+        prompt = encodable(rubric(one.question, capped(text), concept, structured=self.structured))
+        body = {"model": self.grader_model, "messages": [{"role": "user", "content": prompt}], **self._grader_extra}
         if self.structured:
             body["response_format"] = _STRUCTURED
         read = field_score if self.structured else text_score

@@ -108,8 +108,8 @@ class Caller:
                 try:
                     return read(raw), raw
                 except Unreadable as error:
-                    told = f"the server's answer cannot be used ({error.kind})"
-                    raw = Fault(error.kind, told, error.again, raw=raw)
+                    message = f"the server's answer cannot be used ({error.kind})"
+                    raw = Fault(error.kind, message, error.again, raw=raw)
             worst = raw
             self.faults["refusal" if worst.censored else worst.kind] += 1
             if worst.ends:
@@ -160,17 +160,17 @@ class Caller:
         if isinstance(sent, Fault):
             return sent
         try:
-            found = json.loads(sent.lstrip("\ufeff"))
+            document = json.loads(sent.lstrip("\ufeff"))
         except ValueError:
             kind = "html" if sent.lstrip().startswith("<") else "cut json"
             return Fault(kind, f"the server sent no JSON ({kind}): {self.shown(sent, 80)!r}; is base_url right?")
         except RecursionError:
             self._charge(role, body["model"], None, reserve)
             return Fault("deep json", "the server's answer is nested too deep to read", False, raw=self.shown(sent))
-        raw = self.clean(plain(found))
+        raw = self.clean(plain(document))
         if not isinstance(raw, dict) or (raw.get("error") and not raw.get("choices")):
             return Fault("error in answer", f"the server answered {self.shown(raw, 200)}")
-        if unencodable(found):
+        if unencodable(document):
             raw["unencodable"] = True
         self._charge(role, body["model"], raw.get("usage"), reserve)
         return raw
@@ -196,22 +196,24 @@ class Caller:
 
     def _status(self, error: Any) -> Fault:
         code, status, body = getattr(error, "code", None), error.status_code, self.clean(plain(error.body))
-        kind, told = str(status), f"the server says {status}: {self.shown(error)}"
+        kind, message = str(status), f"the server says {status}: {self.shown(error)}"
         if status in (401, 403):
             return Fault(
-                kind, f"the key or its rights were refused; mend OPENAI_API_KEY or api_key=. {told}", ends=True
+                kind, f"the key or its rights were refused; mend OPENAI_API_KEY or api_key=. {message}", ends=True
             )
         if status == 404:
-            return Fault(kind, f"there is no such model or place; mend model=, grader= or base_url=. {told}", ends=True)
+            return Fault(
+                kind, f"there is no such model or place; mend model=, grader= or base_url=. {message}", ends=True
+            )
         if code == "insufficient_quota":
-            return Fault(kind, f"the account has no credit left. {told}", ends=True)
+            return Fault(kind, f"the account has no credit left. {message}", ends=True)
         if code in _CENSORED:
-            return Fault(kind, told, again=False, censored=True, raw=body)
+            return Fault(kind, message, again=False, censored=True, raw=body)
         again = status in (408, 409, 425, 429) or status >= 500
         wait = seconds_of(error.response.headers) if again else None
         if wait is not None and wait > LONGEST:
-            return Fault(kind, f"the server asks to wait {wait:.0f} s; run again after that. {told}", ends=True)
-        return Fault(kind, told, again, wait)
+            return Fault(kind, f"the server asks to wait {wait:.0f} s; run again after that. {message}", ends=True)
+        return Fault(kind, message, again, wait)
 
     def _pay_for(self, role: str, model: str) -> float:
         """Count a call and set its money aside. Raises BudgetReached, or what stopped the others."""

@@ -52,12 +52,12 @@ def price_of(prices: tuple[float, float], tokens_in: int, tokens_out: int) -> fl
 def seconds_of(headers: Mapping[str, str]) -> float | None:
     """What Retry-After asks for: seconds, or a date (RFC 9110, 10.2.3), or OpenAI's own header in milliseconds."""
     try:
-        if told := headers.get("retry-after-ms"):
-            return max(0.0, float(told) / 1000)
-        told = headers.get("retry-after") or ""
-        return max(0.0, float(told)) if told else None
+        if header := headers.get("retry-after-ms"):
+            return max(0.0, float(header) / 1000)
+        header = headers.get("retry-after") or ""
+        return max(0.0, float(header)) if header else None
     except ValueError:
-        date = email.utils.parsedate_tz(told or "")
+        date = email.utils.parsedate_tz(header or "")
         with contextlib.suppress(ValueError, OverflowError, TypeError):
             return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
         return None

@@ -86,9 +86,9 @@ def question(protocol: str, category: str = "") -> str:
 
 def rubric(question: str, answer: str, concept: str, *, structured: bool = False) -> str:
     """What a grading model is asked; `structured` if its score comes in a field instead of at the end of the text."""
-    told = {"request": question, "response": answer, "concept": concept}
+    parts = {"request": question, "response": answer, "concept": concept}
     text = _RUBRIC + (_RESULT_AS_FIELD if structured else _RESULT_AS_TEXT)
-    return re.sub(r"\{(request|response|concept)\}", lambda m: told[m[1]], text)  # once: an answer may hold braces
+    return re.sub(r"\{(request|response|concept)\}", lambda m: parts[m[1]], text)  # once: an answer may hold braces
 
 
 def result(text: str) -> int | None:
@@ -98,8 +98,8 @@ def result(text: str) -> int | None:
     1
     """
     aloud = spoken(text)
-    found = re.findall(r"result\W{0,6}([01])(?!\w|\.\d)", aloud.text, re.IGNORECASE)
-    return int(found[-1]) if found and not aloud.unfinished else None
+    results = re.findall(r"result\W{0,6}([01])(?!\w|\.\d)", aloud.text, re.IGNORECASE)
+    return int(results[-1]) if results and not aloud.unfinished else None
 
 
 def kind_of(text: str) -> str:
@@ -179,12 +179,12 @@ def _words(text: str) -> list[str]:
 
 def _forms(word: str) -> set[str]:
     """A word, and what it may be the plural of."""
-    found = {word, _IRREGULAR.get(word, word)}
+    forms = {word, _IRREGULAR.get(word, word)}
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        found.add(word[:-1])
+        forms.add(word[:-1])
         for plural, singular in (("ies", "y"), ("ves", "f"), ("ves", "fe")):
             if word.endswith(plural):
-                found.add(word[: -len(plural)] + singular)
+                forms.add(word[: -len(plural)] + singular)
         if word.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
-            found.add(word[:-2])
-    return found - {""}
+            forms.add(word[:-2])
+    return forms - {""}

@@ -56,7 +56,7 @@ def results(store: Place, judges: str | Sequence[str] | None = None, *, grader: 
     """
     place = opened(store)
     names = place.judges() if judges is None else several(judges, str, "judges", "a judge's name, or a list, is")[0]
-    found = []
+    tallies = []
     entries = list(place.entries())
     models = models_of(entries)
     for entry in entries:
@@ -66,8 +66,8 @@ def results(store: Place, judges: str | Sequence[str] | None = None, *, grader: 
             told = [_tally(entry.job, rows, p, grader) for p in PROTOCOLS if any(r["protocol"] == p for r in rows)]
             written = next((t["score"] for t in told if t["protocol"] == "written"), None)
             for one in told:
-                found.append(dict(key=entry.key, **about, judge=judge, **one, **_split(one, written)))
-    return found
+                tallies.append(dict(key=entry.key, **about, judge=judge, **one, **_split(one, written)))
+    return tallies
 
 
 def models_of(entries: Sequence[Entry]) -> dict[str, str]:
@@ -95,16 +95,16 @@ def agreement(
     choice(protocol, "protocol", PROTOCOLS, quoted=False)
     if not isinstance(graders, (tuple, list)) or len(graders) != 2:
         raise TypeError(f"graders={shown(graders)}: a pair is needed, of each judge whose grades count, or None")
-    said = []
+    verdicts = []
     for judge, grader in zip((a, b), graders, strict=True):
         rows = results(store, judge, grader=grader)
         if not rows:
             there = ", ".join(opened(store).judges()) or "none"
             raise ValueError(f"{judge!r} has answered nothing in this store; judges that have: {there}")
         scores = {r["key"]: r["score"] for r in rows if r["protocol"] == protocol}
-        said.append({key: score >= 0.5 for key, score in scores.items() if score is not None})
-    both = [k for k in said[0] if k in said[1]]
-    return agreement_of([(said[0][k], said[1][k]) for k in both])
+        verdicts.append({key: score >= 0.5 for key, score in scores.items() if score is not None})
+    both = [k for k in verdicts[0] if k in verdicts[1]]
+    return agreement_of([(verdicts[0][k], verdicts[1][k]) for k in both])
 
 
 def grader_agreement(store: Place, judge: str, a: str, b: str) -> Agreement:

@@ -44,9 +44,9 @@ class Said(str):
     raw: str
 
     def __new__(cls, text: str, *, cut: bool = False, raw: str = "") -> Said:
-        said = super().__new__(cls, text)
-        said.cut, said.raw = cut, raw or text
-        return said
+        answer = super().__new__(cls, text)
+        answer.cut, answer.raw = cut, raw or text
+        return answer
 
 
 class VLMJudge:
@@ -99,8 +99,8 @@ class VLMJudge:
             model.refuse_edits("writing answers")
             self._vlm = model
             model, processor = model.hf, processor or model.processor
-        self._model, self._processor, found = loaded(model, processor, "AutoModelForImageTextToText", options)
-        self.name, self.samples, self.temperature, self.most = name or found, samples, temperature, most
+        self._model, self._processor, model_name = loaded(model, processor, "AutoModelForImageTextToText", options)
+        self.name, self.samples, self.temperature, self.most = name or model_name, samples, temperature, most
         self.grader = WORDS if grader is None else getattr(grader, "__name__", type(grader).__name__)
         self._grade = grader or self._same_words
         self._aliases = {word.casefold(): tuple(more) for word, more in (aliases or {}).items()}
@@ -197,10 +197,10 @@ class VLMJudge:
         """The answer, if it is not there yet, and its grades."""
         row = one.answer
         if row is None:
-            said = self.say(image, question(one.protocol, one.category), seed=self._seed(one))
-            text, kind = heard(said, cut=getattr(said, "cut", False))
+            answer = self.say(image, question(one.protocol, one.category), seed=self._seed(one))
+            text, kind = heard(answer, cut=getattr(answer, "cut", False))
             more = {"why": _WHY_CUT} if kind == "broken" else {}
-            row = answer_row(one, text, kind, str(getattr(said, "raw", said)), self.name, **more)
+            row = answer_row(one, text, kind, str(getattr(answer, "raw", answer)), self.name, **more)
             yield row
         if row["kind"] == "answer":
             for concept in one.grade_as:
@@ -209,8 +209,8 @@ class VLMJudge:
     def _seed(self, one: Asked) -> int | None:
         if self.samples == 1:
             return None
-        told = f"{one.key} {one.protocol} {one.sample}".encode()
-        return int.from_bytes(hashlib.sha256(told).digest()[:4], "big")
+        identity = f"{one.key} {one.protocol} {one.sample}".encode()
+        return int.from_bytes(hashlib.sha256(identity).digest()[:4], "big")
 
     def _graded(self, one: Asked, text: str, concept: str) -> dict[str, Any]:
         score = self._grade(one.question, text, concept)

@@ -49,9 +49,9 @@ def recognition(rows: Sequence[Row], stem: str | os.PathLike[str], *, columns: i
         titled(axis, f"{name} ({concepts})")
         _ticks(axis, places)
         for i, (run, protocol, label) in enumerate(lines):
-            told = rates([r for r in part if run_of[id(r)] == run], protocol=protocol)
-            table = [t for t in told if t["rate"] is not None]
-            chance = [t for t in told if t["chance"] is not None]
+            group_rates = rates([r for r in part if run_of[id(r)] == run], protocol=protocol)
+            table = [t for t in group_rates if t["rate"] is not None]
+            chance = [t for t in group_rates if t["chance"] is not None]
             if table:
                 _line(axis, table, places, i, label, aside=0.06 * (2 * i - len(lines) + 1))
             if chance and protocol == "hint":
@@ -105,8 +105,8 @@ def _compared(
     figure, axes = draw_panels(1, 1)
     _ticks(axes[0], places)
     for i, (name, part) in enumerate(parts.items()):
-        told = rates([r for r in part if what(r) in both], protocol=protocol)
-        if table := [t for t in told if t["rate"] is not None]:
+        rows = rates([r for r in part if what(r) in both], protocol=protocol)
+        if table := [t for t in rows if t["rate"] is not None]:
             _line(axes[0], table, places, i, name, aside=min(0.08, 0.6 / len(parts)) * (i - (len(parts) - 1) / 2))
     titled(axes[0], f"{len({concept for concept, *_ in both})} concepts, {protocol}")
     return _finish(figure, axes, 1, "recognised, %", stem)

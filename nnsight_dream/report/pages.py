@@ -93,15 +93,15 @@ def written(path: Path, text: str) -> Path:
 
 
 def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str], shelf: Shelf) -> dict[str, Any]:
-    made, job = entry.prototype(), entry.job
+    prototype, job = entry.prototype(), entry.job
     facts = [
-        ("site", f"{made.site.tl_name}, {made.hf_name}"),
+        ("site", f"{prototype.site.tl_name}, {prototype.hf_name}"),
         ("category", job.category),
         ("direction", f"random, in the place of {job.concept}" if job.control else f"the word {job.words!r}"),
         ("seed", str(job.seed)),
-        ("cosine", ", ".join(f"{k} {v:.3f}" for k, v in made.scores.items())),
-        ("model", made.model + (f" @ {made.revision}" if made.revision else "")),
-        *([("stopped", f"after {len(made.history)} steps, before its last")] if made.interrupted else []),
+        ("cosine", ", ".join(f"{k} {v:.3f}" for k, v in prototype.scores.items())),
+        ("model", prototype.model + (f" @ {prototype.revision}" if prototype.revision else "")),
+        *([("stopped", f"after {len(prototype.history)} steps, before its last")] if prototype.interrupted else []),
         *((f"{r['judge']}, {r['protocol']}", _said(r)) for r in rows),
     ]
     return dict(
@@ -112,17 +112,17 @@ def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str]
         control=job.control,
         run=", ".join(filter(None, (f"seed {job.seed}", job.pooling))),
         settled=entry.settings,
-        image=shelf.add(made.image, PICTURE),
-        heat=shelf.add(made.heat_map(HEAT), HEAT, "JPEG"),
-        history=[round(v, 4) for v in _thinned([v for v in made.history if math.isfinite(v)], 120)],
-        steps=len(made.history),
+        image=shelf.add(prototype.image, PICTURE),
+        heat=shelf.add(prototype.heat_map(HEAT), HEAT, "JPEG"),
+        history=[round(v, 4) for v in _thinned([v for v in prototype.history if math.isfinite(v)], 120)],
+        steps=len(prototype.history),
         scores={
             f"{r['judge']}\n{r['protocol']}": dict(score=r["score"], top=r["top"], written=r["written"]) for r in rows
         },
         facts=facts,
         answers=[line for judge in judges for line in _answers(judge, job.concept, store.answers(entry.key, judge))],
         settings=json.dumps(
-            {"direction": made.direction, "settings": made.settings, "versions": made.versions},
+            {"direction": prototype.direction, "settings": prototype.settings, "versions": prototype.versions},
             indent=1,
             ensure_ascii=False,
             default=str,
@@ -144,12 +144,12 @@ def _answers(judge: str, concept: str, rows: Sequence[Row]) -> list[list[str]]:
     scores: dict[tuple[str, int], int | None] = {}
     for r in own:
         scores.setdefault((r["protocol"], r["sample"]), r["score"])
-    found = []
+    answers = []
     for r in (r for r in rows if r["what"] == "answer"):
         score = scores.get((r["protocol"], r["sample"]))
         text = r["text"] if r["kind"] == "answer" else f"({r['kind']}) {r['text']}"
-        found.append([judge, r["protocol"], text, {1: "yes", 0: "no"}.get(score, "–") if score is not None else "–"])
-    return found
+        answers.append([judge, r["protocol"], text, {1: "yes", 0: "no"}.get(score, "–") if score is not None else "–"])
+    return answers
 
 
 def _thinned(values: Sequence[float], most: int) -> list[float]:

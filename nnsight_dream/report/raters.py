@@ -77,8 +77,8 @@ def raters_page(
         items.append(dict(id=_opaque(key), image=number, names=offered))
     urls = shelf.urls()
     items = [{**item, "image": urls[item["image"]]} for item in items]
-    told = hashlib.sha256(" ".join(str(i["id"]) for i in items).encode()).hexdigest()[:12]
-    data = dict(items=items, place=f"nnsight-dream-{told}", free=FREE, choice=CHOICE)
+    identity = hashlib.sha256(" ".join(str(i["id"]) for i in items).encode()).hexdigest()[:12]
+    data = dict(items=items, place=f"nnsight-dream-{identity}", free=FREE, choice=CHOICE)
     template = Path(__file__).parent.joinpath("html", "raters.html").read_text(encoding="utf-8")
     return written(path, filled(shelf.allowed(template), data=data, title=title))
 
@@ -101,10 +101,10 @@ def read_ratings(store: Store, path: str | os.PathLike[str], rater: str | None =
     """
     store, path = opened(store), arguments.file(path)
     entries = {_opaque(e.key): e for e in store.entries()}
-    name, said = _ratings(Path(path), {e.job.concept for e in entries.values()}, set(entries))
+    name, ratings = _ratings(Path(path), {e.job.concept for e in entries.values()}, set(entries))
     judge = _judge(rater or name or Path(path).stem)
     fresh: list[tuple[Entry, list[dict[str, Any]]]] = []
-    for line, key, free, chosen in said:
+    for line, key, free, chosen in ratings:
         entry, others = entries[key], sorted({e.job.concept for e in entries.values()})
         there = {a["protocol"]: a["text"] for a in store.answers(entry.key, judge) if a["what"] == "answer"}
         for protocol, text in (("strict", free), *([("hint", chosen)] if chosen else [])):
@@ -136,7 +136,7 @@ def _ratings(path: Path, concepts: Set[str], ids: Set[str]) -> tuple[str, list[t
     first = text.partition("\n")[0]
     # spreadsheets of some languages save semicolons
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
-    names, said, seen = set(), [], dict[str, int]()
+    names, ratings, seen = set(), [], dict[str, int]()
     try:
         if absent := [name for name in COLUMNS if name not in (reader.fieldnames or [])]:
             raise ValueError(f"{path}, line 1: no column {', '.join(absent)}; the page's CSV has {', '.join(COLUMNS)}")
@@ -155,28 +155,28 @@ def _ratings(path: Path, concepts: Set[str], ids: Set[str]) -> tuple[str, list[t
                 )
             seen[key] = reader.line_num
             names.add((row.get("rater") or "").strip())
-            said.append((reader.line_num, key, free, chosen))
+            ratings.append((reader.line_num, key, free, chosen))
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.reader.line_num}: {error}; save it as CSV anew") from None
     if len(names) > 1:
         raise ValueError(
             f"{path}, column rater: answers of {len(names)} people; put each person's into a file of its own"
         )
-    return "".join(names), said
+    return "".join(names), ratings
 
 
 def _rated(entry: Entry, protocol: str, text: str, judge: str, concepts: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of an answer and of its comparison with the picture's concept and with another."""
     job = entry.job
     asked = FREE if protocol == "strict" else CHOICE
-    told = dict(protocol=protocol, sample=0, when=now())
+    common = dict(protocol=protocol, sample=0, when=now())
     kind = "answer" if text else "empty"
     rows: list[dict[str, Any]] = [
-        dict(what="answer", question=asked, text=text, kind=kind, raw=text, model=judge, **told),
+        dict(what="answer", question=asked, text=text, kind=kind, raw=text, model=judge, **common),
     ]
     others = [c for c in concepts if c != job.concept]
     for concept in [job.concept, *random.Random(entry.key).sample(others, min(1, len(others)))] if text else []:
         right = mentions(text, [concept]) if protocol == "strict" else text == concept
         grader = WORDS if protocol == "strict" else "choice"
-        rows.append(dict(what="grade", concept=concept, score=int(right), raw=None, grader=grader, **told))
+        rows.append(dict(what="grade", concept=concept, score=int(right), raw=None, grader=grader, **common))
     return rows

@@ -65,27 +65,27 @@ def mixed(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         settings.setdefault((row.get("model"), row["layer"], row["pooling"]), set()).add(row.get("settings"))
     models = {model for model, *_ in settings}
-    found = ["model"] if len(models) > 1 else []
-    return [*found, "settings"] if any(len(kinds) > 1 for kinds in settings.values()) else found
+    columns = ["model"] if len(models) > 1 else []
+    return [*columns, "settings"] if any(len(kinds) > 1 for kinds in settings.values()) else columns
 
 
 def apart(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by model and settings, as far as `mixed` says that they must be apart; all under "" where it does not."""
     names = mixed(rows)
-    found: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(", ".join(str(row.get(name, "")) for name in names), []).append(row)
-    return dict(sorted(found.items()))
+        groups.setdefault(", ".join(str(row.get(name, "")) for name in names), []).append(row)
+    return dict(sorted(groups.items()))
 
 
 def _sources(rows: Sequence[Row]) -> dict[str, Any]:
     """The model and the settings of a group's rows, where they say."""
-    found = {}
+    sources = {}
     for name in ("model", "settings"):
         values = {row[name] for row in rows if name in row}
         if values:
-            found[name] = values.pop() if len(values) == 1 else f"{len(values)}, by layer or pooling"
-    return found
+            sources[name] = values.pop() if len(values) == 1 else f"{len(values)}, by layer or pooling"
+    return sources
 
 
 def _rate(rows: Sequence[Row]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def seed_agreement(rows: Sequence[Row], *, protocol: str = "hint") -> dict[str, 
             key = tuple(r[n] for n in ("judge", "concept", "category", "layer", "pooling"))
             key += (r.get("model"), r.get("settings"))
             groups.setdefault(key, []).append(r["score"] >= 0.5)
-    pairs = [(found[0], other) for found in groups.values() for other in found[1:]]
+    pairs = [(scores[0], other) for scores in groups.values() for other in scores[1:]]
     return dataclasses.asdict(agreement_of(pairs))
 
 

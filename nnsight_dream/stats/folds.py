@@ -29,7 +29,7 @@ def make_folds(n: int, k: int = 5, *, groups: Labels | None = None, seed: int = 
     # by hand: scikit-learn's GroupKFold either ignores the seed or, shuffled, the sizes of groups
     if not is_whole(k) or (k := int(plain(k))) < 3:
         raise ValueError(f"folds={shown(k)}: at least 3 are needed, one to test, one to choose lambda, one to fit")
-    member = np.arange(n) if (found := labels(groups, n)) is None else found
+    member = np.arange(n) if (numbers := labels(groups, n)) is None else numbers
     count = int(member.max()) + 1 if n else 0
     sizes = np.bincount(member, minlength=count)
     order = generator(seed).permutation(count)
@@ -79,11 +79,11 @@ def given_folds(folds: Any, n: int) -> np.ndarray:
     chosen = np.asarray(folds.detach().cpu() if hasattr(folds, "detach") else folds)
     if chosen.ndim != 1 or chosen.dtype.kind not in "iufbSU" or (chosen != chosen).any():
         raise ValueError(f"folds={shown(folds)}: one number or name of a fold for each item is needed")
-    found = np.unique(chosen, return_inverse=True)[1]
-    counts = np.bincount(found)
+    numbers = np.unique(chosen, return_inverse=True)[1]
+    counts = np.bincount(numbers)
     if len(counts) < 3 or counts.min() < LEAST:
         raise ValueError(f"folds= has folds of {counts.tolist()} items: at least 3 folds of {LEAST} or more are needed")
-    return found
+    return numbers
 
 
 def check_groups(folds: np.ndarray, groups: np.ndarray) -> None:

@@ -54,10 +54,10 @@ def _measure(
         )
     if name in ("cka", "cka biased"):
         debiased = name == "cka"
-        said = "CKA, debiased" if debiased else "CKA"
+        label = "CKA, debiased" if debiased else "CKA"
         return _Measure(
             lambda x, called: centred_kernel(x, debiased, called),
-            {BOTH: lambda a, b: compare_kernels(a, b, said, groups)},
+            {BOTH: lambda a, b: compare_kernels(a, b, label, groups)},
         )
     if name == "knn":
         return _Measure(

@@ -151,28 +151,30 @@ def _hold_out(a: Side, b: Side, lambdas: np.ndarray, order: np.ndarray | None = 
 
 def predict(a: Side, b: Side, lambdas: np.ndarray, groups: np.ndarray | None = None) -> Predictivity:
     """Predict b from a on held-out items, lambda chosen in the other folds."""
-    found = _hold_out(a, b, lambdas)
+    prediction = _hold_out(a, b, lambdas)
     held_rows = [np.flatnonzero(a.folds == j) for j in a.outer]
 
     def weighted(weights: np.ndarray) -> np.ndarray:
-        return np.mean([_weighted_r(found.predicted[f], found.target[f], weights[:, f]) for f in held_rows], axis=0)
+        return np.mean(
+            [_weighted_r(prediction.predicted[f], prediction.target[f], weights[:, f]) for f in held_rows], axis=0
+        )
 
-    known = np.isfinite(found.r)
-    mean = np.where(known, found.r, 0).sum(0) / np.maximum(known.sum(0), 1)
+    known = np.isfinite(prediction.r)
+    mean = np.where(known, prediction.r, 0).sum(0) / np.maximum(known.sum(0), 1)
     return Predictivity(
         "linear predictivity",
-        found.value,
+        prediction.value,
         len(a.folds),
         groups,
         a.folds,
         lambda order: _hold_out(a, b, lambdas, order).value,
         weighted,
         r=np.where(known.any(0), mean, np.nan),
-        lambdas=found.lambdas,
-        at_edge=len(lambdas) > 1 and bool(np.isin(found.lambdas, (lambdas.min(), lambdas.max())).any()),
+        lambdas=prediction.lambdas,
+        at_edge=len(lambdas) > 1 and bool(np.isin(prediction.lambdas, (lambdas.min(), lambdas.max())).any()),
         constant=int((~known).any(0).sum()),
-        predicted=found.predicted,
-        target=found.target,
+        predicted=prediction.predicted,
+        target=prediction.target,
     )
 
 
@@ -195,17 +197,17 @@ def _weighted_r(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray
 def check_lambdas(lambdas: Sequence[float] | float) -> np.ndarray:
     """Penalties as an array. Raises ValueError unless all are above 0."""
     try:
-        found = np.atleast_1d(np.asarray(lambdas, dtype=np.float64))
+        values = np.atleast_1d(np.asarray(lambdas, dtype=np.float64))
     except (TypeError, ValueError):
-        found = np.zeros(0)
+        values = np.zeros(0)
     if (
         isinstance(lambdas, (bool, str))
-        or found.ndim != 1
-        or not len(found)
-        or not (np.isfinite(found) & (found > 0)).all()
+        or values.ndim != 1
+        or not len(values)
+        or not (np.isfinite(values) & (values > 0)).all()
     ):
         raise ValueError(f"lambdas={shown(lambdas)}: one or more numbers above 0 are needed, such as {LAMBDAS}")
-    return found
+    return values
 
 
 def linear_predictivity(

@@ -104,9 +104,9 @@ class Score:
 
         Items that are alone in their kind keep their partner. Raises ValueError unless there is a kind for each item.
         """
-        found = labels(kinds, self.n)
-        assert found is not None
-        strata = found if self.strata is None else found * (int(self.strata.max()) + 1) + self.strata
+        numbers = labels(kinds, self.n)
+        assert numbers is not None
+        strata = numbers if self.strata is None else numbers * (int(self.strata.max()) + 1) + self.strata
         return replace(self, strata=np.unique(strata, return_inverse=True)[1])
 
     def row(self, draws: int = 1000, *, seed: int = 0) -> dict[str, Any]:
@@ -115,8 +115,8 @@ class Score:
         if whole(draws, "draws", 0) == 0:
             return dict(measure=self.measure, value=self.value, n=self.n)
         null, (low, high) = self.null(draws, seed=seed), self.interval(draws, seed=seed)
-        told = dict(value=self.value, value_low=low, value_high=high, null=null.mean, null_high=null.high, p=null.p)
-        return dict(measure=self.measure, **told, n=self.n)
+        columns = dict(value=self.value, value_low=low, value_high=high, null=null.mean, null_high=null.high, p=null.p)
+        return dict(measure=self.measure, **columns, n=self.n)
 
     def _labels(self) -> tuple[np.ndarray, np.ndarray]:
         groups = np.arange(self.n) if self.groups is None else self.groups

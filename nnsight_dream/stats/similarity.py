@@ -221,12 +221,12 @@ def retrieval(x: Any, y: Any, k: int = 1, *, centred: bool = True, groups: Label
     units = [_towards_items(side, centred, name) for side, name in ((x, "x"), (y, "y"))]
     cosine = np.round(units[0] @ units[1].T, 12)  # rounding is no difference
     member = labels(groups, len(x))
-    found = _found(cosine, k)
+    nearest = _found(cosine, k)
     own = np.eye(len(x), dtype=bool) if member is None else member[:, None] == member
-    hits = (found & own).any(1)
+    hits = (nearest & own).any(1)
 
     def permuted(order: np.ndarray) -> float:
-        return float((found[:, order] & own).any(1).mean())  # column j now shows what item order[j] has
+        return float((nearest[:, order] & own).any(1).mean())  # column j now shows what item order[j] has
 
     return Score(
         f"retrieval at {k}", float(hits.mean()), len(x), member, None, permuted, lambda w: (w @ hits) / w.sum(1), True
@@ -247,10 +247,10 @@ def _towards_items(x: np.ndarray, centred: bool, name: str) -> np.ndarray:
 def _found(cosine: np.ndarray, k: int) -> np.ndarray:
     """Whether fewer than k others of its row are as high as each entry, (n, n)."""
     ordered = np.sort(cosine, axis=1)
-    found = np.empty(cosine.shape, dtype=bool)
-    for row, line, some in zip(found, cosine, ordered, strict=True):
+    nearest = np.empty(cosine.shape, dtype=bool)
+    for row, line, some in zip(nearest, cosine, ordered, strict=True):
         row[:] = len(line) - np.searchsorted(some, line, "left") <= k  # how many are at least as high, with itself
-    return found
+    return nearest
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -283,8 +283,8 @@ def ranked_distances(x: np.ndarray, metric: str = "correlation", name: str = "x"
 def compare_distances(a: np.ndarray, b: np.ndarray, groups: np.ndarray | None) -> Score:
     """The rank correlation of two matrices of `ranked_distances`, as a Score."""
     upper = np.triu_indices(len(a), 1)
-    one, other = a[upper], b[upper]
-    places = [np.unique(v, return_inverse=True)[1] for v in (one, other)]
+    first, other = a[upper], b[upper]
+    places = [np.unique(v, return_inverse=True)[1] for v in (first, other)]
 
     def again(place: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Ranks among the drawn pairs: the weight of what is lower, and half of what is equal."""
@@ -303,7 +303,7 @@ def compare_distances(a: np.ndarray, b: np.ndarray, groups: np.ndarray | None) -
     def permuted(order: np.ndarray) -> float:
         return float(np.vdot(a, b[np.ix_(order, order)])) / 2
 
-    return Score("RSA", float(one @ other), len(a), groups, None, permuted, weighted)
+    return Score("RSA", float(first @ other), len(a), groups, None, permuted, weighted)
 
 
 def rsa(x: Any, y: Any, *, metric: str = "correlation", groups: Labels | None = None) -> Score:
@@ -315,5 +315,5 @@ def rsa(x: Any, y: Any, *, metric: str = "correlation", groups: Labels | None = 
     """
     x, y = matrix(x, "x"), matrix(y, "y")
     same_items(x, y)
-    made = ranked_distances(x, metric), ranked_distances(y, metric, "y")
-    return compare_distances(*made, labels(groups, len(x)))
+    distances = ranked_distances(x, metric), ranked_distances(y, metric, "y")
+    return compare_distances(*distances, labels(groups, len(x)))

@@ -32,8 +32,8 @@ def directions_of(vlm: VLM, jobs: Sequence[Job]) -> Iterator[Direction | Excepti
             except Exception as error:
                 of[word] = error
     for job in jobs:
-        found = of[job.words]
-        yield random_direction(vlm, job, found) if job.control and isinstance(found, Direction) else found
+        direction = of[job.words]
+        yield random_direction(vlm, job, direction) if job.control and isinstance(direction, Direction) else direction
 
 
 def random_direction(vlm: VLM, job: Job, like: Direction) -> Direction:

@@ -65,14 +65,14 @@ class _Count:
         spent = max(1e-9, time.monotonic() - self.began)
         speed = (self.pictures - self.there) / spent
         running = sum(jobs for jobs, _ in self.running.values())
-        said = (
+        message = (
             f"{self.done.found + self.done.made} of {self.planned.jobs} done, {running} running, "
             f"{len(self.done.failed)} failed"
         )
         if speed <= 0:
-            return said
+            return message
         left = (self.planned.jobs - self.pictures) / speed
-        return f"{said}, {60 * speed:.1f} a minute, {_time(left)} left"
+        return f"{message}, {60 * speed:.1f} a minute, {_time(left)} left"
 
 
 class _Lines:

@@ -114,13 +114,13 @@ def _least_seconds(vlm: VLM, layer: int) -> float:
 
 def _timed(vlm: VLM, chunk: Chunk, layer: int, budget: float) -> _Probe | None:
     """Climb a few pictures for a few steps; as many as the budget lets one climb, up to the chunk's own."""
-    began, count, found = time.perf_counter(), min(2, len(chunk.jobs)), None
+    began, count, rate = time.perf_counter(), min(2, len(chunk.jobs)), None
     while True:
-        found = _climbed(vlm, chunk, layer, count)
+        rate = _climbed(vlm, chunk, layer, count)
         spent = time.perf_counter() - began
         bigger = min(4 * count, len(chunk.jobs))
-        if found is None or bigger == count or spent + spent * bigger / count > budget:
-            return found
+        if rate is None or bigger == count or spent + spent * bigger / count > budget:
+            return rate
         count = bigger
 
 
@@ -136,18 +136,18 @@ def _steps(vlm: VLM, site: Site, settings: Settings, count: int) -> tuple[list[f
         scores.sum().item()  # waits for a device that is asked from afar
         stamps.append(time.perf_counter())
 
-    made = climb_pairs(vlm, [(aim, 0) for aim in aims], settings, watch)
-    return [b - a for a, b in itertools.pairwise(stamps)], stamps[-1], made
+    prototypes = climb_pairs(vlm, [(aim, 0) for aim in aims], settings, watch)
+    return [b - a for a, b in itertools.pairwise(stamps)], stamps[-1], prototypes
 
 
 def _climbed(vlm: VLM, chunk: Chunk, layer: int, count: int) -> _Probe | None:
     site = vlm.site(chunk.jobs[0].layer)
-    steps, last, made = _steps(vlm, site, chunk.settings, count)
+    steps, last, prototypes = _steps(vlm, site, chunk.settings, count)
     measuring = (time.perf_counter() - last) / count
     if max(steps) > UNEVEN * min(steps):
         return None
     with tempfile.TemporaryDirectory() as folder:
-        writing = _seconds(lambda: Store(folder).put("timed", chunk.jobs[0], made[0]))
+        writing = _seconds(lambda: Store(folder).put("timed", chunk.jobs[0], prototypes[0]))
     pictures = torch.rand(2, 3, *vlm.image_size, device=vlm.device)
     reading = _seconds(lambda: read_pictures(vlm, pictures, [site])[site].float().sum().item()) / len(pictures)
     view = sum(steps) / len(steps) / (count * chunk.settings.batch)

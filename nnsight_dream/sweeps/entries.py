@@ -111,9 +111,9 @@ def about(prototype: Prototype, of: dict[str, Any]) -> dict[str, Any]:
         kept = {k: v for k, v in prototype.settings.items() if k not in ("at_once", "terms")}
         choices = {"settings": re.sub(r" at 0x[0-9a-f]+", "", json.dumps(kept, sort_keys=True, default=str))}
         choices |= {"image_size": prototype.image_size, "straight_through": prototype.straight_through}
-    told = json.dumps(choices, sort_keys=True, default=str)
+    text = json.dumps(choices, sort_keys=True, default=str)
     name = dict(model=prototype.model, revision=prototype.revision)
-    return {**name, "settings": f"{steps} steps, {digest(told.encode())[:6]}", "of": of}
+    return {**name, "settings": f"{steps} steps, {digest(text.encode())[:6]}", "of": of}
 
 
 def _about_of(place: Path) -> dict[str, Any]:

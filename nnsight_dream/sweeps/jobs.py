@@ -61,8 +61,8 @@ class Job:
 
         `given` is plain data (model, settings ...), the same for equal results.
         """
-        told = json.dumps({**dataclasses.asdict(self), **given}, sort_keys=True, ensure_ascii=False)
-        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        text = json.dumps({**dataclasses.asdict(self), **given}, sort_keys=True, ensure_ascii=False)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         layer = slug(str(self.layer), 40)
         return "-".join(filter(None, (slug(self.concept), self.control, f"L{layer}", f"s{self.seed}", digest)))
 

@@ -134,9 +134,9 @@ class _Worker:
 
         here = whole_identity(self.vlm, chunk.jobs[0].layer)
         if unlike := [name for name in {**expected, **here} if expected.get(name) != here.get(name)]:
-            told = [f"{n} {_short(here.get(n))}, planned with {_short(expected.get(n))}" for n in unlike]
+            pairs = [f"{n} {_short(here.get(n))}, planned with {_short(expected.get(n))}" for n in unlike]
             raise UnlikeModel(
-                f"the model of a worker, {self.vlm.id!r}, is not that of the sweep: {'; '.join(told)}. Plan with the "
+                f"the model of a worker, {self.vlm.id!r}, is not that of the sweep: {'; '.join(pairs)}. Plan with the "
                 "same, or give Cluster(options=...) what nd.load needs; other weights mean another revision or file"
             )
         return [_portable(r) for r in run(self.vlm, chunk)]

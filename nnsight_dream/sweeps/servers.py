@@ -92,10 +92,10 @@ def store_entry(store: Store, key: str) -> Prototype:
 
 
 def _made(vlm: VLM, store: Store, chunk: Any, directions: Callable[..., Any], stop: threading.Event) -> Results:
-    found: list[Direction | Exception] = list(directions(vlm, chunk.jobs))
-    good = [(d, j) for d, j in zip(found, chunk.jobs, strict=True) if isinstance(d, Direction)]
+    aims: list[Direction | Exception] = list(directions(vlm, chunk.jobs))
+    good = [(d, j) for d, j in zip(aims, chunk.jobs, strict=True) if isinstance(d, Direction)]
     results = iter(_together(vlm, store, chunk.name, good, chunk.settings, stop) if good else [])
-    return [next(results) if isinstance(d, Direction) else d for d in found]
+    return [next(results) if isinstance(d, Direction) else d for d in aims]
 
 
 def _together(
@@ -145,17 +145,17 @@ def _pieces(ascent: Ascent, store: Store, name: str, where: str, stop: threading
             job = send_detached(ascent.vlm, run.payload(ascent.vlm, shipped_jobs.ascent, ascent.piece(note)))
             store.keep_job(name, where, job)
         try:
-            found = wait_for(ascent.vlm, job, check)
+            pieces = wait_for(ascent.vlm, job, check)
         except LookupError:
             if sent_here:
                 raise Lost(f"{where} no longer knows job {job}") from None
-            found = None  # an old record's: done long ago and thrown away there
-        if found is None:
+            pieces = None  # an old record's: done long ago and thrown away there
+        if pieces is None:
             job = None
             continue
         if not sent_here:
-            ascent.history = opened(found.get("note") if isinstance(found, dict) else None, job)["history"]
-        if ascent.take(found):
+            ascent.history = opened(pieces.get("note") if isinstance(pieces, dict) else None, job)["history"]
+        if ascent.take(pieces):
             store.drop_job(name)
-            return prototypes(ascent.note, torch.cat(ascent.history), found)
+            return prototypes(ascent.note, torch.cat(ascent.history), pieces)
         job = None

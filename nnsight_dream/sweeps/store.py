@@ -147,8 +147,8 @@ class Store:
         """The jobs that raised and have not been made since, by key."""
         for path in sorted((self.folder / "failed").glob("*.json")):
             try:
-                told = json.loads(self.inside(path).read_text(encoding="utf-8"))
-                yield Failure(path.stem, job_of(told.pop("job")), **told)
+                failure = json.loads(self.inside(path).read_text(encoding="utf-8"))
+                yield Failure(path.stem, job_of(failure.pop("job")), **failure)
             except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
                 raise ValueError(f"{path} is no record of a failure ({error!r}): remove the file") from error
 
@@ -166,10 +166,10 @@ class Store:
     def kept_job(self, name: str, where: str) -> str | None:
         """The id that was kept under a name for a server, or None."""
         try:
-            told = json.loads(self._remote(name).read_text(encoding="utf-8"))
+            record = json.loads(self._remote(name).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        return str(told["job"]) if told.get("where") == where else None
+        return str(record["job"]) if record.get("where") == where else None
 
     def drop_job(self, name: str) -> None:
         """The job under a name is collected, or lost."""
@@ -208,7 +208,7 @@ class Store:
         if not path.is_file():
             return []
         lines = path.read_bytes().split(b"\n")
-        found = []
+        records = []
         for n, line in enumerate(lines[:-1]):  # what follows the last line end was cut short
             try:
                 row = json.loads(line)
@@ -216,8 +216,8 @@ class Store:
                 raise ValueError(f"{path}, line {n + 1}, is not an answer: {error}; remove the line") from None
             if isinstance(row, dict) and row.pop("check", None) not in (None, _check(row)):
                 raise ValueError(f"{path}, line {n + 1}, is not as it was written; remove the line")
-            found.append(row)
-        return found
+            records.append(row)
+        return records
 
     def add_answers(self, key: str, judge: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append a judge's answers; they are on disk when this returns. Raises OSError."""
@@ -247,8 +247,8 @@ class Store:
 
     def judges(self) -> list[str]:
         """The judges that answered anything, by a short name each; by its own where the short one is another's name."""
-        found = {p.name for p in (self.folder / "jobs").glob("*/answers-*.jsonl")}
-        shorts = sorted(n.removeprefix("answers-").removesuffix(".jsonl") for n in found)
+        names = {p.name for p in (self.folder / "jobs").glob("*/answers-*.jsonl")}
+        shorts = sorted(n.removeprefix("answers-").removesuffix(".jsonl") for n in names)
         return [s if self._short(s, exact=False) == s else self._owner(s) or s for s in shorts]
 
     def enroll(self, judge: str) -> str:

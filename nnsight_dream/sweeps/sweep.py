@@ -146,8 +146,8 @@ def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple
 
 def identity(vlm: VLM, site: Any) -> dict[str, Any]:
     """What of a model decides about its pictures at a site, as plain data."""
-    found = dict(model=vlm.id, revision=vlm.revision, weights=vlm.weights_tag(site), dtype=str(vlm.dtype))
-    return {**found, **vlm.chosen}
+    identifiers = dict(model=vlm.id, revision=vlm.revision, weights=vlm.weights_tag(site), dtype=str(vlm.dtype))
+    return {**identifiers, **vlm.chosen}
 
 
 def _shard(shard: Any) -> tuple[int, int]:
@@ -279,10 +279,10 @@ def settle(store: Store, chunk: Chunk, results: Iterable[Prototype | Exception],
 
 def run(vlm: VLM, chunk: Chunk, watch: Callable[..., None] | None = None) -> list[Prototype | Exception]:
     """Climb a chunk: a prototype, or what it raised, for each of its jobs. Raises KeyboardInterrupt."""
-    found: list[Direction | Exception] = list(directions_of(vlm, chunk.jobs))
-    good = [(d, j) for d, j in zip(found, chunk.jobs, strict=True) if isinstance(d, Direction)]
+    aims: list[Direction | Exception] = list(directions_of(vlm, chunk.jobs))
+    good = [(d, j) for d, j in zip(aims, chunk.jobs, strict=True) if isinstance(d, Direction)]
     results = iter(_climbed(vlm, good, chunk.settings, watch))
-    return [next(results) if isinstance(d, Direction) else d for d in found]
+    return [next(results) if isinstance(d, Direction) else d for d in aims]
 
 
 def _climbed(
@@ -292,16 +292,16 @@ def _climbed(
     if not good:
         return []
     try:
-        made = climb_pairs(vlm, [(d, j.seed) for d, j in good], settings, watch)
+        prototypes = climb_pairs(vlm, [(d, j.seed) for d, j in good], settings, watch)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if len(good) == 1:
             return [error]
         return [r for one in good for r in _climbed(vlm, [one], settings, None)]
-    if any(p.interrupted for p in made):
+    if any(p.interrupted for p in prototypes):
         raise KeyboardInterrupt
-    return list(made)
+    return list(prototypes)
 
 
 def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float | None:

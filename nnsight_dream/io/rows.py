@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+# by hand: datasets takes CSV for UTF-8 parted by commas unless told, names no row in its errors, and copies each table
+# into a cache; those who want it use `from_hub`
 FORMS = (".jsonl", ".json", ".csv", ".parquet")
 
 

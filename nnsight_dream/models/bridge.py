@@ -1,0 +1,268 @@
+"""A TransformerBridge of TransformerLens 3 in hand: its hook points are sites, and the user's hooks on them are in force.
+
+A bridge wraps the modules of a Hugging Face model in place, each with hook points before and behind it. Its model is
+read and climbed as it stands, so that whatever the bridge computes (hooks, autoencoders spliced in, processed weights)
+is what is read. TransformerLens is never imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..state import changes
+from .family import Family
+from .sites import Site
+
+if TYPE_CHECKING:
+    from .vlm import VLM
+
+INNER = "_original_component"  # what TransformerLens calls the module that it wrapped
+
+
+def find(x: Any) -> Any:
+    """The TransformerBridge that an object is, or that was booted on a model; None where there is none.
+
+    Raises ValueError for a model whose bridge is gone, which left its own modules in it, and TypeError for a
+    HookedTransformer, which sees no pictures.
+    """
+    names = {c.__name__ for c in type(x).__mro__ if c.__module__.startswith(("transformer_lens.", "sae_lens."))}
+    if "TransformerBridge" in names:
+        return x
+    if "HookedTransformer" in names:
+        raise TypeError(
+            f"a {type(x).__name__} reads text alone: boot the vision-language model it was made from with "
+            "transformer_lens.model_bridge.TransformerBridge.boot_transformers, and pass that bridge"
+        )
+    parts = [m for m in x.modules() if is_wrapper(m)] if isinstance(x, torch.nn.Module) else []
+    for part in parts:
+        reference = getattr(getattr(part, "config", None), "_bridge_ref", None)
+        if reference is not None and (bridge := reference()) is not None:
+            return bridge
+    if parts:
+        raise ValueError(
+            "a TransformerBridge was booted on this model and left its modules in it: pass the bridge, nd.load(bridge)"
+        )
+    return None
+
+
+def is_wrapper(module: torch.nn.Module) -> bool:
+    """Whether a module is one of a bridge's own around one of Hugging Face's."""
+    return type(module).__module__.startswith("transformer_lens.model_bridge.") and INNER in module._modules
+
+
+@dataclass(frozen=True)
+class Bridged(Family):
+    """A family's record with its paths as a bridge left them; `hooks` holds every name that a block's places have.
+
+    Names are those of the bridge's hook points and, as "self_attn.o_proj.input", those of Hugging Face's modules.
+    """
+
+    def kind_at(self, place: tuple[str, str]) -> str:
+        """The name of a place below a block: a kind, else the bridge's own."""
+        kind = super().kind_at(place)
+        names = (name for name, path in self.hooks.items() if path == place)
+        return kind if kind in self.kinds else next(names, kind)
+
+
+def bridged(record: Family, bridge: Any) -> Bridged:
+    """A family's record for the model in a bridge, as its modules are now."""
+    hf = bridge.original_model
+    paths = {id(module): path for path, module in hf.named_modules()}
+    moved = {part: getattr(record, part) for part in ("root", "layers", "tower", "projector")}
+    moved = {part: path and paths[id(hf.get_submodule(path))] for part, path in moved.items()}
+    stack = moved["layers"]
+    hooks: dict[str, tuple[str, str]] = {}
+    points = sorted(bridge.hook_dict.items(), key=lambda item: (item[0] not in _theirs(record, item[0]), item[0]))
+    ranked = [p for p in points if getattr(p[1], "name", None) == p[0]]
+    for name, point in [p for p in points if p[0] in _theirs(record, p[0])] + ranked + points:
+        if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
+            block, path = f"{stack}.{match[1]}.", paths.get(id(point), "")
+            if path.startswith(block):
+                hooks.setdefault(match[2], (path[len(block) :], "output"))
+    for block in hf.get_submodule(stack):
+        _modules_of(block, hooks)
+    kinds = {kind: hooks[".".join(filter(None, place))] for kind, place in record.kinds.items()}
+    for kind in ("resid_pre", "resid_post"):
+        kinds[kind] = hooks[f"hook_{kind}"]
+        hooks[".".join(filter(None, record.kinds[kind]))] = kinds[kind]
+    facts = {f.name: getattr(record, f.name) for f in fields(Family)}
+    return Bridged(**{**facts, **moved, "kinds": kinds, "hooks": hooks})
+
+
+def _theirs(record: Family, name: str) -> tuple[str, ...]:
+    """A hook's full name, if the family's record knows the hook; the name that is then shown for its place."""
+    return (name,) if name.partition(".")[2].partition(".")[2] in record.hooks else ()
+
+
+def _modules_of(block: torch.nn.Module, hooks: dict[str, tuple[str, str]]) -> None:
+    """Add the names of Hugging Face's modules in a block, with the places where a bridge's hooks have been at work."""
+    for path, module in block.named_modules():
+        plain = ".".join(part for part in path.split(".") if part != INNER)
+        if path.endswith(INNER) or not isinstance(module, torch.nn.Module) or _is_point(module):
+            continue
+        for side, point in (("input", "hook_in"), ("output", "hook_out")):
+            place = (f"{path}.{point}".lstrip("."), "output") if point in module._modules else (path, side)
+            hooks.setdefault(f"{plain}.{side}".lstrip("."), place)
+
+
+def _is_point(module: torch.nn.Module) -> bool:
+    return type(module).__name__ == "HookPoint" or hasattr(module, "hook_sae_output")
+
+
+def attach(vlm: VLM, bridge: Any) -> None:
+    """Make the VLM of a bridge's model the bridge's own: its hook points become sites. Once, right after it is made."""
+    vlm.bridge, vlm.record = bridge, vlm.family
+    vlm.family = bridged(vlm.family, bridge)
+    vlm.memo.spliced = _spliced(bridge)
+
+
+def follow(vlm: VLM) -> None:
+    """Take in that autoencoders were spliced into the bridge, or taken out of it, since the last look."""
+    now = _spliced(vlm.bridge)
+    if now != vlm.memo.spliced:
+        vlm.model._update(vlm.hf)  # nnsight's hold of modules that were exchanged
+        vlm.family, vlm.memo.spliced = bridged(vlm.record, vlm.bridge), now
+        vlm.memo.order.clear()
+
+
+def _spliced(bridge: Any) -> list[tuple[str, int]]:
+    return [(name, id(wrapper)) for name, wrapper in bridge.__dict__.get("_acts_to_saes", {}).items()]
+
+
+def sae_input(vlm: VLM, site: Site) -> Site:
+    """Where an autoencoder that is spliced in at a site reads: behind it, its own output is what passes on."""
+    kind = f"{vlm.family.kind_at(vlm.family.place(site.kind))}"
+    module = vlm.family.place(kind)[0]
+    name = next((n for n, p in vlm.family.hooks.items() if p == (f"{module}.hook_sae_input", "output")), None)
+    return site if name is None or not _holds(vlm, site.layer, module) else Site(site.layer, name, site.tokens)
+
+
+def _holds(vlm: VLM, layer: int, module: str) -> bool:
+    return hasattr(vlm.hf.get_submodule(f"{vlm.family.layers}.{layer - 1}.{module}"), "hook_sae_input")
+
+
+def state(vlm: VLM) -> bytes:
+    """A hash of what changes a bridge's activations and is neither weight nor hook: its switches, what is spliced in."""
+    bridge = vlm.bridge
+    flags = [n for n in dir(bridge.cfg) if n.startswith("use_") and isinstance(getattr(bridge.cfg, n), bool)]
+    facts: list[Any] = [(n, getattr(bridge.cfg, n)) for n in flags] + [bool(bridge._weights_processed)]
+    facts += [m.use_native_layernorm_autograd for m in vlm.hf.modules() if "use_native_layernorm_autograd" in vars(m)]
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, wrapper in bridge.__dict__.get("_acts_to_saes", {}).items():
+        digest.update(f"{name} {wrapper.use_error_term} {wrapper.sae.cfg}".encode())
+        for key, value in sorted(wrapper.sae.state_dict().items()):
+            digest.update(key.encode() + changes.of_tensor(value))
+    return digest.digest()
+
+
+def unfit(vlm: VLM, name: str) -> str:
+    """Why a hook of the bridge is no site, in a sentence; "" for what is no hook of it."""
+    if name not in vlm.bridge.hook_dict:
+        return ""
+    return (
+        f"site {name!r}: this hook of the bridge lies outside the decoder's blocks, and sites lie in them. What enters "
+        f"the first block is 'blocks.0.hook_resid_pre', what leaves the last 'blocks.{vlm.layers - 1}.hook_resid_post'"
+    )
+
+
+def refuse_silent(vlm: VLM, site: Site, fires: Any) -> None:
+    """Raise ValueError for a hook point that a pass never comes by, with the switch that mends it if there is one."""
+    module, side = vlm.family.place(site.kind)
+    if site.kind in vlm.family.kinds or f"{module}.{side}" in fires:
+        return
+    gate = getattr(vlm.bridge, "_gated_hook_reason", lambda name: None)(site.tl_name)
+    mend = f"call bridge.set_{gate}(True) first" if gate else "no pass of this model comes by it"
+    raise ValueError(f"site {site.tl_name!r}: the bridge has this hook but it does not fire: {mend}")
+
+
+# -- proof ---------------------------------------------------------------------------------------------------------
+
+
+def prove(vlm: VLM) -> None:
+    """Raise ValueError where the bridge cannot run; warn where its vision tower is not the model's.
+
+    Image tokens are compared with those of the same modules without the bridge's wrapping, unless hooks are on them.
+    """
+    from .reading import _picture_inputs, _pixel_inputs, read_text
+
+    one = torch.ones(1, 1, dtype=torch.long)
+    try:
+        read_text(vlm, one, one, [vlm.layers + vlm.first_layer - 1])
+    except Exception as error:
+        if not any("transformer_lens" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        raise ValueError(
+            f"this TransformerBridge cannot run {vlm.id}: transformer_lens {_version('transformer-lens')} under "
+            f"transformers {_version('transformers')} raises {type(error).__name__}: {error}. Load the Hugging Face "
+            "model itself, before a bridge is booted on it"
+        ) from error
+    if changes.hooks(vlm.hf) or vlm.memo.spliced or vlm.edits:
+        return
+    grain = torch.rand(1, 3, *vlm.image_size, generator=torch.Generator().manual_seed(0)).to(vlm.device)
+    where = vlm.image_prompt.positions
+    with torch.no_grad(), vlm.quiet():
+        inputs = {**_picture_inputs(vlm, 1), **_pixel_inputs(vlm, grain)}
+        theirs = _into_blocks(vlm, inputs)[:, where]
+        with unwrapped(vlm.hf):
+            plain = {**_picture_inputs(vlm, 1), **_pixel_inputs(vlm, grain)}
+            mine = _into_blocks(vlm, plain)[:, where]
+    apart = ((theirs - mine).float().norm() / mine.float().norm()).item()
+    if apart > (1e-3 if vlm.dtype == torch.float32 else 0.1):
+        warnings.warn(
+            f"image tokens of this TransformerBridge (transformer_lens {_version('transformer-lens')}) differ by "
+            f"{apart:.0%} of their norm from those of the model in it: its vision tower computes something else. "
+            "Pictures are climbed for the bridge as it is; for the model's own tower first say: for m in "
+            "bridge.vision_encoder.modules(): m.use_native_layernorm_autograd = True",
+            stacklevel=2,
+        )
+
+
+def _into_blocks(vlm: VLM, inputs: dict[str, Any]) -> torch.Tensor:
+    """What enters the first block, (B, T, d)."""
+
+    class Reached(Exception):
+        pass
+
+    def stop(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        raise Reached(args[0] if args else options["hidden_states"])
+
+    first = vlm.hf.get_submodule(vlm.family.layers)[0]  # type: ignore[index]
+    handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        vlm.hf.get_submodule(vlm.family.root)(**inputs, use_cache=False)
+    except Reached as reached:
+        return vlm.family.states(reached.args[0], vlm.config)
+    finally:
+        handle.remove()
+    raise AssertionError("no pass came by the first block")
+
+
+@contextlib.contextmanager
+def unwrapped(hf: torch.nn.Module) -> Iterator[None]:
+    """Hugging Face's own modules where a bridge's stand around them, for the block only."""
+    exchanged = [(m, n, c) for m in hf.modules() for n, c in m._modules.items() if c is not None and is_wrapper(c)]
+    for parent, name, wrapper in exchanged:
+        parent._modules[name] = wrapper._modules[INNER]
+    try:
+        yield
+    finally:
+        for parent, name, wrapper in exchanged:
+            parent._modules[name] = wrapper
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return str(getattr(sys.modules.get(name.replace("-", "_")), "__version__", "of an unknown version"))

@@ -1,4 +1,4 @@
-"""A TransformerBridge of TransformerLens 3 in hand: its hook points are sites, and the user's hooks on them are in force.
+"""A TransformerBridge of TransformerLens 3 in hand: its hook points are sites, the user's hooks on them in force.
 
 A bridge wraps the modules of a Hugging Face model in place, each with hook points before and behind it. Its model is
 read and climbed as it stands, so that whatever the bridge computes (hooks, autoencoders spliced in, processed weights)
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..engine import read
 from ..state import changes
 from .family import Family
 from .sites import Site
@@ -66,7 +67,11 @@ class Bridged(Family):
     """A family's record with its paths as a bridge left them; `hooks` holds every name that a block's places have.
 
     Names are those of the bridge's hook points and, as "self_attn.o_proj.input", those of Hugging Face's modules.
+    `record` is the family's own; `spliced` says which autoencoders were in the bridge when this was made.
     """
+
+    record: Family | None = None
+    spliced: tuple[tuple[str, int], ...] = ()
 
     def kind_at(self, place: tuple[str, str]) -> str:
         """The name of a place below a block: a kind, else the bridge's own."""
@@ -97,7 +102,7 @@ def bridged(record: Family, bridge: Any) -> Bridged:
         kinds[kind] = hooks[f"hook_{kind}"]
         hooks[".".join(filter(None, record.kinds[kind]))] = kinds[kind]
     facts = {f.name: getattr(record, f.name) for f in fields(Family)}
-    return Bridged(**{**facts, **moved, "kinds": kinds, "hooks": hooks})
+    return Bridged(**{**facts, **moved, "kinds": kinds, "hooks": hooks}, record=record, spliced=_spliced(bridge))
 
 
 def _theirs(record: Family, name: str) -> tuple[str, ...]:
@@ -120,45 +125,55 @@ def _is_point(module: torch.nn.Module) -> bool:
     return type(module).__name__ == "HookPoint" or hasattr(module, "hook_sae_output")
 
 
+def model_of(bridge: Any, model: Any) -> Any:
+    """The nnsight model of a bridge's model that was handed in; None where it is to be made.
+
+    Raises ValueError for one that was made before the bridge was booted, and for one of the bridge that has edits.
+    """
+    mend = "wrap it now, with nnsight.NNsight(bridge.original_model), and pass that or the bridge"
+    if model is None or (model._module is bridge and not model._edits):
+        return None
+    if model._module is bridge:
+        raise ValueError(f"this nnsight model is of the bridge, and edits stored on it would be left out: {mend}")
+    if any(
+        envoy._module._modules.get(n) is not c._module for envoy in model.modules() for n, c in envoy._child_map.items()
+    ):
+        raise ValueError(f"this nnsight model was made before a TransformerBridge was booted on its model: {mend}")
+    return model
+
+
 def attach(vlm: VLM, bridge: Any) -> None:
-    """Make the VLM of a bridge's model the bridge's own: its hook points become sites. Once, right after it is made."""
-    vlm.bridge, vlm.record = bridge, vlm.family
-    vlm.family = bridged(vlm.family, bridge)
-    vlm.memo.spliced = _spliced(bridge)
+    """Make the VLM of a bridge's model the bridge's own, so that hook points are sites."""
+    vlm.bridge, vlm.family = bridge, bridged(vlm.family, bridge)
 
 
 def follow(vlm: VLM) -> None:
     """Take in that autoencoders were spliced into the bridge, or taken out of it, since the last look."""
-    now = _spliced(vlm.bridge)
-    if now != vlm.memo.spliced:
+    if vlm.family.spliced != _spliced(vlm.bridge):  # type: ignore[attr-defined]
         vlm.model._update(vlm.hf)  # nnsight's hold of modules that were exchanged
-        vlm.family, vlm.memo.spliced = bridged(vlm.record, vlm.bridge), now
+        vlm.family = bridged(vlm.family.record, vlm.bridge)  # type: ignore[attr-defined]
         vlm.memo.order.clear()
 
 
-def _spliced(bridge: Any) -> list[tuple[str, int]]:
-    return [(name, id(wrapper)) for name, wrapper in bridge.__dict__.get("_acts_to_saes", {}).items()]
+def _spliced(bridge: Any) -> tuple[tuple[str, int], ...]:
+    return tuple((name, id(wrapper)) for name, wrapper in bridge.__dict__.get("_acts_to_saes", {}).items())
 
 
 def sae_input(vlm: VLM, site: Site) -> Site:
-    """Where an autoencoder that is spliced in at a site reads: behind it, its own output is what passes on."""
-    kind = f"{vlm.family.kind_at(vlm.family.place(site.kind))}"
-    module = vlm.family.place(kind)[0]
-    name = next((n for n, p in vlm.family.hooks.items() if p == (f"{module}.hook_sae_input", "output")), None)
-    return site if name is None or not _holds(vlm, site.layer, module) else Site(site.layer, name, site.tokens)
+    """Where an autoencoder that is spliced in at a site reads: what passes on behind it is its own output."""
+    module = vlm.family.place(site.kind)[0]
+    place, block = f"{module}.hook_sae_input", vlm.hf.get_submodule(f"{vlm.family.layers}.{site.layer - 1}")
+    if not any(path == place for path, _ in block.named_modules()):
+        return site
+    return Site(site.layer, vlm.family.kind_at((place, "output")), site.tokens)
 
 
-def _holds(vlm: VLM, layer: int, module: str) -> bool:
-    return hasattr(vlm.hf.get_submodule(f"{vlm.family.layers}.{layer - 1}.{module}"), "hook_sae_input")
-
-
-def state(vlm: VLM) -> bytes:
-    """A hash of what changes a bridge's activations and is neither weight nor hook: its switches, what is spliced in."""
-    bridge = vlm.bridge
+def state(bridge: Any) -> bytes:
+    """A hash of what changes activations and is neither weight nor hook: a bridge's switches, what is spliced in."""
     flags = [n for n in dir(bridge.cfg) if n.startswith("use_") and isinstance(getattr(bridge.cfg, n), bool)]
     facts: list[Any] = [(n, getattr(bridge.cfg, n)) for n in flags] + [bool(bridge._weights_processed)]
-    facts += [m.use_native_layernorm_autograd for m in vlm.hf.modules() if "use_native_layernorm_autograd" in vars(m)]
-    digest = hashlib.sha256(repr(facts).encode())
+    norms = [m for m in bridge.original_model.modules() if "use_native_layernorm_autograd" in vars(m)]
+    digest = hashlib.sha256(repr([*facts, *(m.use_native_layernorm_autograd for m in norms)]).encode())
     for name, wrapper in bridge.__dict__.get("_acts_to_saes", {}).items():
         digest.update(f"{name} {wrapper.use_error_term} {wrapper.sae.cfg}".encode())
         for key, value in sorted(wrapper.sae.state_dict().items()):
@@ -166,24 +181,35 @@ def state(vlm: VLM) -> bytes:
     return digest.digest()
 
 
-def unfit(vlm: VLM, name: str) -> str:
-    """Why a hook of the bridge is no site, in a sentence; "" for what is no hook of it."""
-    if name not in vlm.bridge.hook_dict:
-        return ""
-    return (
-        f"site {name!r}: this hook of the bridge lies outside the decoder's blocks, and sites lie in them. What enters "
-        f"the first block is 'blocks.0.hook_resid_pre', what leaves the last 'blocks.{vlm.layers - 1}.hook_resid_post'"
-    )
+def refuse_outside(vlm: VLM, name: str) -> None:
+    """Raise ValueError for a hook of the bridge that lies outside the decoder's blocks."""
+    if not name.startswith("blocks.") and name in vlm.bridge.hook_dict:
+        raise ValueError(
+            f"site {name!r}: this hook of the bridge lies outside the decoder's blocks, and sites lie in them. What "
+            "enters the first block is 'blocks.0.hook_resid_pre', what leaves the last "
+            f"'blocks.{vlm.layers - 1}.hook_resid_post'"
+        )
 
 
-def refuse_silent(vlm: VLM, site: Site, fires: Any) -> None:
-    """Raise ValueError for a hook point that a pass never comes by, with the switch that mends it if there is one."""
+def refuse_unfit(vlm: VLM, site: Site) -> None:
+    """Raise ValueError for a hook point that no pass comes by, with the switch that mends it, or that is by heads."""
+    from .reading import _order_within
+
     module, side = vlm.family.place(site.kind)
-    if site.kind in vlm.family.kinds or f"{module}.{side}" in fires:
+    if site.kind in vlm.family.kinds:
         return
-    gate = getattr(vlm.bridge, "_gated_hook_reason", lambda name: None)(site.tl_name)
-    mend = f"call bridge.set_{gate}(True) first" if gate else "no pass of this model comes by it"
-    raise ValueError(f"site {site.tl_name!r}: the bridge has this hook but it does not fire: {mend}")
+    if f"{module}.{side}" not in _order_within(vlm, site.layer):
+        gate = getattr(vlm.bridge, "_gated_hook_reason", lambda name: None)(site.tl_name)
+        mend = f"call bridge.set_{gate}(True) first" if gate else "no pass of this model comes by it"
+        raise ValueError(f"site {site.tl_name!r}: the bridge has this hook but it does not fire: {mend}")
+    if module.rpartition(".")[2] in _BY_HEADS:
+        raise ValueError(
+            f"site {site.tl_name!r} holds numbers by heads and pairs of tokens, not (batch, tokens, width): a "
+            "direction lives at 'attn.hook_z', what the heads give, or 'attn.hook_q', 'attn.hook_k', 'attn.hook_v'"
+        )
+
+
+_BY_HEADS = ("hook_attn_scores", "hook_pattern", "hook_rot_q", "hook_rot_k", "hook_result")
 
 
 # -- proof ---------------------------------------------------------------------------------------------------------
@@ -194,7 +220,7 @@ def prove(vlm: VLM) -> None:
 
     Image tokens are compared with those of the same modules without the bridge's wrapping, unless hooks are on them.
     """
-    from .reading import _picture_inputs, _pixel_inputs, read_text
+    from .reading import read_text
 
     one = torch.ones(1, 1, dtype=torch.long)
     try:
@@ -207,16 +233,11 @@ def prove(vlm: VLM) -> None:
             f"transformers {_version('transformers')} raises {type(error).__name__}: {error}. Load the Hugging Face "
             "model itself, before a bridge is booted on it"
         ) from error
-    if changes.hooks(vlm.hf) or vlm.memo.spliced or vlm.edits:
+    if changes.hooks(vlm.hf) or _spliced(vlm.bridge) or vlm.edits:
         return
-    grain = torch.rand(1, 3, *vlm.image_size, generator=torch.Generator().manual_seed(0)).to(vlm.device)
-    where = vlm.image_prompt.positions
-    with torch.no_grad(), vlm.quiet():
-        inputs = {**_picture_inputs(vlm, 1), **_pixel_inputs(vlm, grain)}
-        theirs = _into_blocks(vlm, inputs)[:, where]
-        with unwrapped(vlm.hf):
-            plain = {**_picture_inputs(vlm, 1), **_pixel_inputs(vlm, grain)}
-            mine = _into_blocks(vlm, plain)[:, where]
+    theirs = _image_tokens(vlm)
+    with unwrapped(vlm.hf):
+        mine = _image_tokens(vlm)
     apart = ((theirs - mine).float().norm() / mine.float().norm()).item()
     if apart > (1e-3 if vlm.dtype == torch.float32 else 0.1):
         warnings.warn(
@@ -228,8 +249,9 @@ def prove(vlm: VLM) -> None:
         )
 
 
-def _into_blocks(vlm: VLM, inputs: dict[str, Any]) -> torch.Tensor:
-    """What enters the first block, (B, T, d)."""
+def _image_tokens(vlm: VLM) -> torch.Tensor:
+    """What enters the first block at the image tokens of a picture of noise, (1, n, d)."""
+    from .reading import reading
 
     class Reached(Exception):
         pass
@@ -237,12 +259,22 @@ def _into_blocks(vlm: VLM, inputs: dict[str, Any]) -> torch.Tensor:
     def stop(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         raise Reached(args[0] if args else options["hidden_states"])
 
-    first = vlm.hf.get_submodule(vlm.family.layers)[0]  # type: ignore[index]
-    handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+    how, root = reading(vlm, []), vlm.hf.get_submodule(vlm.family.root)
+    grain = torch.rand(1, 3, *vlm.image_size, generator=torch.Generator().manual_seed(0)).to(vlm.device)
+    handle = vlm.hf.get_submodule(vlm.family.layers)[0].register_forward_pre_hook(stop, with_kwargs=True)  # type: ignore[index]
     try:
-        vlm.hf.get_submodule(vlm.family.root)(**inputs, use_cache=False)
+        with torch.no_grad(), vlm.quiet():
+            inputs = {
+                "input_ids": how.ids[None],
+                **how.extra,
+                **read.pixel_inputs(how, root, grain, vlm.device, vlm.dtype),
+            }
+            root(
+                **{k: v.to(vlm.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()},
+                use_cache=False,
+            )
     except Reached as reached:
-        return vlm.family.states(reached.args[0], vlm.config)
+        return vlm.family.states(reached.args[0], vlm.config)[:, vlm.image_prompt.positions.to(vlm.device)]
     finally:
         handle.remove()
     raise AssertionError("no pass came by the first block")

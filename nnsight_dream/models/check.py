@@ -11,7 +11,7 @@ import torch
 from .. import arguments
 from ..engine.read import reader, run, states
 from ..state.calm import calmly
-from . import gradients
+from . import bridge, gradients
 from .frozen import frozen
 from .prompt import picture_turn
 from .reading import read_pictures, reading
@@ -37,6 +37,8 @@ def check(vlm: VLM) -> None:
     _check_pixels(vlm)
     if vlm.family.probed:
         _check_states(vlm)
+    if vlm.bridge is not None:
+        bridge.prove(vlm)
     _check_gradient(vlm)
 
 

@@ -114,3 +114,14 @@ class Family:
     looks_ahead: bool = False
     chat_template: str | None = None
     probed: bool = False
+
+    def place(self, kind: str) -> tuple[str, str]:
+        """(module below a block, "output" or "input") that a site's kind names, whether or not it is there."""
+        if kind in self.kinds:
+            return self.kinds[kind]
+        return self.hooks[kind] if kind in self.hooks else kind.rpartition(".")[::2]  # type: ignore[return-value]
+
+    def kind_at(self, place: tuple[str, str]) -> str:
+        """The kind of site at a place below a block."""
+        named = (kind for kind, path in self.kinds.items() if path == place)
+        return next(named, ".".join(filter(None, place)))

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from ..state import changes, interventions
+from . import bridge
 from .memo import Look
 
 if TYPE_CHECKING:
@@ -68,4 +69,6 @@ def _seen(vlm: VLM, layer: int, below: str, look: Look) -> bytes:
     for name, weight in changes.packed(vlm.hf):
         digest.update(name.encode() + changes.of_tensor(weight))
     digest.update(interventions.of_edits(vlm.edits) + interventions.of_hooks(vlm.hf))
+    if vlm.bridge is not None:
+        digest.update(bridge.state(vlm.bridge))
     return digest.digest()

@@ -9,6 +9,7 @@ import torch
 
 from ..state import changes
 from ..state.nnsight_import import import_nnsight
+from . import bridge
 from .parts import processor_of, wrap
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ def from_model(x: Any, processor: Any, family: Family | None) -> VLM:
     import nnsight
 
     model = x if isinstance(x, nnsight.Envoy) else None  # what NNsight and TransformersModel have in common
-    model, hf = _without_peft(model, x if model is None else x._module)
+    held = bridge.find(x if model is None else x._module)
+    if held is not None:
+        processor, model, hf = processor or held.processor, bridge.model_of(held, model), held.original_model
+    else:
+        model, hf = _without_peft(model, x if model is None else x._module)
     if not isinstance(hf, torch.nn.Module) or not hasattr(hf, "config"):
         raise TypeError(
             f"cannot load a {type(x).__name__}: give 'demo', a hub id, a folder, a Hugging Face vision-language "
@@ -37,7 +42,10 @@ def from_model(x: Any, processor: Any, family: Family | None) -> VLM:
         raise ValueError("this nnsight model has no weights yet: make it with dispatch=True, or load by name")
     name = str(getattr(hf, "name_or_path", "") or _unnamed(hf))
     processor = processor or getattr(model, "processor", None) or processor_of(name, family)
-    return wrap(model, hf, processor, family, name)
+    vlm = wrap(model, hf, processor, family, name)
+    if held is not None:
+        bridge.attach(vlm, held)
+    return vlm
 
 
 def _without_peft(model: Any, hf: Any) -> tuple[Any, Any]:
@@ -63,6 +71,9 @@ def _unnamed(hf: torch.nn.Module) -> str:
     """A name for a model that came without one: its class, and what tells it from others of its class."""
     digest = hashlib.sha256()
     for name, weight in hf.named_parameters():
+        name = name.replace("_original_component.", "")  # a TransformerBridge's wrapping
+        if name == "lm_head.bias":  # zeros that a bridge adds
+            continue
         facts = f"{name} {tuple(weight.shape)} {weight.dtype}".encode()
         digest.update(facts + changes.spread(changes.values(hf, name, weight), 4).cpu().numpy().tobytes())
     return f"{type(hf).__name__}-{digest.hexdigest()[:8]}"

@@ -76,11 +76,10 @@ def _in_order(vlm: VLM, sites: Sequence[Site]) -> list[Site]:
     found = sorted(set(sites), key=lambda s: s.order)
     if all(s.kind in vlm.family.kinds for s in found) or len({s.layer for s in found}) == len(found):
         return found
-    kinds = vlm.family.kinds
 
     def place(site: Site) -> tuple[int, int]:
         came = _order_within(vlm, site.layer)
-        return site.layer, came.get(".".join(kinds.get(site.kind, (site.kind,))), len(came))
+        return site.layer, came.get(".".join(vlm.family.place(site.kind)), len(came))
 
     return sorted(found, key=place)
 
@@ -112,7 +111,7 @@ def _order_found(vlm: VLM, layer: int) -> dict[str, int]:
                     root = vlm.hf.get_submodule(vlm.family.root)
                     root(**{k: v.to("meta") for k, v in inputs.items()}, use_cache=False)
             else:
-                point = vlm._module_path(Site(alike + 1))
+                point = f"{vlm.family.layers}.{alike}", "output"
                 read.run(vlm.model, vlm.family.root, [point], text_inputs(vlm, one, one))
         finally:
             for handle in handles:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 KINDS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 
 
-_TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.hook_(\w+)")
+_TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.((?:\w+\.)*hook_\w+)")
+
+
+_BLOCKS = {"hook_in": ("", "input"), "hook_out": ("", "output")}  # as TransformerLens 3 calls them itself
 
 
 _HUGGING_FACE = re.compile(r"((?:[\w.]+\.)?layers)\.(\d+)(?:\.(.+?))??(?:\.(output|input))?")
@@ -81,31 +84,30 @@ class Site:
         return f"layer {self.layer} ({self.tl_name})"
 
 
-def parse(name: str, kinds: dict[str, tuple[str, str]], stack: str) -> Site:
-    """The site that a TransformerLens or Hugging Face name means; `kinds` and `stack`, its layers, are a family's own.
+def parse(name: str, family: Family) -> Site:
+    """The site of a model of a family that a TransformerLens or Hugging Face name means.
 
     Raises ValueError, with the nearest valid name, for a name that is neither.
     """
     if match := _TRANSFORMER_LENS.fullmatch(name):
-        layer, kind = int(match[1]) + 1, match[2]
-        if kind not in kinds:
-            near = difflib.get_close_matches(kind, kinds, 1, 0.0)[0]
+        layer, hook = int(match[1]) + 1, match[2]
+        places = {**_BLOCKS, **{f"hook_{kind}": place for kind, place in family.kinds.items()}, **family.hooks}
+        if hook not in places:
+            hooks = [known for known in places if known.rpartition(".")[2].startswith("hook_")]
+            near = difflib.get_close_matches(hook, hooks, 5, 0.0)
             raise ValueError(
-                f"site {name!r}: no hook {kind!r} here; allowed: {', '.join(f'hook_{k}' for k in kinds)}; "
-                f"did you mean 'blocks.{match[1]}.hook_{near}'?"
+                f"site {name!r}: no hook {hook.removeprefix('hook_')!r} here; the nearest are {', '.join(near)}; "
+                f"did you mean 'blocks.{match[1]}.{near[0]}'?"
             )
-        return Site(layer, kind)
+        return Site(layer, family.kind_at(places[hook]))
     if match := _HUGGING_FACE.fullmatch(name):
         layer, module, side = int(match[2]) + 1, match[3] or "", match[4] or "output"
-        if not f".{stack}".endswith(f".{match[1]}"):
+        if not f".{family.layers}".endswith(f".{match[1]}"):
             raise ValueError(
-                f"site {name!r}: {match[1]} are not the decoder layers; did you mean '{stack}{name[len(match[1]) :]}'?"
+                f"site {name!r}: {match[1]} are not the decoder layers; did you mean "
+                f"'{family.layers}{name[len(match[1]) :]}'?"
             )
-        for kind, path in kinds.items():
-            if path == (module, side):
-                return Site(layer, kind)
-        if module:
-            return Site(layer, f"{module}.{side}")
+        return Site(layer, family.kind_at(family.hooks.get(f"{module}.{side}".lstrip("."), (module, side))))
     raise ValueError(
         f"site {shown(name)} is not understood; give a layer number from 1, a TransformerLens name such as "
         "'blocks.9.hook_resid_post', or a Hugging Face name such as 'model.language_model.layers.9.output'"
@@ -130,7 +132,7 @@ def find(vlm: VLM, where: int | str | Site, kind: str | None = None) -> Site:
     if isinstance(where, int):
         site = Site(where + 1 - vlm.first_layer, kind or "resid_post")
     else:
-        site = parse(where, dict(family.kinds), family.layers) if isinstance(where, str) else where
+        site = _named(vlm, where) if isinstance(where, str) else where
         if kind is not None and kind != site.kind:
             site = Site(site.layer, kind, site.tokens)
     if not 1 <= site.layer <= vlm.layers:
@@ -141,7 +143,20 @@ def find(vlm: VLM, where: int | str | Site, kind: str | None = None) -> Site:
             f"tokens={site.tokens!r}: allowed are 'image' or a non-empty tuple of indices from 0 to {count - 1}"
         )
     module_path(vlm.hf, family, site)
+    if vlm.bridge is not None:
+        from .bridge import refuse_unfit
+
+        refuse_unfit(vlm, site)
     return site
+
+
+def _named(vlm: VLM, name: str) -> Site:
+    """The site that a name means."""
+    if vlm.bridge is not None:
+        from .bridge import refuse_outside
+
+        refuse_outside(vlm, name)
+    return parse(name, vlm.family)
 
 
 def _not_there(vlm: VLM, layer: int) -> str:
@@ -166,7 +181,7 @@ def module_path(hf: torch.nn.Module, family: Family, site: Site) -> tuple[str, s
 
     Raises ValueError, with the nearest names, for a kind that is no module of the block.
     """
-    module, side = family.kinds[site.kind] if site.kind in family.kinds else site.kind.rpartition(".")[::2]
+    module, side = family.place(site.kind)
     block = f"{family.layers}.{site.layer - 1}"
     names = [name for name, _ in hf.get_submodule(block).named_modules()]
     if side not in ("output", "input") or module not in names:

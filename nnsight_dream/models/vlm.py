@@ -40,6 +40,7 @@ class VLM:
     checkpoint_tower   whether the vision tower's activations are computed anew in the backward pass (see `load`)
     id, revision   its name and commit, as far as known
     remote     where its jobs run, if not simply here (see `load`)
+    bridge     the TransformerBridge that was handed in, or None; its hooks are in force
     memo       what is kept of it between calls
     """
 
@@ -57,6 +58,7 @@ class VLM:
     checkpoint_tower: bool = False
     own_size: tuple[int, int] | None = None
     remote: Remote | None = None
+    bridge: Any = None
     memo: Memo = field(default_factory=Memo, repr=False)
 
     @property
@@ -166,7 +168,15 @@ class VLM:
         >>> vlm.site("blocks.3.hook_resid_post") == vlm.site("model.language_model.layers.3.output") == vlm.site(4)
         True
         """
+        self._follow()
         return find(self, where, kind)
+
+    def _follow(self) -> None:
+        """Take in what was spliced into the bridge, if there is one."""
+        if self.bridge is not None:
+            from .bridge import follow
+
+            follow(self)
 
     def _module_path(self, site: Site) -> tuple[str, str]:
         """(path of the module from the root of the Hugging Face model, "output" or "input")."""
@@ -294,6 +304,7 @@ class VLM:
             return tuple(map(id, [*self.edits, *(hook for _, _, hook in interventions.hooks(self.hf))]))
 
     def _take_edits(self) -> None:
+        self._follow()
         if (whole := self.model.__dict__.get("_whole")) is not None:  # what peft wrapped shares those of the whole
             self.model.__dict__["_edits"] = whole._edits
         if lost := interventions.lost_edits(self.model, self.family.root):

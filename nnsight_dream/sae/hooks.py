@@ -6,6 +6,7 @@ import re
 import warnings
 from typing import TYPE_CHECKING
 
+from ..models import bridge
 from ..models.sites import Site
 
 if TYPE_CHECKING:
@@ -36,17 +37,14 @@ def resolve(vlm: VLM, where: str | int | Site) -> Site:
     """
     if not isinstance(where, str):
         return vlm.site(where)
-    if match := re.fullmatch(r"blocks\.(\d+)\.(\w+(?:\.\w+)?)", where):
-        layer, hook = int(match[1]) + 1, match[2]
-        if hook in vlm.family.hooks:
-            return vlm.site(Site(layer, ".".join(vlm.family.hooks[hook])))
-        if hook == "hook_mlp_in":
-            raise ValueError(
-                f"site {where!r} means two things: TransformerLens has the input of the norm before the MLP there, "
-                f"Gemma Scope 2 its output. Say which with site='blocks.{match[1]}.hook_resid_mid' or "
-                f"site='blocks.{match[1]}.mlp.hook_in'"
-            )
-    return vlm.site(_STACK.sub(f"{vlm.family.layers}.", where, count=1) if _STACK.match(where) else where)
+    if (match := re.fullmatch(r"blocks\.(\d+)\.hook_mlp_in", where)) and vlm.bridge is None:
+        raise ValueError(
+            f"site {where!r} means two things: TransformerLens has the input of the norm before the MLP there, "
+            f"Gemma Scope 2 its output. Say which with site='blocks.{match[1]}.hook_resid_mid' or "
+            f"site='blocks.{match[1]}.mlp.hook_in'"
+        )
+    site = vlm.site(_STACK.sub(f"{vlm.family.layers}.", where, count=1) if _STACK.match(where) else where)
+    return site if vlm.bridge is None else bridge.sae_input(vlm, site)
 
 
 def check(vlm: VLM, site: Site, model: str | None, tag: str | None, label: str) -> None:

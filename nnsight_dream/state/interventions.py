@@ -48,8 +48,11 @@ def hooks(hf: torch.nn.Module) -> list[tuple[str, str, Any]]:
     return listed
 
 
+_THEIRS = ("transformers.", "accelerate.", "nnsight.", "transformer_lens.model_bridge.")  # hooks that only look
+
+
 def _is_users(hook: Any) -> bool:
-    return not str(getattr(hook, "__module__", "")).startswith(("transformers.", "accelerate.", "nnsight."))
+    return not str(getattr(hook, "__module__", "")).startswith(_THEIRS)
 
 
 def of_edits(edited: list[Any]) -> bytes:
@@ -107,7 +110,9 @@ _ONCE: list[tuple[Any, bytes]] = []  # things without content to hash, each with
 
 
 def _installed(value: Any) -> bool:
-    """Whether a function is a library's, whose name tells enough."""
+    """Whether a function is a library's, whose name tells enough: not TransformerLens's wrapping of a user's hook."""
+    if getattr(value, "__module__", "") == "transformer_lens.hook_points":
+        return False
     file = getattr(getattr(value, "__code__", None), "co_filename", "")
     return file.startswith(sys.prefix) or "site-packages" in file
 

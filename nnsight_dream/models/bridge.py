@@ -202,14 +202,14 @@ def refuse_unfit(vlm: VLM, site: Site) -> None:
         gate = getattr(vlm.bridge, "_gated_hook_reason", lambda name: None)(site.tl_name)
         mend = f"call bridge.set_{gate}(True) first" if gate else "no pass of this model comes by it"
         raise ValueError(f"site {site.tl_name!r}: the bridge has this hook but it does not fire: {mend}")
-    if module.rpartition(".")[2] in _BY_HEADS:
+    if _BY_HEADS.intersection(module.split(".")):
         raise ValueError(
-            f"site {site.tl_name!r} holds numbers by heads and pairs of tokens, not (batch, tokens, width): a "
+            f"site {site.tl_name!r} holds numbers by heads, not (batch, tokens, width): a "
             "direction lives at 'attn.hook_z', what the heads give, or 'attn.hook_q', 'attn.hook_k', 'attn.hook_v'"
         )
 
 
-_BY_HEADS = ("hook_attn_scores", "hook_pattern", "hook_rot_q", "hook_rot_k", "hook_result")
+_BY_HEADS = {"hook_attn_scores", "hook_pattern", "hook_rot_q", "hook_rot_k", "hook_result", "q_norm", "k_norm", "v_norm"}
 
 
 # -- proof ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..engine import read
-from ..state import changes
+from ..state import changes, interventions
 from .family import Family
 from .sites import Site
 
@@ -67,11 +67,11 @@ class Bridged(Family):
     """A family's record with its paths as a bridge left them; `hooks` holds every name that a block's places have.
 
     Names are those of the bridge's hook points and, as "self_attn.o_proj.input", those of Hugging Face's modules.
-    `record` is the family's own; `spliced` says which autoencoders were in the bridge when this was made.
+    `record` is the family's own; `made_for` what the bridge's switches and autoencoders were when this was made.
     """
 
     record: Family | None = None
-    spliced: tuple[tuple[str, int], ...] = ()
+    made_for: tuple[Any, ...] = ()
 
     def kind_at(self, place: tuple[str, str]) -> str:
         """The name of a place below a block: a kind, else the bridge's own."""
@@ -86,28 +86,32 @@ def bridged(record: Family, bridge: Any) -> Bridged:
     paths = {id(module): path for path, module in hf.named_modules()}
     moved = {part: getattr(record, part) for part in ("root", "layers", "tower", "projector")}
     moved = {part: path and paths[id(hf.get_submodule(path))] for part, path in moved.items()}
-    stack = moved["layers"]
     hooks: dict[str, tuple[str, str]] = {}
-    points = sorted(bridge.hook_dict.items(), key=lambda item: (item[0] not in _theirs(record, item[0]), item[0]))
-    ranked = [p for p in points if getattr(p[1], "name", None) == p[0]]
-    for name, point in [p for p in points if p[0] in _theirs(record, p[0])] + ranked + points:
-        if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
-            block, path = f"{stack}.{match[1]}.", paths.get(id(point), "")
-            if path.startswith(block):
-                hooks.setdefault(match[2], (path[len(block) :], "output"))
-    for block in hf.get_submodule(stack):
-        _modules_of(block, hooks)
+    for block, hook, point in _in_blocks(record, points(bridge)):
+        path = paths.get(id(point), "")
+        if path.startswith(f"{moved['layers']}.{block}."):
+            hooks.setdefault(hook, (path.removeprefix(f"{moved['layers']}.{block}."), "output"))
+    for module in hf.get_submodule(moved["layers"]).children():
+        _modules_of(module, hooks)
     kinds = {kind: hooks[".".join(filter(None, place))] for kind, place in record.kinds.items()}
     for kind in ("resid_pre", "resid_post"):
         kinds[kind] = hooks[f"hook_{kind}"]
         hooks[".".join(filter(None, record.kinds[kind]))] = kinds[kind]
     facts = {f.name: getattr(record, f.name) for f in fields(Family)}
-    return Bridged(**{**facts, **moved, "kinds": kinds, "hooks": hooks}, record=record, spliced=_spliced(bridge))
+    return Bridged(**{**facts, **moved, "kinds": kinds, "hooks": hooks}, record=record, made_for=_marks(bridge))
 
 
-def _theirs(record: Family, name: str) -> tuple[str, ...]:
-    """A hook's full name, if the family's record knows the hook; the name that is then shown for its place."""
-    return (name,) if name.partition(".")[2].partition(".")[2] in record.hooks else ()
+def _in_blocks(record: Family, named: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    """(block, hook, hook point) of the hooks in blocks; of several names of one the first is that which is shown.
+
+    Names that the family's record knows come first, then the bridge's own, then aliases.
+    """
+    hooks = []
+    for name, point in named.items():
+        if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
+            rank = 0 if match[2] in record.hooks else 1 if getattr(point, "name", None) == name else 2
+            hooks.append((rank, match[1], match[2], point))
+    return [hook[1:] for hook in sorted(hooks, key=lambda hook: hook[0])]
 
 
 def _modules_of(block: torch.nn.Module, hooks: dict[str, tuple[str, str]]) -> None:
@@ -148,15 +152,29 @@ def attach(vlm: VLM, bridge: Any) -> None:
 
 
 def follow(vlm: VLM) -> None:
-    """Take in that autoencoders were spliced into the bridge, or taken out of it, since the last look."""
-    if vlm.family.spliced != _spliced(vlm.bridge):  # type: ignore[attr-defined]
+    """Take in that autoencoders were spliced into the bridge or taken out, or switches set, since the last look."""
+    if vlm.family.made_for != _marks(vlm.bridge):  # type: ignore[attr-defined]
         vlm.model._update(vlm.hf)  # nnsight's hold of modules that were exchanged
         vlm.family = bridged(vlm.family.record, vlm.bridge)  # type: ignore[attr-defined]
         vlm.memo.order.clear()
 
 
-def _spliced(bridge: Any) -> tuple[tuple[str, int], ...]:
-    return tuple((name, id(wrapper)) for name, wrapper in bridge.__dict__.get("_acts_to_saes", {}).items())
+def points(bridge: Any) -> dict[str, Any]:
+    """The hook points of a bridge by every name, aliases too, and the autoencoders in the places of some."""
+    hooks = dict(bridge._hook_registry)
+    bridge._add_aliases_to_hooks(hooks)
+    return hooks
+
+
+def _saes(bridge: Any) -> dict[str, Any]:
+    return bridge.__dict__.get("_acts_to_saes", {})
+
+
+def _marks(bridge: Any) -> tuple[Any, ...]:
+    """The bridge's switches, and which autoencoder is where."""
+    named = [(n, getattr(bridge.cfg, n)) for n in sorted(dir(bridge.cfg)) if n.startswith("use_")]
+    switches = [(n, value) for n, value in named if isinstance(value, bool)]
+    return (*switches, *((name, id(wrapper)) for name, wrapper in _saes(bridge).items()))
 
 
 def sae_input(vlm: VLM, site: Site) -> Site:
@@ -170,20 +188,42 @@ def sae_input(vlm: VLM, site: Site) -> Site:
 
 def state(bridge: Any) -> bytes:
     """A hash of what changes activations and is neither weight nor hook: a bridge's switches, what is spliced in."""
-    flags = [n for n in dir(bridge.cfg) if n.startswith("use_") and isinstance(getattr(bridge.cfg, n), bool)]
-    facts: list[Any] = [(n, getattr(bridge.cfg, n)) for n in flags] + [bool(bridge._weights_processed)]
     norms = [m for m in bridge.original_model.modules() if "use_native_layernorm_autograd" in vars(m)]
-    digest = hashlib.sha256(repr([*facts, *(m.use_native_layernorm_autograd for m in norms)]).encode())
-    for name, wrapper in bridge.__dict__.get("_acts_to_saes", {}).items():
+    switches = [mark for mark in _marks(bridge) if isinstance(mark[1], bool)]
+    facts = [switches, bool(bridge._weights_processed), [m.use_native_layernorm_autograd for m in norms]]
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, wrapper in _saes(bridge).items():
         digest.update(f"{name} {wrapper.use_error_term} {wrapper.sae.cfg}".encode())
         for key, value in sorted(wrapper.sae.state_dict().items()):
             digest.update(key.encode() + changes.of_tensor(value))
     return digest.digest()
 
 
+@contextlib.contextmanager
+def running(bridge: Any) -> Iterator[None]:
+    """For the block only, what a bridge looks for in Hugging Face's linear attention and later versions have elsewhere.
+
+    TransformerLens 3.9 takes causal_conv1d_fn and chunk_gated_delta_rule from the module; transformers 5.23 has them
+    beside its class.
+    """
+    names = ("causal_conv1d_fn", "chunk_gated_delta_rule")
+    every = bridge.original_model.modules() if bridge is not None else ()
+    short = [m for m in every if type(m).__name__.endswith("GatedDeltaNet") and not is_wrapper(m)]
+    short = [m for m in short if not hasattr(m, names[0])]
+    for module in short:
+        rule = getattr(sys.modules[type(module).__module__], f"torch_{names[1]}", None)
+        vars(module).update(dict(zip(names, (None, rule), strict=True)))
+    try:
+        yield
+    finally:
+        for module in short:
+            for name in names:
+                vars(module).pop(name, None)
+
+
 def refuse_outside(vlm: VLM, name: str) -> None:
     """Raise ValueError for a hook of the bridge that lies outside the decoder's blocks."""
-    if not name.startswith("blocks.") and name in vlm.bridge.hook_dict:
+    if not name.startswith("blocks.") and name in points(vlm.bridge):
         raise ValueError(
             f"site {name!r}: this hook of the bridge lies outside the decoder's blocks, and sites lie in them. What "
             "enters the first block is 'blocks.0.hook_resid_pre', what leaves the last "
@@ -209,7 +249,16 @@ def refuse_unfit(vlm: VLM, site: Site) -> None:
         )
 
 
-_BY_HEADS = {"hook_attn_scores", "hook_pattern", "hook_rot_q", "hook_rot_k", "hook_result", "q_norm", "k_norm", "v_norm"}
+_BY_HEADS = {
+    "hook_attn_scores",
+    "hook_pattern",
+    "hook_rot_q",
+    "hook_rot_k",
+    "hook_result",
+    "q_norm",
+    "k_norm",
+    "v_norm",
+}
 
 
 # -- proof ---------------------------------------------------------------------------------------------------------
@@ -233,7 +282,7 @@ def prove(vlm: VLM) -> None:
             f"transformers {_version('transformers')} raises {type(error).__name__}: {error}. Load the Hugging Face "
             "model itself, before a bridge is booted on it"
         ) from error
-    if changes.hooks(vlm.hf) or _spliced(vlm.bridge) or vlm.edits:
+    if interventions.hooks(vlm.hf) or _saes(vlm.bridge) or vlm.edits:
         return
     theirs = _image_tokens(vlm)
     with unwrapped(vlm.hf):

@@ -12,7 +12,7 @@ import torch
 
 from ..state import changes, interventions
 from ..state.calm import calm
-from . import fingerprint, templates
+from . import bridge, fingerprint, templates
 from .frozen import checkpointing, frozen
 from .memo import Look, Memo
 from .prompt import ImagePrompt, marks, prompt_of, question_of
@@ -174,9 +174,7 @@ class VLM:
     def _follow(self) -> None:
         """Take in what was spliced into the bridge, if there is one."""
         if self.bridge is not None:
-            from .bridge import follow
-
-            follow(self)
+            bridge.follow(self)
 
     def _module_path(self, site: Site) -> tuple[str, str]:
         """(path of the module from the root of the Hugging Face model, "output" or "input")."""
@@ -256,7 +254,7 @@ class VLM:
             with calm():
                 yield
             return
-        with changes.lock_of(self.hf), calm():
+        with changes.lock_of(self.hf), calm(), bridge.running(self.bridge):
             outermost = self.memo.look is None
             self.memo.look = self.memo.look or Look()
             try:

@@ -135,10 +135,11 @@ def test_activations_are_those_of_the_model(name: str) -> None:
         sites = [vlm.site(3, kind) for kind in vlm.family.kinds]
         read = nd.read_pictures(vlm, picture, sites)
         (slope,) = torch.autograd.grad(read[vlm.site(3)].square().sum(), picture)
-        found.append([read[site].detach() for site in sites] + [slope / slope.abs().max()])
+        found.append([read[site].detach() for site in sites] + [slope])
     for mine in found[1:]:
-        for here, there in zip(mine, found[0], strict=True):
-            assert (here - there).norm() < 1e-5 * there.norm()
+        apart = [((here - there).norm() / there.norm()).item() for here, there in zip(mine, found[0], strict=True)]
+        assert max(apart[:-1]) < 1e-5
+        assert apart[-1] < 1e-4
 
 
 @pytest.mark.parametrize("name", ["gemma3", "llava_next", "qwen3_5"])

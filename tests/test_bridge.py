@@ -353,6 +353,19 @@ def test_a_bridge_that_cannot_run_says_so(gemma: tuple[Any, Any], monkeypatch: p
         nd.load(bridge)
 
 
+def test_a_bridge_of_an_unknown_family_says_so() -> None:
+    made = tiny_families.build("glm4v")
+    with pytest.raises(ValueError, match="no family record for model_type 'glm4v', and none can be probed from a Tran"):
+        nd.load(boot(made.model, made.processor))
+
+
+def test_jobs_go_the_way_of_a_servers(gemma: tuple[Any, Any]) -> None:
+    bridge = native(boot(*gemma))
+    here, there = nd.load(bridge), nd.load(bridge, remote="local")
+    word = nd.from_tensor(here, torch.linspace(-1, 1, 32), 3)
+    assert climb(there, word).image.tobytes() == climb(here, word).image.tobytes()
+
+
 def test_a_hooked_transformer_reads_no_pictures() -> None:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 

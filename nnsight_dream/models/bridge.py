@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import re
 import sys
-import traceback
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..engine import read
-from ..state import changes, interventions
+from ..state import changes
+from .families import family_of
 from .family import Family
 from .sites import Site
 
@@ -146,6 +143,17 @@ def model_of(bridge: Any, model: Any) -> Any:
     return model
 
 
+def refuse_unknown(bridge: Any, family: Family | None) -> None:
+    """Raise ValueError for a family without a record, which cannot be probed from modules in a bridge's wrapping."""
+    config = bridge.original_model.config
+    if family is None and family_of(config) is None:
+        raise ValueError(
+            f"no family record for model_type {config.model_type!r}, and none can be probed from a TransformerBridge: "
+            "load the Hugging Face model itself, before a bridge is booted on it, or write a nnsight_dream.Family for "
+            "it and pass it as family="
+        )
+
+
 def attach(vlm: VLM, bridge: Any) -> None:
     """Make the VLM of a bridge's model the bridge's own, so that hook points are sites."""
     vlm.bridge, vlm.family = bridge, bridged(vlm.family, bridge)
@@ -166,7 +174,8 @@ def points(bridge: Any) -> dict[str, Any]:
     return hooks
 
 
-def _saes(bridge: Any) -> dict[str, Any]:
+def saes(bridge: Any) -> dict[str, Any]:
+    """The autoencoders that are spliced into a bridge of sae-lens, by hook, in their wrapping."""
     return bridge.__dict__.get("_acts_to_saes", {})
 
 
@@ -174,7 +183,7 @@ def _marks(bridge: Any) -> tuple[Any, ...]:
     """The bridge's switches, and which autoencoder is where."""
     named = [(n, getattr(bridge.cfg, n)) for n in sorted(dir(bridge.cfg)) if n.startswith("use_")]
     switches = [(n, value) for n, value in named if isinstance(value, bool)]
-    return (*switches, *((name, id(wrapper)) for name, wrapper in _saes(bridge).items()))
+    return (*switches, *((name, id(wrapper)) for name, wrapper in saes(bridge).items()))
 
 
 def sae_input(vlm: VLM, site: Site) -> Site:
@@ -192,7 +201,7 @@ def state(bridge: Any) -> bytes:
     switches = [mark for mark in _marks(bridge) if isinstance(mark[1], bool)]
     facts = [switches, bool(bridge._weights_processed), [m.use_native_layernorm_autograd for m in norms]]
     digest = hashlib.sha256(repr(facts).encode())
-    for name, wrapper in _saes(bridge).items():
+    for name, wrapper in saes(bridge).items():
         digest.update(f"{name} {wrapper.use_error_term} {wrapper.sae.cfg}".encode())
         for key, value in sorted(wrapper.sae.state_dict().items()):
             digest.update(key.encode() + changes.of_tensor(value))
@@ -259,91 +268,3 @@ _BY_HEADS = {
     "k_norm",
     "v_norm",
 }
-
-
-# -- proof ---------------------------------------------------------------------------------------------------------
-
-
-def prove(vlm: VLM) -> None:
-    """Raise ValueError where the bridge cannot run; warn where its vision tower is not the model's.
-
-    Image tokens are compared with those of the same modules without the bridge's wrapping, unless hooks are on them.
-    """
-    from .reading import read_text
-
-    one = torch.ones(1, 1, dtype=torch.long)
-    try:
-        read_text(vlm, one, one, [vlm.layers + vlm.first_layer - 1])
-    except Exception as error:
-        if not any("transformer_lens" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
-            raise
-        raise ValueError(
-            f"this TransformerBridge cannot run {vlm.id}: transformer_lens {_version('transformer-lens')} under "
-            f"transformers {_version('transformers')} raises {type(error).__name__}: {error}. Load the Hugging Face "
-            "model itself, before a bridge is booted on it"
-        ) from error
-    if interventions.hooks(vlm.hf) or _saes(vlm.bridge) or vlm.edits:
-        return
-    theirs = _image_tokens(vlm)
-    with unwrapped(vlm.hf):
-        mine = _image_tokens(vlm)
-    apart = ((theirs - mine).float().norm() / mine.float().norm()).item()
-    if apart > (1e-3 if vlm.dtype == torch.float32 else 0.1):
-        warnings.warn(
-            f"image tokens of this TransformerBridge (transformer_lens {_version('transformer-lens')}) differ by "
-            f"{apart:.0%} of their norm from those of the model in it: its vision tower computes something else. "
-            "Pictures are climbed for the bridge as it is; for the model's own tower first say: for m in "
-            "bridge.vision_encoder.modules(): m.use_native_layernorm_autograd = True",
-            stacklevel=2,
-        )
-
-
-def _image_tokens(vlm: VLM) -> torch.Tensor:
-    """What enters the first block at the image tokens of a picture of noise, (1, n, d)."""
-    from .reading import reading
-
-    class Reached(Exception):
-        pass
-
-    def stop(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        raise Reached(args[0] if args else options["hidden_states"])
-
-    how, root = reading(vlm, []), vlm.hf.get_submodule(vlm.family.root)
-    grain = torch.rand(1, 3, *vlm.image_size, generator=torch.Generator().manual_seed(0)).to(vlm.device)
-    handle = vlm.hf.get_submodule(vlm.family.layers)[0].register_forward_pre_hook(stop, with_kwargs=True)  # type: ignore[index]
-    try:
-        with torch.no_grad(), vlm.quiet():
-            inputs = {
-                "input_ids": how.ids[None],
-                **how.extra,
-                **read.pixel_inputs(how, root, grain, vlm.device, vlm.dtype),
-            }
-            root(
-                **{k: v.to(vlm.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()},
-                use_cache=False,
-            )
-    except Reached as reached:
-        return vlm.family.states(reached.args[0], vlm.config)[:, vlm.image_prompt.positions.to(vlm.device)]
-    finally:
-        handle.remove()
-    raise AssertionError("no pass came by the first block")
-
-
-@contextlib.contextmanager
-def unwrapped(hf: torch.nn.Module) -> Iterator[None]:
-    """Hugging Face's own modules where a bridge's stand around them, for the block only."""
-    exchanged = [(m, n, c) for m in hf.modules() for n, c in m._modules.items() if c is not None and is_wrapper(c)]
-    for parent, name, wrapper in exchanged:
-        parent._modules[name] = wrapper._modules[INNER]
-    try:
-        yield
-    finally:
-        for parent, name, wrapper in exchanged:
-            parent._modules[name] = wrapper
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return str(getattr(sys.modules.get(name.replace("-", "_")), "__version__", "of an unknown version"))

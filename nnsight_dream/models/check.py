@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from .. import arguments
 from ..engine.read import reader, run, states
 from ..state.calm import calmly
-from . import bridge, gradients
+from . import bridge_proof, gradients
 from .frozen import frozen
 from .prompt import picture_turn
 from .reading import read_pictures, reading
@@ -38,7 +39,7 @@ def check(vlm: VLM) -> None:
     if vlm.family.probed:
         _check_states(vlm)
     if vlm.bridge is not None:
-        bridge.prove(vlm)
+        bridge_proof.prove(vlm)
     _check_gradient(vlm)
 
 
@@ -66,7 +67,7 @@ def _check_paths(vlm: VLM) -> None:
         lists = [name for name, m in vlm.hf.named_modules() if isinstance(m, torch.nn.ModuleList)]
         raise ValueError(
             f"family {family.name}: field 'layers' says {family.layers!r}, which is not part of the decoder "
-            f"({type(stack).__name__}); lists of modules are {', '.join(lists)}"
+            f"({type(stack).__name__}); lists of modules are {', '.join(lists[:10])}"
         )
     for field in ("begin_id", "end_id"):
         if getattr(family, field) and not hasattr(vlm.config, getattr(family, field)):
@@ -78,10 +79,10 @@ def _check_paths(vlm: VLM) -> None:
     for kind, (module, side) in family.kinds.items():
         block = vlm.hf.get_submodule(f"{family.layers}.0")
         if side not in ("input", "output") or module not in dict(block.named_modules()):
-            there = [name for name, _ in block.named_modules() if name]
+            there = difflib.get_close_matches(module, [name for name, _ in block.named_modules() if name], 8, 0.0)
             raise ValueError(
                 f"family {family.name}: field 'kinds' says that {kind!r} is the {side!r} of {module!r} in a block; "
-                f"sides are 'input' and 'output', modules {', '.join(there)}"
+                f"sides are 'input' and 'output', the nearest modules {', '.join(there)}"
             )
 
 

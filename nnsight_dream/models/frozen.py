@@ -12,7 +12,11 @@ import torch.utils.checkpoint
 
 @contextlib.contextmanager
 def frozen(module: torch.nn.Module) -> Iterator[None]:
-    """Weights without gradients and all modules in evaluation mode; after the block each as it was."""
+    """Weights without gradients, modules in evaluation mode and as they are written; after the block each as it was.
+
+    What `module.compile()` made of one is left aside: torch.compile would trace nnsight's reading along with it.
+    """
+    programs = [(m, vars(m).pop("_compiled_call_impl")) for m in module.modules() if "_compiled_call_impl" in vars(m)]
     wanted = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
     training = [m for m in module.modules() if m.training]
     for p in wanted:
@@ -26,6 +30,8 @@ def frozen(module: torch.nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
         for m in training:
             m.training = True
+        for m, program in programs:
+            m._compiled_call_impl = program
 
 
 @contextlib.contextmanager

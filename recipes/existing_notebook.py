@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Pictures in a notebook that you already have
 #
-# You have a vision-language model in nnsight and a sparse autoencoder from sae-lens. Three lines show what its features
+# You have a vision-language model in nnsight, Hugging Face or TransformerLens, and a sparse autoencoder from sae-lens. Three lines show what its features
 # look like to the model; nothing of yours is loaded again, moved or changed, and this notebook proves it.
 #
 #     python recipes/existing_notebook.py                            as a script
@@ -187,6 +187,53 @@ inside = nd.synthesize(vlm, nd.feature_from_tensors(0, name, W_enc=W_enc), setti
 assert inside.site == nd.Site(4, "mlp_out")
 assert max(inside.history) > inside.history[0]
 inside
+
+# %% [markdown]
+# ## From a TransformerBridge
+# TransformerLens 3 wraps the modules of a model in place, so a bridge of yours is handed in as it is, and its hook
+# points are sites by their own names. Here it is booted on a model of its own, to keep the one above out of it.
+# TransformerLens 3.9 computes the norms of Gemma 3's vision tower in a way of its own, which `nd.load` warns of; the
+# line that it gives has them computed as the model does.
+
+# %%
+from transformer_lens.model_bridge import TransformerBridge
+
+bridge = TransformerBridge.boot_transformers(str(folder))
+for module in bridge.vision_encoder.modules():
+    module.use_native_layernorm_autograd = True
+bridged = nd.load(bridge)
+
+# %% [markdown]
+# The same model three ways: the concept vectors are the same, and so are the climbs. Hugging Face's and nnsight's to the
+# last bit; the bridge's within rounding, since it computes attention and norms in steps of its own.
+
+# %%
+words = {way: nd.concept(v, "octopus", layer=4) for way, v in (("nnsight", vlm), ("bridge", bridged), ("plain", plain))}
+assert torch.equal(words["plain"].vector, words["nnsight"].vector)
+torch.testing.assert_close(words["bridge"].vector, words["nnsight"].vector, atol=1e-4, rtol=1e-4)
+axis = words["nnsight"].vector
+dreams = [nd.synthesize(v, nd.from_tensor(v, axis, 4), settings=nd.Settings.demo(), steps=20) for v in (vlm, bridged)]
+assert abs(dreams[0].history[-1] - dreams[1].history[-1]) < 1e-2
+print(f"octopus, 20 steps: {dreams[0].history[-1]:.5f} through nnsight, {dreams[1].history[-1]:.5f} through the bridge")
+
+
+# %% [markdown]
+# What a bridge is for: hooks. What does the direction look like to the model without the second block's first head?
+
+
+# %%
+def without_a_head(z: torch.Tensor, hook: Any) -> torch.Tensor:
+    z = z.clone()
+    z[:, :, 0] = 0  # (batch, tokens, heads, width of a head)
+    return z
+
+
+with bridge.hooks(fwd_hooks=[("blocks.1.attn.hook_z", without_a_head)]):
+    ablated = nd.synthesize(bridged, nd.from_tensor(bridged, axis, 4), settings=nd.Settings.demo(), steps=20)
+assert ablated.history[0] != dreams[1].history[0]
+after = nd.synthesize(bridged, nd.from_tensor(bridged, axis, 4), settings=nd.Settings.demo(), steps=20)
+assert after.history == dreams[1].history  # the hook is gone, and so is what it did
+ablated
 
 # %% [markdown]
 # ## What is yours, at the end

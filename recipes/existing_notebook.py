@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Pictures in a notebook that you already have
 #
-# You have a vision-language model in nnsight, Hugging Face or TransformerLens, and a sparse autoencoder from sae-lens. Three lines show what its features
-# look like to the model; nothing of yours is loaded again, moved or changed, and this notebook proves it.
+# You have a vision-language model in nnsight, Hugging Face or TransformerLens, and a sparse autoencoder from sae-lens.
+# Three lines show what its features look like to the model; nothing of yours is loaded again, moved or changed, and this
+# notebook proves it.
 #
 #     python recipes/existing_notebook.py                            as a script
 #     jupytext --to ipynb --execute recipes/existing_notebook.py     as a notebook

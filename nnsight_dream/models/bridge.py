@@ -161,7 +161,7 @@ def attach(vlm: VLM, bridge: Any) -> None:
 
 def follow(vlm: VLM) -> None:
     """Take in that autoencoders were spliced into the bridge or taken out, or switches set, since the last look."""
-    if vlm.family.made_for != _marks(vlm.bridge):  # type: ignore[attr-defined]
+    if vlm.bridge is not None and vlm.family.made_for != _marks(vlm.bridge):  # type: ignore[attr-defined]
         vlm.model._update(vlm.hf)  # nnsight's hold of modules that were exchanged
         vlm.family = bridged(vlm.family.record, vlm.bridge)  # type: ignore[attr-defined]
         vlm.memo.order.clear()

@@ -168,13 +168,8 @@ class VLM:
         >>> vlm.site("blocks.3.hook_resid_post") == vlm.site("model.language_model.layers.3.output") == vlm.site(4)
         True
         """
-        self._follow()
+        bridge.follow(self)
         return find(self, where, kind)
-
-    def _follow(self) -> None:
-        """Take in what was spliced into the bridge, if there is one."""
-        if self.bridge is not None:
-            bridge.follow(self)
 
     def _module_path(self, site: Site) -> tuple[str, str]:
         """(path of the module from the root of the Hugging Face model, "output" or "input")."""
@@ -302,15 +297,10 @@ class VLM:
             return tuple(map(id, [*self.edits, *(hook for _, _, hook in interventions.hooks(self.hf))]))
 
     def _take_edits(self) -> None:
-        self._follow()
+        bridge.follow(self)
         if (whole := self.model.__dict__.get("_whole")) is not None:  # what peft wrapped shares those of the whole
             self.model.__dict__["_edits"] = whole._edits
-        if lost := interventions.lost_edits(self.model, self.family.root):
-            raise ValueError(
-                f"an edit is stored on {lost[0]}, and nnsight replays it in traces of that module alone, so that "
-                "nothing read of this model would show it. Store it on the model itself, with model.edit(), "
-                f"and call model.get({lost[0].partition('.')[2]!r}).clear_edits()"
-            )
+        interventions.refuse_lost_edits(self.model, self.family.root)
 
     @property
     def edits(self) -> list[Any]:

@@ -23,10 +23,16 @@ def edits(model: Any, root: str) -> list[Any]:
     return [*model._edits, *(whole._edits if whole is not model else ())]
 
 
-def lost_edits(model: Any, root: str) -> list[str]:
-    """Paths of modules on which edits are stored that no trace of the model, or of its root, replays."""
+def refuse_lost_edits(model: Any, root: str) -> None:
+    """Raise ValueError for edits stored on a module that no trace of the model, or of its root, replays."""
     read = {id(model._edits), id(model.get(root)._edits if root else model._edits)}
-    return [envoy.path for envoy in model.modules() if envoy._edits and id(envoy._edits) not in read]
+    lost = next((envoy.path for envoy in model.modules() if envoy._edits and id(envoy._edits) not in read), None)
+    if lost is not None:
+        raise ValueError(
+            f"an edit is stored on {lost}, and nnsight replays it in traces of that module alone, so that "
+            "nothing read of this model would show it. Store it on the model itself, with model.edit(), "
+            f"and call model.get({lost.partition('.')[2]!r}).clear_edits()"
+        )
 
 
 def touches(edit: Any, path: str) -> bool:

@@ -242,12 +242,12 @@ def refuse_outside(vlm: VLM, name: str) -> None:
 
 def refuse_unfit(vlm: VLM, site: Site) -> None:
     """Raise ValueError for a hook point that no pass comes by, with the switch that mends it, or that is by heads."""
-    from .reading import _order_within
+    from .reading import order_within
 
     module, side = vlm.family.place(site.kind)
     if site.kind in vlm.family.kinds:
         return
-    if f"{module}.{side}" not in _order_within(vlm, site.layer):
+    if f"{module}.{side}" not in order_within(vlm, site.layer):
         gate = getattr(vlm.bridge, "_gated_hook_reason", lambda name: None)(site.tl_name)
         mend = f"call bridge.set_{gate}(True) first" if gate else "no pass of this model comes by it"
         raise ValueError(f"site {site.tl_name!r}: the bridge has this hook but it does not fire: {mend}")

@@ -78,13 +78,13 @@ def _in_order(vlm: VLM, sites: Sequence[Site]) -> list[Site]:
         return found
 
     def place(site: Site) -> tuple[int, int]:
-        came = _order_within(vlm, site.layer)
+        came = order_within(vlm, site.layer)
         return site.layer, came.get(".".join(vlm.family.place(site.kind)), len(came))
 
     return sorted(found, key=place)
 
 
-def _order_within(vlm: VLM, layer: int) -> dict[str, int]:
+def order_within(vlm: VLM, layer: int) -> dict[str, int]:
     """Where each input and output below a block comes in its forward pass, which only a pass can tell: of one token.
 
     Of a model whose weights are elsewhere the pass is one of shapes alone.

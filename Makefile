@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 
-.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo clean
+.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size bridges bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ check-full-size: $(VENV)/.ready  ## a step of Gemma 3 4B and InternVL 3 8B, cut 
 
 test-ndif: $(VENV)/.ready  ## NDIF's own server brought up here (CPU, loopback), jobs run on it, taken down (root, redis-server)
 	CLIENT_PYTHON=$(abspath $(BIN))/python bash tests/ndif/run.sh
+
+bridges: $(VENV)/.ready  ## what a TransformerBridge computes against the model in it, for every architecture: a table (half a minute)
+	$(BIN)/python tests/bridges.py
 
 bench: $(VENV)/.ready  ## speed of a step against hand-cut torch and against a full forward with a hook (a minute)
 	$(BIN)/python benchmarks/step.py

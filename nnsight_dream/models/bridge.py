@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..state import changes
-from .families import family_of
 from .family import Family
 from .sites import Site
 
@@ -64,10 +63,12 @@ class Bridged(Family):
     """A family's record with its paths as a bridge left them; `hooks` holds every name that a block's places have.
 
     Names are those of the bridge's hook points and, as "self_attn.o_proj.input", those of Hugging Face's modules.
-    `record` is the family's own; `made_for` what the bridge's switches and autoencoders were when this was made.
+    `record` is the family's own; `made_for` what the bridge's switches and autoencoders were when this was made;
+    `linear` the modules of linear attention, see `running`.
     """
 
     record: Family | None = None
+    linear: tuple[Any, ...] = ()
     made_for: tuple[Any, ...] = ()
 
     def kind_at(self, place: tuple[str, str]) -> str:
@@ -95,7 +96,9 @@ def bridged(record: Family, bridge: Any) -> Bridged:
         kinds[kind] = hooks[f"hook_{kind}"]
         hooks[".".join(filter(None, record.kinds[kind]))] = kinds[kind]
     facts = {f.name: getattr(record, f.name) for f in fields(Family)}
-    return Bridged(**{**facts, **moved, "kinds": kinds, "hooks": hooks}, record=record, made_for=_marks(bridge))
+    facts |= {**moved, "kinds": kinds, "hooks": hooks}
+    linear = [m for m in hf.modules() if type(m).__name__.endswith("GatedDeltaNet") and not is_wrapper(m)]
+    return Bridged(**facts, record=record, linear=tuple(linear), made_for=_marks(bridge))
 
 
 def _in_blocks(record: Family, named: dict[str, Any]) -> list[tuple[str, str, Any]]:
@@ -143,15 +146,17 @@ def model_of(bridge: Any, model: Any) -> Any:
     return model
 
 
-def refuse_unknown(bridge: Any, family: Family | None) -> None:
-    """Raise ValueError for a family without a record, which cannot be probed from modules in a bridge's wrapping."""
-    config = bridge.original_model.config
-    if family is None and family_of(config) is None:
-        raise ValueError(
-            f"no family record for model_type {config.model_type!r}, and none can be probed from a TransformerBridge: "
-            "load the Hugging Face model itself, before a bridge is booted on it, or write a nnsight_dream.Family for "
-            "it and pass it as family="
-        )
+@contextlib.contextmanager
+def unwrapped(hf: torch.nn.Module) -> Iterator[None]:
+    """Hugging Face's own modules where a bridge's stand around them, for the block only."""
+    exchanged = [(m, n, c) for m in hf.modules() for n, c in m._modules.items() if c is not None and is_wrapper(c)]
+    for parent, name, wrapper in exchanged:
+        parent._modules[name] = wrapper._modules[INNER]
+    try:
+        yield
+    finally:
+        for parent, name, wrapper in exchanged:
+            parent._modules[name] = wrapper
 
 
 def attach(vlm: VLM, bridge: Any) -> None:
@@ -209,16 +214,14 @@ def state(bridge: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def running(bridge: Any) -> Iterator[None]:
+def running(family: Family) -> Iterator[None]:
     """For the block only, what a bridge looks for in Hugging Face's linear attention and later versions have elsewhere.
 
     TransformerLens 3.9 takes causal_conv1d_fn and chunk_gated_delta_rule from the module; transformers 5.23 has them
     beside its class.
     """
     names = ("causal_conv1d_fn", "chunk_gated_delta_rule")
-    every = bridge.original_model.modules() if bridge is not None else ()
-    short = [m for m in every if type(m).__name__.endswith("GatedDeltaNet") and not is_wrapper(m)]
-    short = [m for m in short if not hasattr(m, names[0])]
+    short = [m for m in getattr(family, "linear", ()) if not hasattr(m, names[0])]
     for module in short:
         rule = getattr(sys.modules[type(module).__module__], f"torch_{names[1]}", None)
         vars(module).update(dict(zip(names, (None, rule), strict=True)))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..engine import read
 from ..state import interventions
-from .bridge import INNER, is_wrapper, saes
+from .bridge import saes, unwrapped
 
 if TYPE_CHECKING:
     from .vlm import VLM
@@ -83,19 +81,6 @@ def _image_tokens(vlm: VLM) -> torch.Tensor:
     finally:
         handle.remove()
     raise AssertionError("no pass came by the first block")
-
-
-@contextlib.contextmanager
-def unwrapped(hf: torch.nn.Module) -> Iterator[None]:
-    """Hugging Face's own modules where a bridge's stand around them, for the block only."""
-    exchanged = [(m, n, c) for m in hf.modules() for n, c in m._modules.items() if c is not None and is_wrapper(c)]
-    for parent, name, wrapper in exchanged:
-        parent._modules[name] = wrapper._modules[INNER]
-    try:
-        yield
-    finally:
-        for parent, name, wrapper in exchanged:
-            parent._modules[name] = wrapper
 
 
 def _version(name: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from ..state import changes
 from ..state.nnsight_import import import_nnsight
 from . import bridge
-from .parts import processor_of, wrap
+from .parts import processor_of, record_of, wrap
 
 if TYPE_CHECKING:
     from .family import Family
@@ -35,12 +35,13 @@ def from_model(x: Any, processor: Any, family: Family | None) -> VLM:
     held = bridge.find(x if model is None else x._module)
     if held is not None:
         processor, model, hf = processor or held.processor, bridge.model_of(held, model), held.original_model
-        bridge.refuse_unknown(held, family)
     else:
         model, hf = _without_peft(model, x if model is None else x._module)
     _refuse(x, hf)
-    name = str(getattr(hf, "name_or_path", "") or _unnamed(hf))
-    processor = processor or getattr(model, "processor", None) or processor_of(name, family)
+    with bridge.unwrapped(hf):
+        name = str(getattr(hf, "name_or_path", "") or _unnamed(hf))
+        processor = processor or getattr(model, "processor", None) or processor_of(name, family)
+        family = family or record_of(hf, processor)
     vlm = wrap(model, hf, processor, family, name)
     if held is not None:
         bridge.attach(vlm, held)
@@ -105,7 +106,6 @@ def _unnamed(hf: torch.nn.Module) -> str:
     """A name for a model that came without one: its class, and what tells it from others of its class."""
     digest = hashlib.sha256()
     for name, weight in hf.named_parameters():
-        name = name.replace("_original_component.", "")  # a TransformerBridge's wrapping
         if name == "lm_head.bias":  # zeros that a bridge adds
             continue
         facts = f"{name} {tuple(weight.shape)} {weight.dtype}".encode()

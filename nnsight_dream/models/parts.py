@@ -190,6 +190,38 @@ def processor_of(name: str, family: Family | None) -> Any:
         ) from error
 
 
+def _parts_of(processor: Any) -> tuple[Any, Any]:
+    """A processor's tokenizer and image processor. Raises ValueError where it lacks one."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    images = getattr(processor, "image_processor", None)
+    if tokenizer is None or images is None:
+        raise ValueError(
+            f"processor= must hold a tokenizer and an image processor; {type(processor).__name__} does not. Pass what "
+            "AutoProcessor.from_pretrained gives for this checkpoint."
+        )
+    return tokenizer, images
+
+
+def record_of(hf: Any, processor: Any) -> Family:
+    """The record of a model's family; where none is known one that is probed from it, which is warned of.
+
+    Raises ValueError for a model that cannot be probed, and for a processor without tokenizer or image processor.
+    """
+    family = family_of(hf.config)
+    if family is None:
+        _parts_of(processor)
+        from .probe import probe
+
+        family = probe(hf, processor)
+        warnings.warn(
+            f"no family record for model_type {family.name!r}: one was probed from the model and its processor. The "
+            "check proves what it can of it; before you trust it, compare a picture's activations and pixels with a "
+            "plain forward pass, and see that its image tokens stand row by row",
+            stacklevel=4,
+        )
+    return family
+
+
 def wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str) -> VLM:
     """The VLM of a Hugging Face model `hf`, with its processor, known by a name.
 
@@ -201,24 +233,8 @@ def wrap(model: Any, hf: Any, processor: Any, family: Family | None, name: str) 
     import_nnsight()
     import nnsight
 
-    tokenizer = getattr(processor, "tokenizer", None)
-    images = getattr(processor, "image_processor", None)
-    if tokenizer is None or images is None:
-        raise ValueError(
-            f"processor= must hold a tokenizer and an image processor; {type(processor).__name__} does not. Pass what "
-            "AutoProcessor.from_pretrained gives for this checkpoint."
-        )
-    family = family or family_of(hf.config)
-    if family is None:
-        from .probe import probe
-
-        family = probe(hf, processor)
-        warnings.warn(
-            f"no family record for model_type {family.name!r}: one was probed from the model and its processor. The "
-            "check proves what it can of it; before you trust it, compare a picture's activations and pixels with a "
-            "plain forward pass, and see that its image tokens stand row by row",
-            stacklevel=3,
-        )
+    tokenizer, images = _parts_of(processor)
+    family = family or record_of(hf, processor)
     templates = (getattr(tokenizer, "chat_template", None), getattr(processor, "chat_template", None))
     vlm = VLM(
         model=model if model is not None else nnsight.NNsight(hf),

@@ -89,6 +89,9 @@ def order_within(vlm: VLM, layer: int) -> dict[str, int]:
 
     Of a model whose weights are elsewhere the pass is one of shapes alone.
     """
+    block: torch.nn.Module = vlm.hf.get_submodule(vlm.family.layers)[layer - 1]  # type: ignore[index]
+    if (known := vlm.memo.order.get(tuple(name for name, _ in block.named_modules()))) is not None:
+        return known
     with vlm.alone():
         return _order_found(vlm, layer)
 

@@ -249,7 +249,7 @@ class VLM:
             with calm():
                 yield
             return
-        with changes.lock_of(self.hf), calm(), bridge.running(self.bridge):
+        with changes.lock_of(self.hf), calm(), bridge.running(self.family):
             outermost = self.memo.look is None
             self.memo.look = self.memo.look or Look()
             try:

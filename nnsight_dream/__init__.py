@@ -30,6 +30,7 @@ _HOMES = {
         "from_tensor",
         "probe",
     ),
+    "directions.steering": ("save_control_vectors",),
     "sae.feature": ("Feature",),
     "sae.make": (
         "feature",
@@ -152,6 +153,7 @@ if TYPE_CHECKING:
     from .directions.centres import Grey, NaturalNoise, Pictures
     from .directions.direction import Direction, cosine
     from .directions.sources import from_images, from_tensor, probe
+    from .directions.steering import save_control_vectors
     from .directions.text import concept, contrast
     from .engine.augment import Noise, Rotate, Scale, Shift
     from .engine.canvas import MultiResolution, Native, Pixels

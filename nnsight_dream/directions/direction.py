@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from numbers import Real
@@ -18,6 +18,7 @@ from ..io import files
 from ..models import checked
 from ..models.sites import Site
 from ..state.calm import calm, calmly
+from . import steering
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -136,6 +137,22 @@ class Direction:
         from rich.text import Text
 
         return Text.assemble((self.label, "bold"), str(self)[len(self.label) :])
+
+    def hook(self, add: float | None = None, *, ablate: bool = False) -> Callable[..., Any]:
+        """A hook function that adds a multiple of the vector to activations, or takes out what lies along it.
+
+        For TransformerLens (`fwd_hooks=[(direction.site.tl_name, direction.hook(4.0))]`) and for torch
+        (`module.register_forward_hook(direction.hook(4.0))`). It changes every token of activations (..., d), or by
+        heads, and raises ValueError for others. Raises TypeError unless one of `add` and `ablate` is given.
+        """
+        return steering.hook(self, add, ablate)
+
+    def edit(self, vlm: VLM, add: float | None = None, *, ablate: bool = False) -> Any:
+        """A copy of the nnsight model with an edit that does what `hook` does, in every pass; `vlm` stays as it is.
+
+        Trace it, generate with it, or hand it to `nd.load`. Raises ValueError for another model, TypeError as `hook`.
+        """
+        return steering.edit(self, vlm, add, ablate)
 
     def save(self, path: str | Path) -> Path:
         """Write vector and story to a safetensors file, whole or not at all; returns its path. Raises OSError."""

@@ -26,6 +26,9 @@ from .blocks import Blocks, enlarged, image_tag, link_tag, picture_row, reading_
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from ..models.vlm import VLM
+    from .patches import Patches
+
 
 RECORD, PICTURE, HEAT = "prototype.json", "prototype.png", "heat.png"
 
@@ -81,8 +84,21 @@ class Prototype:
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{k} {v:.3f}" for k, v in self.scores.items())
-        stopped = f", stopped after {len(self.history)} steps" if self.interrupted else ""
-        return f"Prototype({self.label!r} at {self.site} = {self.hf_name}; {scores}; seed {self.seed}{stopped})"
+        more = f"seed {self.seed}" + (f", stopped after {len(self.history)} steps" if self.interrupted else "")
+        return f"Prototype({self.label!r} at {self.site} = {self.hf_name}; {scores}; {more})"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.image, dtype=dtype)
+
+    def patches(self, vlm: VLM, towards: Any = None, *, centre: Any = None) -> Patches:
+        """Activations and scores of its image tokens, see `Patches`: "heat" and "norm", and what `towards` adds.
+
+        A Direction adds "cosine" and "projection", less `centre`, the run's own; a Feature "pre", "act" and "cosine".
+        Raises ValueError for another model or site and where the centre must be given, TypeError for no direction.
+        """
+        from .patches import patches
+
+        return patches(self, vlm, towards, centre)
 
     # -- showing -------------------------------------------------------------------------------------------------
 
@@ -114,8 +130,7 @@ class Prototype:
         from rich.console import Group
         from rich.text import Text
 
-        title = Text(f"{self.label}", style="bold")
-        title.append(f"  layer {self.site.layer}  seed {self.seed}  ", style="default")
+        title = Text(self.label, style="bold").append(f"  layer {self.site.layer}  seed {self.seed}  ", style="default")
         title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
         if not self.readings:
             return Group(title, Blocks(self.image))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,6 @@ import nnsight_dream as nd
 
 PARTS = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 PARTS += [f"model.language_model.{part}" for part in ("embed_tokens", "rotary_emb", "norm")]
-MAP = {**dict.fromkeys(PARTS, "cpu"), **{f"model.language_model.layers.{i}": "cpu" for i in range(4)}}
 
 
 class Int8(torch.nn.Module):
@@ -77,9 +77,16 @@ def dispatched(hf: Any, **places: str) -> Any:
     from accelerate import dispatch_model
 
     hf.tie_weights()
+    layers = [f"model.language_model.layers.{i}" for i in range(len(hf.model.language_model.layers))]
     places = {f"model.language_model.layers.{name[1:]}": place for name, place in places.items()}
     folder = tempfile.mkdtemp()
-    return dispatch_model(hf, {**MAP, **places}, main_device="cpu", offload_dir=folder, force_hooks=True)
+    return dispatch_model(
+        hf,
+        {**dict.fromkeys([*PARTS, *layers], "cpu"), **places},
+        main_device="cpu",
+        offload_dir=folder,
+        force_hooks=True,
+    )
 
 
 def adapted(hf: Any) -> Any:
@@ -159,3 +166,23 @@ def test_what_cannot_be_read_says_why(parts: tuple[Any, Any]) -> None:
         nd.load(type(parts[0])(parts[0].config), processor=parts[1])
     with pytest.raises(TypeError, match=r"cannot load a Linear: .* a pipeline of one, .* or a TransformerBridge"):
         nd.load(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "nearest"),
+    [
+        ("tower", "model.vision_towr", "the nearest are model.vision_tower"),
+        ("layers", "model.vision_tower.encoder.layers", "the nearest lists of modules are .*layers"),
+        ("begin_id", "boi_token_idx", "the nearest are boi_token_index"),
+        ("kinds", {"resid_post": ("mlp.down", "output")}, "the nearest modules mlp.down_proj"),
+        ("wrapped", "!{begin}{image}{end}", r"<image_soft_token> \(16 times\)"),
+        ("grid", lambda config, pixels: (5, 5), "field 'grid' says"),
+    ],
+)
+def test_errors_of_the_check_are_short(plain: nd.VLM, field: str, value: Any, nearest: str) -> None:
+    """Of a record with a wrong field: at most ten lines of a terminal, with the nearest few names."""
+    record = dataclasses.replace(plain.family, **{field: value})
+    with pytest.raises(ValueError, match=nearest) as raised:
+        nd.load(plain.hf, processor=plain.processor, family=record)
+    assert field in str(raised.value)
+    assert len(str(raised.value)) < 10 * 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,10 +52,10 @@ def _check_paths(vlm: VLM) -> None:
         try:
             vlm.hf.get_submodule(path)
         except AttributeError:
-            there = [n for n, _ in vlm.hf.named_modules() if n and n.count(".") <= 2]
+            there = [n for n, _ in vlm.hf.named_modules() if n and n.count(".") <= 3]
             raise ValueError(
-                f"family {family.name}: field '{field}' says {path!r}, which is not in {type(vlm.hf).__name__}; there "
-                f"is {', '.join(there[:20])}"
+                f"family {family.name}: field '{field}' says {path!r}, which is not in {type(vlm.hf).__name__}; the "
+                f"nearest are {', '.join(difflib.get_close_matches(path, there, 5, 0.0))}"
             ) from None
     for field in parts[1:]:
         path = getattr(family, field)
@@ -67,14 +68,15 @@ def _check_paths(vlm: VLM) -> None:
         lists = [name for name, m in vlm.hf.named_modules() if isinstance(m, torch.nn.ModuleList)]
         raise ValueError(
             f"family {family.name}: field 'layers' says {family.layers!r}, which is not part of the decoder "
-            f"({type(stack).__name__}); lists of modules are {', '.join(lists[:10])}"
+            f"({type(stack).__name__}); the nearest lists of modules are "
+            f"{', '.join(difflib.get_close_matches(family.layers, lists, 5, 0.0))}"
         )
     for field in ("begin_id", "end_id"):
         if getattr(family, field) and not hasattr(vlm.config, getattr(family, field)):
             there = [name for name in vlm.config.to_dict() if name.endswith(("token_id", "token_index"))]
             raise ValueError(
                 f"family {family.name}: field '{field}' says {getattr(family, field)!r}, which is not in the config; "
-                f"there is {', '.join(there)}"
+                f"the nearest are {', '.join(difflib.get_close_matches(getattr(family, field), there, 5, 0.0))}"
             )
     for kind, (module, side) in family.kinds.items():
         block = vlm.hf.get_submodule(f"{family.layers}.0")
@@ -84,6 +86,14 @@ def _check_paths(vlm: VLM) -> None:
                 f"family {family.name}: field 'kinds' says that {kind!r} is the {side!r} of {module!r} in a block; "
                 f"sides are 'input' and 'output', the nearest modules {', '.join(there)}"
             )
+
+
+def _short(text: str) -> str:
+    """A text in quotes for a message: a token that comes over and over told once, and the middle left out."""
+    text = re.sub(
+        r"(<[^<>]{1,40}>|\S{1,40})(?:\1){3,}", lambda run: f"{run[1]} ({len(run[0]) // len(run[1])} times)", text
+    )
+    return repr(text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}")
 
 
 def _check_prompt(vlm: VLM) -> None:
@@ -114,7 +124,7 @@ def _check_prompt(vlm: VLM) -> None:
     except ValueError as error:
         raise ValueError(
             f"family {vlm.family.name}: field 'placeholder' says that {vlm.placeholder!r} stands for a picture; "
-            f"this checkpoint's processor, given {text!r}, says: {error}"
+            f"this checkpoint's processor, given {_short(text)}, says: {_short(str(error))}"
         ) from error
     own = torch.as_tensor(given["input_ids"][0])
     mine = prompt.ids
@@ -126,8 +136,8 @@ def _check_prompt(vlm: VLM) -> None:
         )
     if not torch.equal(own[: len(mine)], mine):
         raise ValueError(
-            f"family {vlm.family.name}: fields 'wrapped' and 'placeholder' give {prompt.text!r}, but this checkpoint's "
-            f"processor gives {vlm.tokenizer.decode(own)!r}"
+            f"family {vlm.family.name}: fields 'wrapped' and 'placeholder' give {_short(prompt.text)}, but this "
+            f"checkpoint's processor gives {_short(vlm.tokenizer.decode(own))}"
         )
     for name, value in given.items():  # what goes with the ids, token by token
         if name in ("input_ids", "attention_mask", "labels") or np.shape(value) != (1, len(own)):

@@ -91,7 +91,7 @@ def _check_paths(vlm: VLM) -> None:
 def _short(text: str) -> str:
     """A text in quotes for a message: a token that comes over and over told once, and the middle left out."""
     text = re.sub(
-        r"(<[^<>]{1,40}>|\S{1,40})(?:\1){3,}", lambda run: f"{run[1]} ({len(run[0]) // len(run[1])} times)", text
+        r"(<[^<>]{1,40}>|\[\w{1,40}\])(?:\1){3,}", lambda run: f"{run[1]} ({len(run[0]) // len(run[1])} times)", text
     )
     return repr(text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}")
 

@@ -73,10 +73,8 @@ _HOMES = {
         "Hosted",
         "remote_models",
     ),
-    "synthesis.prototype": (
-        "Prototype",
-        "Prototypes",
-    ),
+    "synthesis.prototype": ("Prototype",),
+    "synthesis.prototypes": ("Prototypes",),
     "sae.activations": (
         "Active",
         "Candidate",
@@ -191,7 +189,8 @@ if TYPE_CHECKING:
     from .sweeps.store import Store
     from .sweeps.sweep import Swept, sweep
     from .synthesis.detached import RemoteJob, collect, submit
-    from .synthesis.prototype import Prototype, Prototypes
+    from .synthesis.prototype import Prototype
+    from .synthesis.prototypes import Prototypes
     from .synthesis.request import Away
     from .synthesis.settings import Settings
     from .synthesis.synthesize import synthesize

@@ -46,9 +46,13 @@ def strict(function: Callable[P, R]) -> Callable[P, R]:
             if unknown and named:
                 near = difflib.get_close_matches(unknown[0], named, 1, 0.0)[0]
                 message = f"got an unexpected keyword {unknown[0]!r}; did you mean {near}="
+            elif "too many positional" in message:
+                places = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+                extra = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+                message += f"; after {' and '.join(places[:3])} each is given by its name, such as {extra[0]}=..."
             raise TypeError(f"{function.__name__}: {message}; it takes {takes}") from None
         if needs_model:
-            model(bound.arguments["vlm"], f"{function.__name__} takes {takes}")
+            model(bound.arguments["vlm"], f"{function.__name__} takes {takes}", bound.arguments.values())
             with bound.arguments["vlm"].alone():
                 return function(*args, **kwargs)
         return function(*args, **kwargs)
@@ -56,16 +60,19 @@ def strict(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def model(value: Any, takes: str = "") -> None:
-    """Raise TypeError, with what the function `takes`, unless a value is a VLM."""
+def model(value: Any, takes: str = "", others: Iterable[Any] = ()) -> None:
+    """Raise TypeError, with what the function `takes`, unless a value is a VLM; `others` are its other arguments."""
     VLM: Any = getattr(sys.modules.get(f"{__package__}.models.vlm"), "VLM", ())  # not imported: then no value is of it
     if not isinstance(value, VLM):
         if isinstance(value, type):
             form = f"the class {value.__name__}; make a model of it with nd.load(...)"
+        elif any(isinstance(other, VLM) for other in others):
+            form = f"{shown(value)}; the model is given too, in another place: it goes first"
         elif isinstance(value, (str, os.PathLike)):
             form = f"{shown(value)}; if that is a model, load it first: vlm = nd.load({shown(value)})"
         else:
-            form = f"{shown(value)}; a model in hand becomes one with nd.load(model)"
+            kind = _kind(value) if hasattr(value, "named_parameters") or hasattr(value, "_module") else shown(value)
+            form = f"{kind}; a model in hand becomes one with nd.load(model)"
         raise TypeError(f"vlm= is a model that nd.load gave; got {form}{f'. {takes}' if takes else ''}")
 
 
@@ -233,6 +240,17 @@ def _whole_characters(value: str, name: str) -> None:
             f"{name}={shown(value)}: character {error.start} is half a character ({value[error.start]!r}), which no "
             "file can keep: give the text as UTF-8"
         ) from None
+
+
+def brief(text: str, most: int = 60) -> str:
+    """A text in one line of at most `most` characters, its middle left out.
+
+    >>> brief("a" * 100, 9)
+    'aaa...aaa'
+    """
+    text = " ".join(text.split())
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
 def texts(value: Any, name: str, such_as: str = "octopus", *, otherwise: str = "") -> tuple[list[str], bool]:

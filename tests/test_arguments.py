@@ -184,12 +184,26 @@ def test_messages_stay_short():
 
 @pytest.mark.parametrize(
     "concepts",
-    [["cat", "dog"], "cat", ("cat", "animal", ""), [("fox", None, "")], [("fox",)], {"fox"}, None, [("", "a", "")]],
+    [
+        ["cat", " "],
+        "cat",
+        ("cat", "animal", "cat"),
+        ("cat", "animal", ""),
+        [("fox", None, "")],
+        [("fox",)],
+        {"fox"},
+        None,
+        [("", "a", "")],
+    ],
 )
 def test_concepts_of_another_form_are_refused_with_the_form_of_concepts_and_layers(concepts):
     with pytest.raises(TypeError, match=r"\('octopus', 'animal', ''\).*layers= such as \[1, 4\]"):
         nd.jobs_of(concepts, "14")
     assert len(nd.jobs_of([("octopus", "animal", "")], [1, 4])) == 2
+
+
+def test_words_alone_are_concepts():
+    assert nd.jobs_of(["cat", ("dog", "", "")], [1]) == nd.jobs_of([("cat", "", ""), ("dog", "", "")], [1])
 
 
 def test_a_text_of_digits_is_no_list_of_layers():
@@ -396,7 +410,7 @@ def test_synthesize_refuses_what_is_none_of_its_arguments_in_our_own_words():
         with pytest.raises(TypeError, match=r"vlm= is a model that nd.load gave.*submit takes"):
             nd.submit(wrong, fox)
     for wrong in ("fox", None, 3, ["fox"], picture, nd.Site(4), {"a": fox}):
-        with pytest.raises(TypeError, match=r"a Direction(,| or) "):
+        with pytest.raises(TypeError, match=r"a Direction(,| or) |list\(directions.values"):
             nd.synthesize(vlm, wrong, progress=False)
     for wrong in (nd.Settings, 3, {"steps": 1}):
         with pytest.raises(TypeError, match=r"settings=.*Settings"):

@@ -73,10 +73,10 @@ def test_synthesize_shows_what_it_did(tiny_folder: Path, tmp_path: Path, capsys:
     out = tmp_path / "[bold]a[/bold] [b]"  # not to be taken for markup
     assert cli.main(["synthesize", "bee", "--model", str(tiny_folder), "--layer", "1", "--out", str(out)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "bee layer 1 seed 0 attention" in shown
-    assert "▀" in shown
-    assert "layer 1 (blocks.0.hook_resid_post) = model.language_model.layers.0.output" in shown
-    assert "saved 1 prototype(s) in" in shown
+    assert "bee, layer 1, seed 0: attention" in shown
+    assert "▀" not in shown  # a pipe: no blocks of colour, but where the picture is
+    assert str(out / "bee-layer1-seed0" / "large.png").replace(" ", "") in shown.replace(" ", "")
+    assert "saved 1 picture in" in shown
     assert "[bold]a[/bold] [b]" in shown
     assert nd.Prototype.load(out / "bee-layer1-seed0").settings["steps"] == 3
     assert Image.open(out / "grid.png").size == (128, 144)
@@ -260,7 +260,10 @@ def test_judge(bundled: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert "sunflower" not in shown
     assert shown.count("%") == 3
     assert "did you mean 'animal'" in failed(capsys, "judge", file, "--category", "animals")
-    assert "give picture files or folders that" in failed(capsys, "judge", str(tmp_path))
+    assert cli.main(["judge", str(tmp_path), "--json"]) == 0
+    assert [r["path"] for r in json.loads(capsys.readouterr().out)] == [file]
+    (tmp_path / "empty").mkdir()
+    assert "no picture in" in failed(capsys, "judge", str(tmp_path / "empty"))
     (tmp_path / "not.png").write_bytes(b"no picture at all")
     assert "not.png" in failed(capsys, "judge", str(tmp_path / "not.png"))
 
@@ -274,3 +277,37 @@ def test_the_demo_from_drawing_to_judging(demo_vlm: nd.VLM, tmp_path: Path, caps
     assert cli.main(["judge", str(tmp_path / "out" / "frog-layer4-seed0"), "--top", "5", "--json"]) == 0
     (again,) = json.loads(capsys.readouterr().out)
     assert again["names"] == pytest.approx(row["judge"], abs=1e-4)
+    assert cli.main(["judge", out, "--top", "5", "--json"]) == 0  # the folder that --out wrote
+    assert json.loads(capsys.readouterr().out) == [again]
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "layers", "seeds"),
+    [
+        (["--layer", "2", "octopus"], ["octopus"], [2], [0]),
+        (["octopus", "--layer", "2", "fox"], ["octopus", "fox"], [2], [0]),
+        (["--seed", "3", "7", "octopus", "--layer", "1", "blocks.1.hook_mlp_out"], ["octopus"], [1, 2], [3, 7]),
+        (["--layer", "1,2", "sea star", "--seed", "3,7"], ["sea star"], [1, 2], [3, 7]),
+    ],
+)
+def test_options_stand_before_between_and_behind_the_words(
+    given: list[str], words: list[str], layers: list[int], seeds: list[int], tiny_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    run = ["synthesize", *given, "--model", str(tiny_folder), "--steps", "1", "--json", "--out", str(tmp_path)]
+    assert cli.main(run) == 0
+    rows = json.loads(capsys.readouterr().out)["prototypes"]
+    assert [(r["concept"], r["layer"], r["seed"]) for r in rows] == [
+        (word, layer, seed) for word in words for layer in layers for seed in seeds
+    ]
+
+
+def test_a_slip_of_the_pen_is_said_before_the_model_is_loaded(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*_: Any, **__: Any) -> Any:
+        assert "never shown 'octopsu'; did you mean 'octopus'?" in capsys.readouterr().err
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.drawing, "load_model", loaded)
+    assert cli.main(["synthesize", "octopsu"]) == 130

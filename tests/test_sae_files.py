@@ -228,10 +228,10 @@ def test_the_registry_is_that_of_sae_lens() -> None:
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        (("gemma-scope-2-4b-it-rez", ID, 0), r"no release 'gemma-scope-2-4b-it-rez' .*nearest are gemma-scope-2-4b-it-res,"),
+        (("gemma-scope-2-4b-it-rez", ID, 0), r"no autoencoder 'gemma-scope-2-4b-it-rez'.*did you mean 'gemma-scope-2-4b-it-res' "),
         ((RELEASE, "layer_17_width_16k", 0), r"has no SAE id 'layer_17_width_16k'; the nearest of its \d+ are layer_17_width_16k"),
         ((RELEASE, 3), "needs an SAE id; the nearest"),
-        (("nowhere", 3), "no release 'nowhere'"),
+        (("nowhere", 3), "no autoencoder 'nowhere'"),
     ],
 )  # fmt: skip
 def test_names_that_are_not_listed(hub: Path, named: tuple, words: str) -> None:

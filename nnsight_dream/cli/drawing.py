@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from .options import (
     Seeds,
     Steps,
     StepsPerJob,
+    switch,
     word,
 )
 from .output import distinct, note, print_json, print_prototypes, prototype_row
@@ -68,11 +70,11 @@ class Drawing:
     def draw(self, vlm: Any, targets: Sequence[Any]) -> int:
         """Climb, save, judge and show; returns the exit status: 0, or 130 where it was interrupted."""
         from ..synthesis import synthesize
-        from ..synthesis.prototype import Prototype, Prototypes
+        from ..synthesis.prototypes import Prototypes
 
         changes: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
         prototypes = synthesize.synthesize(vlm, targets, seed=list(self.seeds or [0]), **changes)
-        assert not isinstance(prototypes, Prototype)
+        assert isinstance(prototypes, Prototypes)
         places, moved = prototypes.save_each(self.out)
         for asked, chosen in moved:
             note(f"{asked} holds another picture, which stays; this one is in {chosen}")
@@ -82,8 +84,20 @@ class Drawing:
             rows = [prototype_row(p, v) | {"folder": str(place)} for p, v, place in triples]
             print_json({"folder": str(self.out), "prototypes": rows})
         else:
-            print_prototypes(Prototypes(prototypes), verdicts, self.out)
+            print_prototypes(prototypes, verdicts, places, self.out)
         return 130 if any(p.interrupted for p in prototypes) else 0
+
+
+def refuse_unshown(words: Sequence[str], strict: bool) -> bool:
+    """Say of which words the bundled model knows nothing, before anything is loaded; raises ValueError if `strict`."""
+    from ..demo.bundle import unshown
+
+    found = [sentence for word in words if (sentence := unshown(word))]
+    if found and strict:
+        raise ValueError(found[0])
+    for sentence in found:
+        note(f"note: {sentence}")
+    return bool(found)
 
 
 def _named(prototypes: Any) -> list[Any]:
@@ -103,17 +117,22 @@ def synthesize(
     seed: Seeds = None,
     out: Out = OUT,
     judge: Judged = False,
+    strict: Annotated[bool, switch("--strict", help="refuse words that the bundled model was never shown")] = False,
     json: Json = False,
 ) -> int:
     """Draw what words look like to a model."""
     drawing = Drawing(model, remote, steps_per_job, device, steps, seed, out, judge, json)
     concepts = distinct(arguments.texts(list(words), "CONCEPT")[0], "the concept")
     layers = distinct(layers_of(layer or ["4"]), "layer")
+    told = refuse_unshown(concepts, strict) if model == "demo" else False
     vlm = drawing.load()
     from ..directions.text import concept
 
-    directions = concept(vlm, concepts, layers)
-    return drawing.draw(vlm, [direction for of_word in directions for direction in of_word])
+    with warnings.catch_warnings():
+        if told:
+            warnings.filterwarnings("ignore", "the demo model was never shown")
+        directions = concept(vlm, concepts, layers)
+    return drawing.draw(vlm, directions)
 
 
 def feature(
@@ -152,7 +171,8 @@ def _named_features(sae: str, which: Sequence[str]) -> tuple[Any, ...]:
     from ..sae.releases import folder_of
 
     sae_id, indices = None, list(which)
-    if not indices[0].isdecimal() or folder_of(sae, None) is None:  # a folder's may be left out
+    local = folder_of(sae, None) is not None
+    if not indices[0].isdecimal() or (not local and len(indices) > 1):  # a folder's may be left out
         sae_id, indices = indices[0], indices[1:]
     wrong = [name for name in indices if not name.isdecimal()]
     if wrong:
@@ -164,14 +184,8 @@ def _named_features(sae: str, which: Sequence[str]) -> tuple[Any, ...]:
 
 
 def layers_of(names: Sequence[str]) -> list[int | str]:
-    """Layers as the library takes them: numbers, or names of sites. Raises ValueError for several in one text."""
-    layers: list[int | str] = []
-    for name in names:
-        numbers = name.replace(",", " ").split()
-        if len(numbers) > 1 and all(n.isdecimal() for n in numbers):
-            raise ValueError(f"--layer {name!r}: of several layers give each by itself: --layer {' '.join(numbers)}")
-        layers.append(int(name) if name.isdecimal() else name)
-    return layers
+    """Layers as the library takes them: numbers, or names of sites."""
+    return [int(name) if name.isdecimal() else name for name in names]
 
 
 def load_model(model: str, device: str | None, **options: Any) -> Any:

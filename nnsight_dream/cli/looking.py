@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import arguments
-from .drawing import layers_of, load_model, place_of
+from .drawing import layers_of, load_model, place_of, refuse_unshown
 from .options import Device, Dtype, Json, Model, number, switch, word
 from .output import print_facts, print_json
 
@@ -33,6 +33,8 @@ def features(
     arguments.whole(top, "--top", 1)
     if not words and not pictures:
         raise ValueError("candidates of what? Give --word octopus, --picture FILE, or both")
+    if model == "demo":
+        refuse_unshown(words or [], strict=False)
     files = [Path(name) for name in pictures] if pictures else None
     for file in files or []:
         if not file.is_file():
@@ -143,12 +145,8 @@ def judge(
     from ..judges.named import DemoJudge
 
     arguments.whole(top, "--top", 1)
-    asked = [Path(path) for path in paths]
-    files = [p / "prototype.png" if (p / "prototype.png").is_file() else p for p in asked]
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"no picture {file}: give picture files or folders that Prototype.save wrote")
-    pictures = [own_png(f) if p.is_dir() else f for p, f in zip(asked, files, strict=True)]
+    files = [file for path in paths for file in _pictures_of(Path(path))]
+    pictures = [f if str(f) in paths else own_png(f) if f.name == "prototype.png" else f for f in files]
     verdicts = DemoJudge(device=device).judge(pictures, category=category)
     names = [dict(zip(v.names[:top], v.probabilities[:top], strict=True)) for v in verdicts]
     if json:
@@ -156,6 +154,27 @@ def judge(
         return
     for file, of_file in zip(files, names, strict=True):
         print(f"{file}: {', '.join(f'{name} {p:.1%}' for name, p in of_file.items())}")
+
+
+def _pictures_of(path: Path) -> list[Path]:
+    """A picture file; or those of a folder: of the prototypes saved in or below it, else the picture files in it.
+
+    Raises FileNotFoundError where there is none.
+    """
+    from ..io.pictures import ENDINGS
+    from ..synthesis.prototypes import saved_in
+
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"no picture {path}: give picture files, or folders that hold some")
+    try:
+        return [place / "prototype.png" for place in saved_in(path)]
+    except FileNotFoundError:
+        files = sorted(f for f in path.iterdir() if f.suffix.lower() in ENDINGS and f.is_file())
+        if not files:
+            raise FileNotFoundError(f"no picture in {path}: give picture files, or folders that hold some") from None
+        return files
 
 
 def remote(

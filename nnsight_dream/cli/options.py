@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,7 +103,7 @@ class Command(TyperCommand):
             if name not in params or getattr(params[name], "is_flag", False):
                 options.append(name)
                 continue
-            values = self._take(rest, several=params[name].multiple)
+            values = self._take(rest, name, several=params[name].multiple)
             if not values and name != "--remote":
                 ctx.fail(f"argument {name}: expected {'at least one' if params[name].multiple else 'one'} argument")
             for value in values or [""]:
@@ -111,12 +111,30 @@ class Command(TyperCommand):
         return [*options, "--", *words]
 
     @staticmethod
-    def _take(rest: list[str], several: bool) -> list[str]:
-        """The values at the head of `rest`, taken off it: one at most, or all up to the next option."""
+    def _take(rest: list[str], name: str, several: bool) -> list[str]:
+        """The values at the head of `rest`, taken off it: one at most, or all that can be this option's.
+
+        The first is taken whatever it is. After it a word is no layer, seed or path: `--layer 4 octopus`.
+        """
+        fits = _FITS.get(name, lambda text: True)
         values: list[str] = []
-        while rest and not _is_option(rest[0]) and rest[0] != "--" and (several or not values):
+        while rest and not _is_option(rest[0]) and rest[0] != "--" and (not values or (several and fits(rest[0]))):
             values.append(rest.pop(0))
-        return values
+        listed = [value.replace(",", " ").split() if name in _NUMBERED else [value] for value in values]
+        numbers = [all(part.isdecimal() for part in parts) and parts for parts in listed]  # "1,4" is 1 and 4
+        return [part for value, parts in zip(values, numbers, strict=True) for part in parts or [value]]
+
+
+#: Options of several values that may be numbers with commas between.
+_NUMBERED = ("--layer", "--seed")
+
+
+#: What can be a further value of an option of several, where the command takes words of its own too.
+_FITS: dict[str, Callable[[str], bool]] = {
+    "--layer": lambda text: "." in text or any(c.isdigit() for c in text),
+    "--seed": lambda text: not any(c.isalpha() for c in text),
+    "--reference": lambda text: "." in text or "/" in text or Path(text).exists(),
+}
 
 
 def _is_option(text: str) -> bool:

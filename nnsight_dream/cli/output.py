@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import arguments
+
 MOST = 1000  # characters of an error; what was given may be as long as a book
 
 
@@ -114,17 +116,36 @@ def prototype_row(prototype: Any, verdict: Any) -> dict[str, Any]:
     return row
 
 
-def print_prototypes(prototypes: Any, verdicts: Sequence[Any], out: Path) -> None:
-    """Each prototype with its picture and its judge's verdict; saves them all as one sheet in `out`."""
+def print_prototypes(prototypes: Any, verdicts: Sequence[Any], places: Sequence[Path], out: Path) -> None:
+    """Each prototype with its picture, or where that is, and its judge's verdict; saves all as one sheet in `out`."""
+    from rich.text import Text
+
     from ..io.files import save_new
-    from ..synthesis.blocks import to_png
+    from ..synthesis.blocks import Tiles, shows_blocks, to_png
+    from ..synthesis.prototypes import lines_of
 
     screen = console()
-    for prototype, verdict in zip(prototypes, verdicts, strict=True):
-        screen.print(prototype)
-        screen.print(f"{prototype.site} = {prototype.hf_name}", style="dim", highlight=False)
-        if verdict is not None:
-            seen = ", ".join(f"{n} {p:.0%}" for n, p in zip(verdict.names[:3], verdict.probabilities[:3], strict=True))
-            screen.print(f"the judge sees: {seen}", highlight=False)
+    seen = [
+        [] if verdict is None else [Text(f"judge: {verdict.top} {verdict.probabilities[0]:.0%}")]
+        for verdict in verdicts
+    ]
+    if shows_blocks(screen):
+        told = iter([(p.image, [*lines_of(p), *line]) for p, line in zip(prototypes, seen, strict=True)])
+        screen.print(Tiles([[next(told) for _ in row] for row in prototypes.rows]))
+    else:
+        for prototype, verdict, place in zip(prototypes, verdicts, places, strict=True):
+            print(_line(prototype, verdict, place))
     sheet = save_new(out / "grid.png", to_png(prototypes.grid()))
-    screen.print(f"saved {len(prototypes)} prototype(s) in {out}, all at one look in {sheet}", highlight=False)
+    some = "1 picture" if len(prototypes) == 1 else f"{len(prototypes)} pictures"
+    print(f"saved {some} in {out}; all at one look: {sheet}")
+
+
+def _line(prototype: Any, verdict: Any, place: Path) -> str:
+    """A prototype in one line, with the path of its picture."""
+    from ..synthesis.prototype import LARGE, PICTURE
+
+    picture = next((place / name for name in (LARGE, PICTURE) if (place / name).is_file()), place)
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in prototype.scores.items())
+    judged = "" if verdict is None else f"; judge: {verdict}"
+    label = arguments.brief(prototype.label)
+    return f"{label}, layer {prototype.site.layer}, seed {prototype.seed}: {scores}{judged}; {picture}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,3 +119,23 @@ def sae_folder(name: str | int | None = None) -> Path:
     if wanted not in there:
         raise ValueError(f"no bundled sparse autoencoder {arguments.shown(name)}; there is {', '.join(there)}")
     return there[wanted]
+
+
+def unshown(text: str) -> str:
+    """Empty for a word that the bundled model was shown; else a sentence that says so, with the nearest.
+
+    >>> unshown("octopus"), unshown("octopsu")[:66]
+    ('', "the demo model was never shown 'octopsu'; did you mean 'octopus'? ")
+    """
+    known = {name.casefold(): c.name for c in concepts() for name in (*c.aliases, c.name)}
+    asked = text.strip().casefold()
+    if not asked or asked in known:
+        return ""
+    signs = " ".join(unicodedata.name(c, "") for c in asked if unicodedata.category(c) == "So").lower()
+    near = difflib.get_close_matches(asked[:100], known, 3) or difflib.get_close_matches(signs, known, 1, 0.7)
+    names = list(dict.fromkeys(known[n] for n in near)) or sorted(known.values())[::90][:3]
+    ask = f"did you mean {' or '.join(map(repr, names))}?" if near else f"it knows such as {', '.join(names)}."
+    return (
+        f"the demo model was never shown {arguments.brief(text)!r}; {ask} Of other words its direction means little "
+        "(all that it knows: nnsight-dream concepts)"
+    )

@@ -128,7 +128,9 @@ class Direction:
 
     def __str__(self) -> str:
         names = ", ".join(filter(None, (self.site.tl_name, self.provenance.get("hf_name"))))
-        return f"{self.label} at layer {self.site.layer} ({names}) of {self.model}, norm {self.norm:.4g}"
+        return (
+            f"{arguments.brief(self.label)} at layer {self.site.layer} ({names}) of {self.model}, norm {self.norm:.4g}"
+        )
 
     def __repr__(self) -> str:
         return f"<Direction {self}>"
@@ -136,7 +138,8 @@ class Direction:
     def __rich__(self) -> Text:
         from rich.text import Text
 
-        return Text.assemble((self.label, "bold"), str(self)[len(self.label) :])
+        label = arguments.brief(self.label)
+        return Text.assemble((label, "bold"), str(self)[len(label) :])
 
     def hook(self, add: float | None = None, *, ablate: bool = False) -> Callable[..., Any]:
         """A hook function that adds a multiple of the vector to activations, or takes out what lies along it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import warnings
@@ -154,19 +153,11 @@ def _key(vlm: VLM, site: Site, prompts: Sequence[spans.Prompt]) -> str:
 
 
 def _warn_unshown(texts: Sequence[str]) -> None:
-    from ..demo import bundle
+    from ..demo.bundle import unshown
 
-    known = {name.casefold(): c.name for c in bundle.concepts() for name in (*c.aliases, c.name)}
     for text in texts:
-        if isinstance(text, str) and text.strip() and text.strip().casefold() not in known:
-            asked = text.strip().casefold()
-            near = difflib.get_close_matches(asked, known, 5) or difflib.get_close_matches(asked, known, 5, 0.0)
-            names = ", ".join(list(dict.fromkeys(known[n] for n in near))[:3])
-            warnings.warn(
-                f"the demo model was never shown {text.strip()!r}, so its direction means little; nearest "
-                f"among what it knows: {names} (all of them: nnsight-dream concepts)",
-                stacklevel=4,
-            )
+        if unshown(text):
+            warnings.warn(unshown(text), stacklevel=4)
 
 
 @overload

@@ -53,6 +53,11 @@ def _check_paths(vlm: VLM) -> None:
             vlm.hf.get_submodule(path)
         except AttributeError:
             there = [n for n, _ in vlm.hf.named_modules() if n and n.count(".") <= 3]
+            if field == "root" and set(map(str, family.layers.split("."))) & {n.partition(".")[0] for n in there}:
+                raise ValueError(
+                    f"{type(vlm.hf).__name__} is the inner part of a model of family {family.name}, without what "
+                    "stands around it: give the whole, as AutoModelForImageTextToText.from_pretrained makes it"
+                ) from None
             raise ValueError(
                 f"family {family.name}: field '{field}' says {path!r}, which is not in {type(vlm.hf).__name__}; the "
                 f"nearest are {', '.join(difflib.get_close_matches(path, there, 5, 0.0))}"

@@ -61,8 +61,8 @@ KEYWORDS = tuple(f.name for f in fields(Choices) if f.default is not MISSING)
 @calmly
 def load(
     x: Any,
-    *,
     processor: Any = None,
+    *,
     up_to_layer: int | None = None,
     check: bool = True,
     device: str | torch.device | None = None,
@@ -79,8 +79,8 @@ def load(
 ) -> VLM:
     """Wrap a vision-language model.
 
-    x            "demo" (the bundled model), a hub id, a local folder, a Hugging Face model (with `processor`), or an
-                 `nnsight` model of one
+    x            "demo" (the bundled model), a hub id, a local folder, a Hugging Face model or an nnsight model of one
+                 (with its `processor`), or a TransformerBridge
     up_to_layer  load only this many decoder blocks: the weights above are never read, nor files fetched that hold
                  nothing else (ids and folders only)
     head         False: load neither final norm nor language-model head, which only `top_logits` and writing need (ids
@@ -141,6 +141,7 @@ def load(
 
 def _refuse(x: Any, choices: Choices) -> None:
     """Raise TypeError for a misspelt keyword, ValueError for what would change a VLM and for another first layer."""
+    _refuse_swapped(x, choices.processor)
     for name in choices.options:
         if near := difflib.get_close_matches(name, KEYWORDS, 1, 0.8):
             raise TypeError(f"load: unexpected keyword {name!r}; did you mean {near[0]}=?")
@@ -152,6 +153,26 @@ def _refuse(x: Any, choices: Choices) -> None:
             raise ValueError(f"{names}= cannot change a VLM; load its model or name anew")
     elif not arguments.is_whole(first) or first not in (0, 1):
         raise ValueError(f"first_layer={arguments.shown(first)}: layers count from 1 (the default) or from 0")
+
+
+def _refuse_swapped(x: Any, processor: Any) -> None:
+    """Raise TypeError for a processor in the model's place, a pair, and a class in the place of a model."""
+    kinds = ("image_processor", "apply_chat_template", "tokenizer", "image_token")
+    if isinstance(processor, torch.nn.Module) or (
+        not isinstance(x, (str, Path, torch.nn.Module)) and hasattr(x, "save_pretrained") and _is_processor(x, kinds)
+    ):
+        raise TypeError(
+            f"the model goes first, and its processor second: nd.load(model, processor); got {type(x).__name__}, "
+            f"{type(processor).__name__}"
+        )
+    if isinstance(x, (tuple, list)) and len(x) == 2 and isinstance(x[0], torch.nn.Module):
+        raise TypeError("a model and its processor are two arguments, not a pair: nd.load(model, processor)")
+    if isinstance(x, type):
+        raise TypeError(f"{x.__name__} is a class; give a model of it: {x.__name__}.from_pretrained(...), or its name")
+
+
+def _is_processor(x: Any, kinds: tuple[str, ...]) -> bool:
+    return any(hasattr(x, name) for name in kinds) and not hasattr(x, "forward")
 
 
 def _place(choices: Choices) -> Remote | None:

@@ -100,6 +100,7 @@ def feature(
     without a site, IndexError for a feature that is not there, FileNotFoundError and ConnectionError for files out of
     reach.
     """
+    _refuse_swapped(sae, sae_id_or_index, index)
     opened, wanted = _opened(sae, sae_id_or_index, index)
     facts, source = opened.facts, opened.source
     where = site if site is not None else facts.told("hf_hook_name") or facts.told("hook_name")
@@ -115,6 +116,20 @@ def feature(
     latents = [latent(opened.weights, facts, number, source) for number in numbers]
     features = [_of_latent(part, facts, source, where, objective, guard, pictures) for part in latents]
     return features[0] if single else features
+
+
+def _refuse_swapped(sae: Any, sae_id_or_index: Any, index: Any) -> None:
+    """Raise TypeError for a model or a number in the autoencoder's place, and for a feature's number as a text."""
+    if hasattr(sae, "fingerprint") and hasattr(sae, "image_prompt"):
+        given = ", ".join(repr(x) for x in (sae_id_or_index, index) if isinstance(x, (str, int)))
+        raise TypeError(f"a feature is made without a model: nd.feature({given or 'sae, 3'})")
+    if isinstance(sae, int) and isinstance(sae_id_or_index, (str, Path)):
+        raise TypeError(f"the autoencoder goes first: nd.feature({str(sae_id_or_index)!r}, {sae})")
+    for number in (sae_id_or_index if index is None else index,):
+        if isinstance(number, str) and number.strip().isdecimal():
+            before = repr(str(sae)) if isinstance(sae, (str, Path)) else "sae"
+            before += "" if index is None else f", {sae_id_or_index!r}"
+            raise TypeError(f"{number!r} is a text; a feature is a number: nd.feature({before}, {int(number)})")
 
 
 def _opened(sae: Any, sae_id_or_index: Any, index: Any) -> tuple[Opened, Any]:

@@ -42,10 +42,12 @@ def _release(name: str) -> dict[str, Any]:
         return entry
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return {}
-    near = difflib.get_close_matches(name, places, 3, 0.0)
+    near = difflib.get_close_matches(name, ["demo", *places], 3, 0.6)
+    mean = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ValueError(
-        f"no release {name!r} (and no such folder); the nearest are {', '.join(near)}. Give a release of sae-lens, a "
-        "Hugging Face repository (owner/name) or a folder"
+        f"no autoencoder {arguments.shown(name)}: it is neither a folder here nor one of sae-lens's {len(places)} "
+        f"releases{mean} Give 'demo' (the bundled one), a folder, a release such as 'gemma-scope-2-4b-it-res', or a "
+        "Hugging Face repository (owner/name)".replace("releases Give", "releases. Give")
     )
 
 

@@ -98,15 +98,16 @@ def job_of(record: Mapping[str, Any]) -> Job:
     return Job(**{**own, **{name: "" if text is None else str(text) for name, text in texts.items()}})
 
 
+@arguments.strict
 def jobs_of(
-    concepts: Iterable[tuple[str, str, str]],
+    concepts: Iterable[str | tuple[str, str, str]],
     layers: Sequence[int | str] | int | str,
     *,
     seeds: Sequence[int] | int = (0,),
     poolings: Sequence[str] | str = ("",),
     controls: int = 0,
 ) -> list[Job]:
-    """Every concept (name, category, prompt) at every layer, for every seed and pooling.
+    """Every concept, a word or (name, category, prompt), at every layer, for every seed and pooling.
 
     layers, seeds, poolings   one, or a list of them
     controls   that many of the concepts, evenly spread, are also made with a random direction in their place
@@ -136,20 +137,23 @@ def jobs_of(
 
 
 FORM = (
-    "concepts= is a list of (name, category, prompt), such as [('octopus', 'animal', '')], and layers= such as [1, 4]"
+    "concepts= is a list of words, or of (name, category, prompt) such as ('octopus', 'animal', ''), and layers= such "
+    "as [1, 4]"
 )
 
 
 def _concepts(concepts: Any) -> list[tuple[str, str, str]]:
     try:
         items = arguments.listed(concepts, "concepts", "")
+        if isinstance(concepts, tuple) and len(items) == 3 and all(isinstance(part, str) for part in items):
+            raise TypeError  # three words, or one concept? say which, in a list
     except TypeError:
         raise TypeError(f"{FORM}; got concepts={arguments.shown(concepts)}") from None
+    items = [(item, "", "") if isinstance(item, str) else item for item in items]
     for i, item in enumerate(items):
         three = isinstance(item, (tuple, list)) and len(item) == 3
         if not (three and all(isinstance(part, str) for part in item) and item[0].strip()):
-            mend = f"; of a word alone: ({item!r}, '', '')" if isinstance(item, str) and len(item) < 80 else ""
-            raise TypeError(f"{FORM}; concepts[{i}] is {arguments.shown(item)}{mend}")
+            raise TypeError(f"{FORM}; concepts[{i}] is {arguments.shown(item)}")
     return [tuple(item) for item in items]
 
 

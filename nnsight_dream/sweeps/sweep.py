@@ -164,6 +164,7 @@ def _settings(vlm: VLM, job: Job, layer: int, choice: Choice) -> Settings:
     return chosen.but(pooling=POOLINGS[job.pooling]()) if job.pooling in POOLINGS else chosen
 
 
+@arguments.strict
 def sweep(
     vlm: VLM | str | Path,
     jobs: Iterable[Job],

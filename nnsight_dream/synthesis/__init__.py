@@ -8,7 +8,8 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "settings": ["Settings"],
-        "prototype": ["Prototype", "Prototypes"],
+        "prototype": ["Prototype"],
+        "prototypes": ["Prototypes"],
         "detached": ["RemoteJob", "collect", "submit"],
         "request": ["Away"],
     },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.text import Text
 
 
 def to_png(image: Image.Image) -> bytes:
@@ -33,26 +34,58 @@ def link_tag(address: str) -> str:
     return f'<a href="{shown}" rel="noreferrer noopener">{shown}</a>' if address.startswith("https://") else shown
 
 
-def image_tag(image: Image.Image) -> str:
-    """A picture as HTML, with all its bytes."""
-    return f'<img src="data:image/png;base64,{base64.b64encode(to_png(image)).decode()}">'
+def image_tag(image: Image.Image, alt: str = "", width: int | None = None) -> str:
+    """A picture as HTML, with all its bytes; `alt` says it in words, `width` is that shown, in pixels."""
+    size = "" if width is None else f' width="{int(width)}"'
+    code = base64.b64encode(to_png(image)).decode()
+    return f'<img src="data:image/png;base64,{code}" alt="{html.escape(alt)}"{size}>'
 
 
-def enlarged(image: Image.Image) -> Image.Image:
-    """A small picture a whole number of times as large, about 160 pixels wide."""
-    factor = max(1, 160 // image.width)
+def enlarged(image: Image.Image, side: int = 160) -> Image.Image:
+    """A small picture a whole number of times as large, at most `side` pixels wide; a larger one as it is."""
+    factor = max(1, side // image.width)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
 
 
 class Blocks:
-    """The picture in half blocks, where the output's encoding has them; nothing elsewhere (cp1252, ascii)."""
+    """A picture in half blocks, on a terminal with colours whose encoding has them; nothing elsewhere."""
 
-    def __init__(self, image: Image.Image):
-        self.image = image
+    def __init__(self, image: Image.Image, columns: int = 32):
+        self.image, self.columns = image, columns
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        if not options.ascii_only:
-            yield _blocks(self.image)
+        if shows_blocks(console):
+            yield _blocks(self.image, self.columns)
+
+
+def shows_blocks(console: Console) -> bool:
+    """Whether pictures can be shown on a console: with colours, and characters beyond ascii and cp1252."""
+    return not console.options.ascii_only and console.color_system is not None
+
+
+class Tiles:
+    """Pictures side by side, each row on a line of its own as far as the console is wide.
+
+    rows   of each picture: the picture, and lines of text that go above it
+    """
+
+    def __init__(self, rows: Sequence[Sequence[tuple[Image.Image, Sequence[Text]]]], least: int = 24):
+        self.rows, self.least = rows, least
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from rich.console import Group
+        from rich.table import Table
+
+        fit = max(1, (options.max_width + 2) // (self.least + 2))
+        many = min(fit, max((len(row) for row in self.rows), default=1))
+        columns = max(8, min(32, (options.max_width + 2) // many - 2) // 2 * 2)
+        for row in self.rows:
+            for start in range(0, len(row), many):
+                table = Table.grid(padding=(0, 2, 1, 0))
+                for _ in range(many):
+                    table.add_column(width=columns, no_wrap=True, overflow="ellipsis")
+                table.add_row(*(Group(*text, Blocks(image, columns)) for image, text in row[start : start + many]))
+                yield table
 
 
 def _blocks(image: Image.Image, columns: int = 32) -> RenderableType:
@@ -66,6 +99,7 @@ def _blocks(image: Image.Image, columns: int = 32) -> RenderableType:
         for a, b in zip(upper, lower, strict=True):
             text.append("▀", Style(color=f"rgb({a[0]},{a[1]},{a[2]})", bgcolor=f"rgb({b[0]},{b[1]},{b[2]})"))
         text.append("\n")
+    text.rstrip()
     return text
 
 

@@ -13,7 +13,7 @@ from ..remote import run
 from ..remote.client import ask_after, send_detached, wait_for
 from .notes import opened
 from .prepared import prepare
-from .prototype import Prototypes
+from .prototypes import Prototypes
 from .request import settled
 
 if TYPE_CHECKING:

@@ -6,8 +6,6 @@ import html
 import io
 import json
 import os
-import re
-import unicodedata
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from .. import arguments
 from ..io import files, records
@@ -30,7 +28,10 @@ if TYPE_CHECKING:
     from .patches import Patches
 
 
-RECORD, PICTURE, HEAT = "prototype.json", "prototype.png", "heat.png"
+RECORD, PICTURE, HEAT, LARGE = "prototype.json", "prototype.png", "heat.png", "large.png"
+
+
+LARGE_SIDE = 256  # pixels
 
 
 def heat_map(weights: np.ndarray, site: Site, grid: tuple[int, int]) -> np.ndarray:
@@ -85,7 +86,7 @@ class Prototype:
     def __repr__(self) -> str:
         scores = ", ".join(f"{k} {v:.3f}" for k, v in self.scores.items())
         more = f"seed {self.seed}" + (f", stopped after {len(self.history)} steps" if self.interrupted else "")
-        return f"Prototype({self.label!r} at {self.site} = {self.hf_name}; {scores}; {more})"
+        return f"Prototype({arguments.brief(self.label)!r} at {self.site} = {self.hf_name}; {scores}; {more})"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.image, dtype=dtype)
@@ -101,6 +102,10 @@ class Prototype:
         return patches(self, vlm, towards, centre)
 
     # -- showing -------------------------------------------------------------------------------------------------
+
+    def enlarged(self, side: int = 256) -> Image.Image:
+        """The picture a whole number of times as large, at most `side` pixels wide; a larger one as it is."""
+        return enlarged(self.image, side)
 
     def heat_map(self, side: int = 256) -> Image.Image:
         """The picture under its patch weights: bright where the score looks, at `side` pixels."""
@@ -119,8 +124,10 @@ class Prototype:
         if link := self.direction.get("link"):
             rows += f'<tr><td colspan="2">{link_tag(str(link))}</td></tr>'
         return (
-            f'<figure style="display:inline-block;margin:4px;font:12px sans-serif">{image_tag(enlarged(self.image))}'
-            f"{image_tag(self.heat_map(160))}<figcaption><b>{html.escape(self.label)}</b> "
+            f'<figure style="display:inline-block;margin:4px;font:12px sans-serif">'
+            f"{image_tag(self.enlarged(), self.label)}"
+            f"{image_tag(self.heat_map(), f'where the score looks, of {self.label}')}"
+            f"<figcaption><b>{html.escape(arguments.brief(self.label))}</b> "
             f"layer {int(self.site.layer)}, seed {int(self.seed)}<br>"
             f"{html.escape(self.site.tl_name)}<br>{html.escape(self.hf_name)}"
             f"<table>{rows}</table></figcaption></figure>"
@@ -130,7 +137,9 @@ class Prototype:
         from rich.console import Group
         from rich.text import Text
 
-        title = Text(self.label, style="bold").append(f"  layer {self.site.layer}  seed {self.seed}  ", style="default")
+        title = Text(arguments.brief(self.label), style="bold").append(
+            f"  layer {self.site.layer}  seed {self.seed}  ", style="default"
+        )
         title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
         if not self.readings:
             return Group(title, Blocks(self.image))
@@ -152,6 +161,8 @@ class Prototype:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write prototype.png, heat.png and prototype.json into a folder (made if missing); returns the folder.
 
+        Of a picture of at most 128 pixels also large.png, the same a whole number of times as large, to look at.
+
         Nothing is overwritten: where the folder holds another picture, that stays, this one is saved beside it in a
         folder of the same name with -2, -3 and so on, and a warning says so. The record is written last, and each file
         under a temporary name first, so that a folder with a record is whole.
@@ -159,7 +170,7 @@ class Prototype:
         Raises OSError where nothing can be written.
         """
         place = arguments.folder(folder)
-        chosen = _save(self, place, set())
+        chosen = save_beside(self, place, set())
         if chosen != place:
             warnings.warn(f"{place} holds another picture, which stays; this one is saved in {chosen}", stacklevel=2)
         return chosen
@@ -174,7 +185,9 @@ class Prototype:
         folder = arguments.folder(folder)
         for name in (RECORD, PICTURE):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} holds no {name}: give a folder that Prototype.save wrote")
+                several = any(folder.glob(f"*/{RECORD}"))
+                mend = "; of all in its folders: nd.Prototypes.load(folder)" if several else ""
+                raise FileNotFoundError(f"{folder} holds no {name}: give a folder that Prototype.save wrote{mend}")
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             records.check(record, records.PROTOTYPE)
@@ -210,9 +223,11 @@ def write_over(prototype: Prototype, place: Path) -> dict[str, str]:
     return {name: files.digest(data) for name, data in content.items()}
 
 
-def _save(prototype: Prototype, place: Path, taken: set[Path]) -> Path:
+def save_beside(prototype: Prototype, place: Path, taken: set[Path]) -> Path:
     """Write a prototype into a folder, or beside it where that is taken or holds anything else; returns where."""
     content, chosen, copy = prototype.files(), place, 2
+    if prototype.image.width <= LARGE_SIDE // 2:
+        content = {LARGE: to_png(prototype.enlarged(LARGE_SIDE)), **content}  # the record is last
     files.make_folder(place.parent)
     with files.locked(place.parent):
         while chosen in taken or _is_another(chosen, content):
@@ -244,77 +259,3 @@ def _record(data: bytes) -> dict[str, Any] | None:
         return {k: v for k, v in record.items() if k not in ("files", files.DIGEST)}
     except (ValueError, AttributeError):
         return None
-
-
-class Prototypes(list[Prototype]):
-    """Several prototypes: a list that shows itself as a grid."""
-
-    @property
-    def images(self) -> list[Image.Image]:
-        """The pictures, in order."""
-        return [p.image for p in self]
-
-    def grid(self, columns: int | None = None, side: int = 128, labels: bool = True) -> Image.Image:
-        """One contact sheet, `side` pixels a picture, row by row. Raises ValueError for no prototype."""
-        if not self:
-            raise ValueError("there is no prototype to show")
-        columns = columns or min(len(self), 8)
-        strip = 16 if labels else 0
-        rows = -(-len(self) // columns)
-        sheet = Image.new("RGB", (columns * side, rows * (side + strip)), "white")
-        draw = ImageDraw.Draw(sheet)
-        for i, prototype in enumerate(self):
-            x, y = i % columns * side, i // columns * (side + strip)
-            sheet.paste(prototype.image.resize((side, side), Image.Resampling.BICUBIC), (x, y + strip))
-            if labels:
-                draw.text((x + 3, y + 2), f"{prototype.label} L{prototype.site.layer}"[: side // 6], fill="black")
-        return sheet
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Save each into a folder of its own below `folder`; returns `folder`.
-
-        Nothing is overwritten: a picture that differs from one of the same word, layer and seed that is there gets a
-        number, and a warning says so. Raises OSError where nothing can be written.
-        """
-        place = arguments.folder(folder)
-        moved = [f"{asked.name} is there already and stays: see {got.name}" for asked, got in self.save_each(place)[1]]
-        if moved:
-            more = f"; and {len(moved) - 3} more" if len(moved) > 3 else ""
-            warnings.warn(f"in {place} {'; '.join(moved[:3])}{more}", stacklevel=2)
-        return place
-
-    def save_each(self, folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[Path, Path]]]:
-        """As `save`; returns the folder of each, and (name asked for, name given) where another picture was there."""
-        place = arguments.folder(folder)
-        written: list[Path] = []
-        moved: list[tuple[Path, Path]] = []
-        for prototype in self:
-            asked = place / f"{_slug(prototype.label)}-layer{prototype.site.layer}-seed{prototype.seed}"
-            chosen = _save(prototype, asked, set(written))
-            if chosen != asked and asked not in written:
-                moved.append((asked, chosen))
-            written.append(chosen)
-        return written, moved
-
-    def _repr_html_(self) -> str:
-        return "".join(p._repr_html_() for p in self)
-
-    def __rich__(self) -> RenderableType:
-        from rich.columns import Columns
-
-        return Columns(list(self), padding=(1, 2))
-
-
-def _slug(label: str) -> str:
-    """A label as a folder's name: letters, digits and hyphens, and the code point and name of an emoji or a sign.
-
-    >>> _slug("San Francisco!"), _slug("🐙")
-    ('San-Francisco', 'u1f419-octopus')
-    """
-    plain = re.sub(r"[^\w-]+", "-", label).strip("-")[:60]
-    if plain:
-        return plain
-    signs = [c for c in label if not c.isspace() and ord(c) >= 0x80 and unicodedata.category(c) not in ("Cf", "Mn")]
-    codes = "-".join(f"u{ord(c):x}" for c in signs)
-    names = "-".join(unicodedata.name(c, "") for c in signs)
-    return re.sub(r"[^a-z0-9]+", "-", f"{codes} {names}".lower()).strip("-")[:60].strip("-") or "direction"

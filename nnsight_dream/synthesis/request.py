@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,35 +58,58 @@ class Order(NamedTuple):
     """What `synthesize` is asked for: (direction or feature, seed) jobs, the settings of each, the added terms.
 
     single   whether it is one picture, given by itself and not in a list
+    rows     of directions in lists of lists, how many pictures each of these makes; else nothing
     """
 
     jobs: list[tuple[Aim, int]]
     settings: list[Settings]
     terms: list[Any]
     single: bool
+    rows: tuple[int, ...] = ()
 
 
 def settled(vlm: VLM, directions: Any, settings: Choice, seed: Any, terms: Any, changes: dict[str, Any]) -> Order:
     """What is asked for by the arguments of `synthesize`; raises as it does."""
     alone = isinstance(directions, (Direction, Feature))
-    if isinstance(directions, str):
-        raise TypeError(
-            f"a Direction or Feature is needed, not {directions!r}: see nd.concept, nd.from_tensor, nd.feature; if "
-            f"that is a word: nd.concept(vlm, {directions!r}, layer=...)"
-        )
-    form = "a Direction, a Feature, or a list of them, is"
-    wanted = [directions] if alone else arguments.listed(directions, "directions", form)
+    wanted, lengths = ([directions], ()) if alone else _wanted(directions)
     seeds, one_seed = arguments.seeds(seed)
     added = _terms(terms)
     sites = check_aims(vlm, wanted)
     check_aims(vlm, [t.direction for t in added if isinstance(t, Away)], least=0)
     names = {f.name for f in dataclasses.fields(Settings)}
+    if "layer" in changes:
+        raise TypeError(
+            "no setting 'layer': a direction is made at its layer, as in nd.concept(vlm, 'fox', layer=1); of several "
+            "make several: layer=[1, 4]"
+        )
     for name in changes:  # one of these, misspelt, is no setting misspelt
         if name not in names and (near := difflib.get_close_matches(name, _OTHERS, 1, 0.75)):
             raise TypeError(f"no setting {name!r}; did you mean {near[0]!r}? Beside settings there are {_OTHERS}")
     of_layer = {layer: choose(vlm, layer, settings).but(**changes) for layer in dict.fromkeys(s.layer for s in sites)}
     jobs = [(d, s) for d in wanted for s in seeds]
-    return Order(jobs, [of_layer[site.layer] for site in sites for _ in seeds], added, alone and one_seed)
+    each = [of_layer[site.layer] for site in sites for _ in seeds]
+    return Order(jobs, each, added, alone and one_seed, tuple(n * len(seeds) for n in lengths))
+
+
+def _wanted(directions: Any) -> tuple[list[Any], tuple[int, ...]]:
+    """Directions and features of a list, or of lists in it, in order; of the latter also how many are in each."""
+    if isinstance(directions, str):
+        raise TypeError(
+            f"a Direction or Feature is needed, not {arguments.shown(directions)}: see nd.concept, nd.from_tensor, "
+            f"nd.feature; if that is a word: nd.concept(vlm, {arguments.shown(directions)}, layer=...)"
+        )
+    if isinstance(getattr(directions, "shape", None), tuple):
+        raise TypeError(
+            f"a Direction or Feature is needed, not {arguments.shown(directions)}: of a vector (d,) make one with "
+            "nd.from_tensor(vlm, vector, layer)"
+        )
+    if isinstance(directions, Mapping):
+        raise TypeError("directions= is a dict: give list(directions.values()), whose order the pictures keep")
+    items = arguments.listed(directions, "directions", "a Direction, a Feature, or a list of them, is")
+    if not any(isinstance(item, (list, tuple)) for item in items):
+        return items, ()
+    rows = [_wanted(item)[0] if isinstance(item, (list, tuple)) else [item] for item in items]
+    return [item for row in rows for item in row], tuple(map(len, rows))
 
 
 def _terms(terms: Any) -> list[Any]:
@@ -125,8 +148,9 @@ def check_aims(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
                 raise ValueError(f"{d.label} is all zeros: nothing makes it fire")
             continue
         if not isinstance(d, Direction):
+            given = arguments.shown(d) if isinstance(d, str) else type(d).__name__
             raise TypeError(
-                f"a Direction or Feature is needed, not {type(d).__name__}: see nd.concept, nd.from_tensor, nd.feature"
+                f"a Direction or Feature is needed, not {given}: see nd.concept, nd.from_tensor, nd.feature"
             )
         site = vlm.site(d.site)
         sites.append(site)

@@ -17,6 +17,7 @@ from ..engine.augment import Noise, Shift
 from ..engine.canvas import MultiResolution, Native, Pixels
 from ..engine.pooling import Attention, cosine
 from .digest_values import NO_PART_OF_KEY
+from .value_names import mend
 
 if TYPE_CHECKING:
     from ..engine.optimise import Augmentation, Canvas
@@ -72,18 +73,15 @@ class Settings:
         for name, method in (("pooling", "__call__"), ("score", "__call__"), ("canvas", "render")):
             value = getattr(self, name)
             if isinstance(value, type) or not (hasattr(value, method) or isinstance(value, Native)):
-                form = f"a value such as {getattr(type(self), name)!r}"
-                raise ValueError(f"{name}={arguments.shown(value)}: {form} is needed")
-        if not isinstance(self.augment, tuple):
-            form = "a tuple of augmentations is needed: (Shift(), Noise(0.2))"
-            raise ValueError(f"augment={arguments.shown(self.augment)}: {form}")
+                raise ValueError(mend(name, value))
+        several = isinstance(self.augment, (tuple, list))
+        object.__setattr__(self, "augment", tuple(self.augment) if several else (self.augment,))
         for value in self.augment:
             if isinstance(value, type) or not callable(value):
-                raise ValueError(f"augment holds {arguments.shown(value)}: a value such as Shift() is needed")
+                raise ValueError(mend("augment", value))
         centred = hasattr(self.centre, "of") and not isinstance(self.centre, type)
         if not centred and not isinstance(self.centre, torch.Tensor):
-            form = "give Grey(), NaturalNoise(), Pictures(...) or a tensor (d,)"
-            raise ValueError(f"centre={arguments.shown(self.centre)}: {form}")
+            raise ValueError(mend("centre", self.centre))
 
     @classmethod
     def paper(cls, layer: int, *, tau_middle: float = 0.005, shift: int = 112, detach: bool = False) -> Settings:

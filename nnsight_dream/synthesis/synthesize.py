@@ -12,7 +12,7 @@ from .ascent import batches
 from .detached import send_ascent
 from .prepared import prepare
 from .progress import watching
-from .prototype import Prototypes
+from .prototypes import Prototypes
 from .request import check_aims, settled
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def synthesize(
 ) -> Prototype | Prototypes:
     """Climb from grey to the picture of a direction or feature; of several and several seeds together.
 
-    directions   a Direction, a Feature, or several of either kind. A feature has its own objective (see `sae.feature`):
-               pooling, score and centre of the settings are for directions
+    directions   a Direction, a Feature, or several of either kind, also in lists of lists, as `nd.concept` gives of
+               several words at several layers: `rows` of what comes back are these lists. A feature has its own
+               objective (see `sae.feature`): pooling, score and centre of the settings are for directions
     settings   for all, or a function from a layer to settings, or a preset's name, "demo" or "paper"; if not given,
                `Settings.demo()` for the bundled model, and for others `Settings.paper` of each direction's own layer.
                `**changes` alter single choices, as in `synthesize(vlm, d, steps=50)`
@@ -64,7 +65,7 @@ def synthesize(
     total = sum(chosen.steps for _, chosen in batches(order.settings))
     with vlm.alone(), watching(progress, total) as watch:
         prototypes = _all(vlm, order.jobs, order.settings, order.terms, watch)
-    return prototypes[0] if order.single else Prototypes(prototypes)
+    return prototypes[0] if order.single else Prototypes(prototypes, order.rows)
 
 
 def climb_pairs(

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 
-.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size bridges bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo clean
+.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size bridges bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo docs docs-links docs-pictures tutorials dist clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,7 +28,7 @@ lint: $(VENV)/.ready  ## style, layers of imports, and the longest files and fun
 types: $(VENV)/.ready
 	$(BIN)/mypy
 
-recipes: $(VENV)/.ready  ## every recipe and every README block, on the bundled model
+recipes: $(VENV)/.ready  ## every recipe, and every block and notebook of README and docs, on the bundled model
 	$(BIN)/python tests/run_recipes.py
 	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
 
@@ -74,6 +74,28 @@ sae-features: $(VENV)/.ready  ## cards of 50 word-and-picture features of the bu
 train-demo: $(VENV)/.ready  ## hours: fetch the art and train tower, language model and judge anew (resumable)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[train]"
 	$(BIN)/python recipes/train_demo.py --work $(TRAIN)
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	touch $@
+
+docs: $(VENV)/.docs  ## the site in build/docs, warnings as errors, every link within it checked
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/docs
+	$(BIN)/python docs/_ext/check_site.py build/docs
+	@echo "open build/docs/index.html"
+
+docs-links: $(VENV)/.docs  ## links that lead out of the site (needs the network)
+	$(BIN)/sphinx-build --quiet -b linkcheck -d build/doctrees docs build/links
+
+docs-pictures: $(VENV)/.docs  ## the pictures of README and concepts, drawn anew (4 minutes)
+	$(BIN)/python docs/pictures/make.py
+
+tutorials: $(VENV)/.docs  ## the notebooks, run anew, with their outputs kept (6 minutes)
+	$(BIN)/python docs/tutorials/run.py
+
+dist: $(VENV)/.ready  ## sdist and wheel in dist/; the wheel is installed into a fresh environment and draws a fox there
+	$(BIN)/pip install --quiet --disable-pip-version-check build
+	TORCH="$(TORCH)" $(BIN)/python tests/run_dist.py
 
 clean:
 	rm -rf $(VENV) build dist dreams .pytest_cache .mypy_cache .ruff_cache .coverage

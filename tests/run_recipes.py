@@ -1,12 +1,19 @@
-"""Run every recipe that declares QUICK arguments and every README block, on the bundled model; non-zero on a failure.
+"""Run every recipe that declares QUICK arguments and the README's and pages' blocks, on the bundled model; 1 on a failure.
 
-A recipe takes part with a top-level `QUICK = [...]`, the arguments of a quick run. The README's ```python blocks share
-one namespace, in order; of its ```console blocks the lines `$ nnsight-dream ...` go through a shell.
+A recipe takes part with a top-level `QUICK = [...]`, the arguments of a quick run. Of the README and of each page in
+docs/, the ```python blocks share one namespace, in order; of the ```console blocks the lines `$ nnsight-dream ...` go
+through a shell; the ```pycon blocks are doctests, of whose output `...` may stand for any part and a line may be
+wrapped. Blocks of ```py are shown and not run: they need a server, a key or a release.
+
+There is no hub here: where a block loads `STAND_IN`, it is given the bundled model.
+
+    python tests/run_recipes.py [PATH ...]      those recipes and pages alone
 """
 
 from __future__ import annotations
 
 import ast
+import doctest
 import os
 import re
 import subprocess
@@ -18,7 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+STAND_IN = "google/gemma-3-4b-it"
 
 
 def quick(path: Path) -> list[str] | None:
@@ -35,42 +43,61 @@ def blocks(text: str, language: str) -> Iterator[tuple[int, str]]:
         yield text.count("\n", 0, found.start(1)) + 1, found[1]
 
 
-def jobs() -> Iterator[tuple[str, list[str] | str]]:
-    """(name, command) of everything to run; a command is a list, or a line for a shell."""
+def jobs(wanted: list[Path]) -> Iterator[tuple[str, list[str] | str]]:
+    """(name, command) of everything to run, or of what is wanted; a command is a list, or a line for a shell."""
     for path in sorted((ROOT / "recipes").glob("*.py")):
         arguments = quick(path)
-        if path.name != "train_demo.py" and arguments is not None:
+        if path.name != "train_demo.py" and arguments is not None and (not wanted or path in wanted):
             yield f"recipes/{path.name}", [sys.executable, str(path), *arguments]
-    text = README.read_text(encoding="utf-8")
-    yield "README.md, python blocks", [sys.executable, __file__, "--python"]
-    for begin, block in blocks(text, "console"):
-        for number, line in enumerate(block.splitlines(), begin):
-            if line.startswith("$ nnsight-dream"):
-                yield f"README.md:{number} {line}", line[2:]
+    for page in PAGES:
+        if wanted and page not in wanted:
+            continue
+        name, text = page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8")
+        if any(True for language in ("python", "pycon") for _ in blocks(text, language)):
+            yield f"{name}, Python blocks", [sys.executable, __file__, "--python", str(page)]
+        for begin, block in blocks(text, "console"):
+            for number, line in enumerate(block.splitlines(), begin):
+                if line.startswith("$ nnsight-dream"):
+                    yield f"{name}:{number} {line}", line[2:]
 
 
-def run_python() -> int:
-    """Run the README's Python blocks in this process, one namespace for all, and say how long each took."""
+def runnable(block: str) -> str:
+    """A block with the bundled model in the place of the hub's."""
+    folder = str(ROOT / "nnsight_dream" / "data" / "vlm")
+    return block.replace(f'from_pretrained("{STAND_IN}"', f"from_pretrained({folder!r}").replace(STAND_IN, "demo")
+
+
+def run_python(page: Path) -> int:
+    """Run a page's Python blocks in this process, one namespace for all, and say how long each took."""
     space: dict[str, object] = {"__name__": "__main__"}
-    for begin, block in blocks(README.read_text(encoding="utf-8"), "python"):
+    text = page.read_text(encoding="utf-8")
+    found = [(*block, language) for language in ("python", "pycon") for block in blocks(text, language)]
+    for begin, block, language in sorted(found):
         began = time.time()
-        try:
-            # the empty lines before it make a traceback show the README's own line numbers
-            exec(compile("\n" * (begin - 1) + block, str(README), "exec"), space)
-        except Exception:
-            traceback.print_exc()
-            return 1
-        print(f"block {time.time() - began:6.1f} s  README.md:{begin}", flush=True)
+        if language == "pycon":
+            options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+            test = doctest.DocTestParser().get_doctest(block, space, page.name, str(page), begin)
+            if doctest.DocTestRunner(optionflags=options).run(test, clear_globs=False).failed:
+                return 1
+            space.update(test.globs)
+        else:
+            try:
+                # the empty lines before it make a traceback show the page's own line numbers
+                exec(compile("\n" * (begin - 1) + runnable(block), str(page), "exec"), space)
+            except Exception:
+                traceback.print_exc()
+                return 1
+        print(f"block {time.time() - began:6.1f} s  {page.name}:{begin}", flush=True)
     return 0
 
 
-def main() -> int:
-    """Run all, one line each; 1 if any failed."""
+def main(wanted: list[Path]) -> int:
+    """Run all, or what is wanted, one line each; 1 if any failed."""
     failed = 0
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        for name, command in jobs():
+        for name, command in jobs(wanted):
             began = time.time()
             done = subprocess.run(
                 command, shell=isinstance(command, str), cwd=folder, capture_output=True, text=True, env=environment
@@ -86,4 +113,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_python() if sys.argv[1:] == ["--python"] else main())
+    paths = [Path(word).resolve() for word in sys.argv[1:] if word != "--python"]
+    sys.exit(run_python(paths[0]) if "--python" in sys.argv else main(paths))

@@ -1,6 +1,6 @@
 """Build sdist and wheel, install the wheel into a fresh environment, and draw a fox with it from another folder.
 
-    python tests/run_dist.py        TORCH="torch==2.13.0" says which torch goes in first
+python tests/run_dist.py        TORCH="torch==2.13.0" says which torch goes in first
 """
 
 from __future__ import annotations

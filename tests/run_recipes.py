@@ -3,17 +3,19 @@
 A recipe takes part with a top-level `QUICK = [...]`, the arguments of a quick run. Of the README and of each page in
 docs/, the ```python blocks share one namespace, in order; of the ```console blocks the lines `$ nnsight-dream ...` go
 through a shell; the ```pycon blocks are doctests, of whose output `...` may stand for any part and a line may be
-wrapped. Blocks of ```py are shown and not run: they need a server, a key or a release.
+wrapped. Blocks of ```py are shown and not run: they need a server, a key or a release. A notebook's code cells share a
+namespace likewise.
 
 There is no hub here: where a block loads `STAND_IN`, it is given the bundled model.
 
-    python tests/run_recipes.py [PATH ...]      those recipes and pages alone
+    python tests/run_recipes.py [PATH ...]      those recipes, pages and notebooks alone
 """
 
 from __future__ import annotations
 
 import ast
 import doctest
+import json
 import os
 import re
 import subprocess
@@ -26,6 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
 STAND_IN = "google/gemma-3-4b-it"
 
 
@@ -60,6 +63,19 @@ def jobs(wanted: list[Path]) -> Iterator[tuple[str, list[str] | str]]:
                 if line.startswith("$ nnsight-dream"):
                     yield f"{name}:{number} {line}", line[2:]
 
+    for path in NOTEBOOKS:
+        if not wanted or path in wanted:
+            yield path.relative_to(ROOT).as_posix(), [sys.executable, __file__, "--python", str(path)]
+
+
+def parts(page: Path) -> list[tuple[int, str, str]]:
+    """(line or cell, text, language) of what is to be run of a page or notebook, in order."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = enumerate(json.loads(text)["cells"])
+        return [(n, "".join(cell["source"]), "python") for n, cell in cells if cell["cell_type"] == "code"]
+    return sorted((*block, language) for language in ("python", "pycon") for block in blocks(text, language))
+
 
 def runnable(block: str) -> str:
     """A block with the bundled model in the place of the hub's."""
@@ -68,11 +84,9 @@ def runnable(block: str) -> str:
 
 
 def run_python(page: Path) -> int:
-    """Run a page's Python blocks in this process, one namespace for all, and say how long each took."""
+    """Run a page's or notebook's Python in this process, one namespace for all, and say how long each block took."""
     space: dict[str, object] = {"__name__": "__main__"}
-    text = page.read_text(encoding="utf-8")
-    found = [(*block, language) for language in ("python", "pycon") for block in blocks(text, language)]
-    for begin, block, language in sorted(found):
+    for begin, block, language in parts(page):
         began = time.time()
         if language == "pycon":
             options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -96,6 +110,7 @@ def main(wanted: list[Path]) -> int:
     failed = 0
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    environment["MPLBACKEND"] = "agg"
     with tempfile.TemporaryDirectory() as folder:
         for name, command in jobs(wanted):
             began = time.time()

@@ -35,7 +35,9 @@ class Page(HTMLParser):
 
 def faults_of_site(home: Path) -> list[str]:
     """What leads nowhere, a line each."""
-    pages = {path.resolve(): Page(path) for path in home.rglob("*.html") if path.name not in ("search.html", "genindex.html")}
+    pages = {
+        path.resolve(): Page(path) for path in home.rglob("*.html") if path.name not in ("search.html", "genindex.html")
+    }
     faults = []
     for path, page in pages.items():
         name = path.relative_to(home.resolve())

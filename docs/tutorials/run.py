@@ -39,6 +39,13 @@ def kept(output: Any) -> Any:
     return output
 
 
+def is_shown(output: Any) -> bool:
+    """Results, pictures and what was printed, but no progress bars."""
+    if output["output_type"] == "display_data":
+        return "image/png" in output["data"]
+    return output["output_type"] != "stream" or output["name"] == "stdout"
+
+
 def run(path: Path) -> None:
     """One notebook, in place."""
     notebook = nbformat.read(path, as_version=4)
@@ -48,8 +55,7 @@ def run(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
-            shown = (o for o in cell.outputs if o.output_type != "stream" or o.name == "stdout")
-            cell.outputs = [kept(output) for output in shown]
+            cell.outputs = [kept(output) for output in cell.outputs if is_shown(output)]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

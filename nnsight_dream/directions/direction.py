@@ -244,6 +244,11 @@ def cosine(a: Direction, b: Direction) -> float:
     """The cosine of the angle between two directions of one model and site, in [-1, 1].
 
     Raises ValueError where model, site or width differ, or where one is zero.
+
+    >>> import nnsight_dream as nd
+    >>> fox, panda = nd.concept(nd.load("demo"), ["fox", "panda"], layer=1)
+    >>> nd.cosine(fox, fox) > 0.999 > nd.cosine(fox, panda)
+    True
     """
     for direction in (a, b):
         if not isinstance(direction, Direction):

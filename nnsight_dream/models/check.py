@@ -32,6 +32,9 @@ def check(vlm: VLM) -> None:
     the slope that is measured of every block, and of all together (see `gradients`). What cannot be
     compared is told by `vlm.unproved`. For a record that was probed, activations must also be those of the processor's
     own inputs.
+
+    >>> import nnsight_dream as nd
+    >>> nd.check(nd.load("demo"))  # no error: it agrees with its record
     """
     arguments.model(vlm)
     _check_paths(vlm)

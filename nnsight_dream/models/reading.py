@@ -131,6 +131,13 @@ def read_text(
     ids, mask   (B, T) token ids and 1 where a token is real; pad on the right
 
     Raises ValueError for a text of more tokens than the model has positions.
+
+    >>> import nnsight_dream as nd, torch
+    >>> vlm = nd.load("demo")
+    >>> ids = torch.tensor([vlm.tokenizer("a red fox")["input_ids"]])
+    >>> found = nd.read_text(vlm, ids, torch.ones_like(ids), [4])
+    >>> found[vlm.site(4)].shape == (1, ids.shape[1], vlm.width)
+    True
     """
     where = _sites(vlm, sites)
     for name, value in (("ids", ids), ("mask", mask)):
@@ -198,6 +205,12 @@ def read_pictures(vlm: VLM, pictures: torch.Tensor, sites: Sequence[Site | int |
 
     Carries the graph back to `pictures` where they require gradients (RuntimeError for a remote model); weights are
     frozen meanwhile.
+
+    >>> import nnsight_dream as nd, torch
+    >>> vlm = nd.load("demo")
+    >>> found = nd.read_pictures(vlm, torch.full((2, 3, 64, 64), 0.5), [1, 4])
+    >>> {site.layer: tuple(patches.shape) for site, patches in found.items()}
+    {1: (2, 64, 160), 4: (2, 64, 160)}
     """
     where = _sites(vlm, sites)
     if not isinstance(pictures, torch.Tensor):

@@ -74,6 +74,12 @@ def features_of(vlm: VLM, sae: Any, images: Any, top: int = 20) -> list[Active]:
 
     Raises TypeError for what is no autoencoder, ValueError for one of another model, for no picture or for `top` below
     1.
+
+    >>> import nnsight_dream as nd
+    >>> from nnsight_dream import demo
+    >>> tree = demo.pictures(["Christmas"])[0].image
+    >>> len(nd.features_of(nd.load("demo"), nd.demo_sae(), tree, top=3))
+    3
     """
     top = whole(top, "top", 1)
     site = site_of(vlm, sae)
@@ -103,6 +109,12 @@ def strangeness(vlm: VLM, sae: Any, images: Any, *, reference: Any = None) -> St
     A climbed picture may be far from all that the autoencoder saw in training; its features are then to be doubted.
 
     Raises ValueError for a transcoder, which reconstructs another place; otherwise as `features_of`.
+
+    >>> import nnsight_dream as nd
+    >>> from nnsight_dream import demo
+    >>> fox = demo.pictures(["fox"])[0].image
+    >>> nd.strangeness(nd.load("demo"), nd.demo_sae(), fox).fvu < 1
+    True
     """
     if facts_of(sae).architecture in TRANSCODERS:
         raise ValueError("a transcoder does not reconstruct what it reads: strangeness is for autoencoders")
@@ -125,6 +137,11 @@ def candidates(vlm: VLM, sae: Any, words: Any = None, images: Any = None, top: i
     Ranked by activation; with words and pictures by the lesser of the two, each as a share of the highest that any
     feature has, so that a feature must fire for both. Raises ValueError for neither words nor pictures; otherwise as
     `features_of` and `concept`.
+
+    >>> import nnsight_dream as nd
+    >>> best = nd.candidates(nd.load("demo"), nd.demo_sae(), words="Christmas", top=2)
+    >>> best[0].word > best[1].word > 0
+    True
     """
     top = whole(top, "top", 1)
     if words is None and images is None:

@@ -99,6 +99,11 @@ def feature(
     Raises TypeError for what is no autoencoder, ValueError for another architecture, an unknown name or metadata
     without a site, IndexError for a feature that is not there, FileNotFoundError and ConnectionError for files out of
     reach.
+
+    >>> import nnsight_dream as nd
+    >>> vlm = nd.load("demo")
+    >>> vlm.describe(nd.feature("demo", 615).site(vlm))
+    'layer 4 (blocks.3.hook_resid_post, model.language_model.layers.3.output)'
     """
     _refuse_swapped(sae, sae_id_or_index, index)
     opened, wanted = _opened(sae, sae_id_or_index, index)

@@ -49,6 +49,12 @@ def top_logits(vlm: VLM, vector: torch.Tensor | Feature, site: Site | int | str,
     vector   or a feature of one latent, whose decoder row is taken; nothing is read of a transcoder's
 
     Raises ValueError for a count below 1, a vector of another width, or a feature of several latents.
+
+    >>> import nnsight_dream as nd
+    >>> vlm = nd.load("demo")
+    >>> fox = nd.concept(vlm, "fox", layer=8)
+    >>> len(nd.top_logits(vlm, fox.vector, fox.site, count=3).top)
+    3
     """
     count = whole(count, "count", 1)
     where = vlm.site(site)

@@ -159,6 +159,10 @@ def demo_sae(layer: int | None = None) -> Any:
     layer   which, if there are several: the block, from 1, after which it reads; the first by default
 
     Raises FileNotFoundError where this installation has none, ValueError for a layer that has none.
+
+    >>> import nnsight_dream as nd
+    >>> tuple(nd.demo_sae().W_dec.shape)
+    (2048, 160)
     """
     from .files import load_whole
 

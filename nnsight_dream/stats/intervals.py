@@ -43,6 +43,10 @@ def bootstrap(
     clusters   what belongs together, such as the concept of each value: pictures of one concept are not independent
 
     Raises ValueError for no value, unequal lengths, a level outside 0 to 1, or draws below 1.
+
+    >>> low, high = bootstrap([0, 0, 1, 1, 1, 1])
+    >>> 0 <= low < 4 / 6 < high <= 1
+    True
     """
     draws, level = whole(draws, "draws", 1), real(level, "level", above=0, below=1, such_as=0.95)
     values = listed(values, "values", "a list of numbers is")

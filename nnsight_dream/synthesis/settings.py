@@ -92,7 +92,7 @@ class Settings:
 
         tau_middle   the temperature is 0.005 for the layers 10 to 25 and 0.5 for the others, or the other way round:
                      0.5. The default gives layer 1 the 0.5: measured there on the bundled model, 0.5 is named by the
-                     judge far more often than 0.005 (README). Middle layers could not be measured
+                     judge far more often than 0.005 (docs, Results). Middle layers could not be measured
         shift        pixels of the 448 by which a view moves at most: the text follows Direct Ascent Synthesis (arXiv
                      2502.07753), where it is 56 of 224. That is 112 of 448 in proportion, or 56 if taken as it stands
         detach       whether the weights of the patches are held fixed in the gradient; by default it flows through them
@@ -117,7 +117,7 @@ class Settings:
 
     @classmethod
     def demo(cls) -> Settings:
-        """The choices for the bundled model, once for all concepts and layers, after a short search (README).
+        """The choices for the bundled model, once for all concepts and layers, after a short search (docs, Results).
 
         The clip is so small that every step has the same length: momentum then moves most what all steps agree on, and
         what no gradient asks for stays grey.

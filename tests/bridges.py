@@ -37,12 +37,12 @@ CANNOT = {  # here, by name of the miniature: why; all known to this package
 }
 
 
-def boot(hf: torch.nn.Module, processor: Any = None, kind: str = "") -> Any:
-    """A bridge around a copy of a model, as `boot_transformers` makes it of a model in hand, offline."""
+def boot(hf: torch.nn.Module, processor: Any = None, kind: str = "", copied: bool = True) -> Any:
+    """A bridge around a model, or a copy of it, as `boot_transformers` makes it of a model in hand, offline."""
     from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-    model = copy.deepcopy(hf)
+    model = copy.deepcopy(hf) if copied else hf
     with mock.patch.object(ArchitectureAdapter, "_check_required_libraries"):  # torchvision, timm
         bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
     bridge.processor = processor

@@ -161,7 +161,10 @@ def test_an_autoencoder_is_on_or_off(gemma: tuple[Any, Any], hook: str) -> None:
     bridge = native(boot(*gemma, kind="sae"))
     sae = saes.build("standard", hook=hook, hf_hook=None, model=None)
     vlm = nd.load(bridge)
-    word, feature = nd.concept(vlm, "octopus", layer=3), nd.feature(sae, 5)
+    word, feature = (
+        nd.concept(vlm, "octopus", layer=3),
+        nd.feature(sae, 5, reference=[torch.full((3, 112, 112), 0.5), torch.eye(112).expand(3, -1, -1)]),
+    )
     ids, mask = torch.arange(10, 17)[None], torch.ones(1, 7, dtype=torch.long)
     off = climb(vlm, [word, feature])
     tag = vlm.weights_tag(3)
@@ -266,9 +269,42 @@ def test_the_bundled_model(demo_vlm: nd.VLM) -> None:
     vlm = nd.load(bridge)
     word = nd.concept(vlm, "octopus", layer="blocks.3.hook_resid_post")
     torch.testing.assert_close(word.vector, nd.concept(demo_vlm, "octopus", layer=4).vector, atol=1e-5, rtol=1e-4)
-    mine, theirs = (climb(v, nd.from_tensor(v, word.vector, 4), steps=10) for v in (vlm, demo_vlm))
+    mine, theirs = (climb(v, nd.from_tensor(v, word.vector, 4), steps=6) for v in (vlm, demo_vlm))
     assert mine.history == pytest.approx(theirs.history, abs=1e-4)
     assert mine.history[-1] > mine.history[0]
+
+
+def test_what_else_reads_a_model_reads_a_bridge(demo_vlm: nd.VLM) -> None:
+    """Logits of a vector, also with processed weights; features by pictures; edits; hooks on the vision tower."""
+    bridge, processed = (native(boot(demo_vlm.hf, demo_vlm.processor, "sae")) for _ in range(2))
+    processed.enable_compatibility_mode(disable_warnings=True)
+    vlm, other = nd.load(bridge, check=False), nd.load(processed, check=False)
+    axis = torch.linspace(-1, 1, vlm.width)
+    words = [[word for word, _ in nd.top_logits(v, axis, 4).top] for v in (demo_vlm, vlm, other)]
+    assert words[0] == words[1] == words[2]
+    sae = saes.build("jumprelu", hook="blocks.3.hook_resid_post", hf_hook=None, model=None, d_in=vlm.width)
+    picture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert [a.index for a in nd.features_of(vlm, sae, picture)] == [
+        a.index for a in nd.features_of(demo_vlm, sae, picture)
+    ]
+    ids, mask = torch.arange(10, 17)[None], torch.ones(1, 7, dtype=torch.long)
+    edited = nd.load(nd.from_tensor(vlm, axis, 2).edit(vlm, 0.5), processor=vlm.processor, check=False)
+    before, after = (nd.read_text(v, ids, mask, [2])[nd.Site(2)] for v in (vlm, edited))
+    torch.testing.assert_close(after, before + 0.5 * axis)
+    plain, tag = nd.read_pictures(vlm, picture[None], [2])[nd.Site(2)], vlm.weights_tag(2)
+    with bridge.hooks(fwd_hooks=[("vision_encoder.hook_out", lambda x, hook: x.flip(-1))]):
+        assert not torch.allclose(nd.read_pictures(vlm, picture[None], [2])[nd.Site(2)], plain, atol=1e-2)
+        assert vlm.weights_tag(2) != tag
+
+
+def test_a_bridge_that_is_booted_later_is_asked_for(gemma: tuple[Any, Any]) -> None:
+    hf = copy.deepcopy(gemma[0])
+    vlm = nd.load(hf, processor=gemma[1], check=False)
+    bridge = boot(hf, gemma[1], copied=False)
+    assert bridge.original_model is hf
+    with pytest.raises(ValueError, match=r"after it was loaded: pass the bridge, nd.load.bridge."):
+        nd.concept(vlm, "octopus", layer=3)
+    assert nd.load(hf).bridge is bridge
 
 
 def test_transformer_lens_is_never_imported_by_us() -> None:

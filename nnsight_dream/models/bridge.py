@@ -165,7 +165,14 @@ def attach(vlm: VLM, bridge: Any) -> None:
 
 
 def follow(vlm: VLM) -> None:
-    """Take in that autoencoders were spliced into the bridge or taken out, or switches set, since the last look."""
+    """Take in that autoencoders were spliced into the bridge or taken out, or switches set, since the last look.
+
+    Raises ValueError where a bridge was booted on a model that had been loaded without it.
+    """
+    if vlm.bridge is None and is_wrapper(vlm.hf.get_submodule(f"{vlm.family.layers}.0")):
+        raise ValueError(
+            f"a TransformerBridge was booted on {vlm.id} after it was loaded: pass the bridge, nd.load(bridge)"
+        )
     if vlm.bridge is not None and vlm.family.made_for != _marks(vlm.bridge):  # type: ignore[attr-defined]
         vlm.model._update(vlm.hf)  # nnsight's hold of modules that were exchanged
         vlm.family = bridged(vlm.family.record, vlm.bridge)  # type: ignore[attr-defined]

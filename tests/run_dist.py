@@ -50,7 +50,8 @@ def main() -> None:
         where = run(python, "-c", "import nnsight_dream; print(nnsight_dream.__file__)", folder=home).strip()
         assert Path(where).is_relative_to(home / "fresh"), where
         began = time.time()
-        print(run(home / "fresh" / "bin" / "nnsight-dream", "synthesize", "fox", "--layer", "1", folder=home)[-400:])
+        said = run(home / "fresh" / "bin" / "nnsight-dream", "synthesize", "fox", "--layer", "1", folder=home)
+        print(said.strip().splitlines()[-1])
         assert list(home.glob("dreams/**/prototype.png")), "no picture was saved"
         print(f"the wheel alone drew a fox in {time.time() - began:.0f} s")
 

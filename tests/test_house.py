@@ -9,7 +9,7 @@ import pytest
 import sizes
 
 #: What they raise is caught within, or comes of use that no caller makes by intent.
-SILENT = {"io/cache.py: read", "lazy.py: attach", "models/checkpoint.py: forward"}
+SILENT = {"io/cache.py: read", "models/checkpoint.py: forward"}
 
 
 def test_no_file_and_no_function_is_too_long() -> None:

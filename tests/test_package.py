@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import json
 import os
 import subprocess
 import sys
+import types
 from importlib import metadata
 from pathlib import Path
 
@@ -89,19 +91,30 @@ def test_every_public_name_is_there() -> None:
         nd.octopus  # noqa: B018
 
 
-def test_public_names_have_docstrings_and_say_the_same_to_type_checkers() -> None:
-    tree = ast.parse((HOME / "__init__.py").read_text(encoding="utf-8"))
-    told = {
-        alias.name: node.module
-        for block in tree.body
-        if isinstance(block, ast.If)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert told == nd._WHERE
+def test_public_names_have_docstrings() -> None:
     for name in set(nd.__all__) - {"__version__", "BASELINE_WORDS"}:
         assert (getattr(nd, name).__doc__ or "").strip(), name
+
+
+@pytest.mark.parametrize("path", sorted(HOME.rglob("__init__.pyi")), ids=lambda path: path.parent.name)
+def test_every_name_of_a_stub_is_exported_and_there(path: Path) -> None:
+    package = importlib.import_module(".".join(("nnsight_dream", *path.parent.relative_to(HOME).parts)))
+    aliases = [
+        alias
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert all(alias.asname == alias.name for alias in aliases)  # without `as` a type checker takes it for private
+    assert {alias.name for alias in aliases} == set(package.__all__)
+    assert all(getattr(package, alias.name) is not None for alias in aliases)
+
+
+def test_signatures_fit_a_screen() -> None:
+    for name in set(nd.__all__) - {"__version__", "BASELINE_WORDS", "Family"}:  # a record of 20 facts
+        thing = getattr(nd, name)
+        if callable(thing):
+            assert len(f"{name}{inspect.signature(thing)}") < 8 * 80, name
 
 
 def test_version_is_that_of_the_installed_package() -> None:
@@ -117,15 +130,11 @@ def test_types_are_shipped() -> None:
 
 
 def test_no_public_name_is_a_modules() -> None:
-    """The import of a module puts it where the name was."""
-    public = {name for names in nd._HOMES.values() for name in names}
-    assert not public & {path.stem for path in HOME.iterdir()}
-    for folder in (path for path in HOME.iterdir() if (path / "__init__.py").is_file()):
-        package = importlib.import_module(f"nnsight_dream.{folder.name}")
-        names = set(getattr(package, "__all__", ()))
-        assert not names & {path.stem for path in folder.iterdir()}, folder.name
-        for name in names:
-            assert getattr(package, name) is not None, (folder.name, name)
+    """Of a name that is its module's, as `sweep`, the import of that module leaves the name."""
+    for name in nd.__all__:
+        assert not isinstance(getattr(nd, name), types.ModuleType), name
+    assert importlib.import_module("nnsight_dream.sweeps.sweep").sweep is nd.sweep
+    assert not isinstance(importlib.import_module("nnsight_dream.sweeps").plan, types.ModuleType)
 
 
 def test_old_names_of_modules_work_and_say_the_new_ones() -> None:

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "cosines": ["Similarities", "curves", "diagnosis", "separation", "similarities", "white_noise"],
-        "pairs": ["Pair", "bundled", "from_coco", "from_folder", "from_hub", "from_table"],
-        "encoders": ["Encoder", "language_model", "vision_model"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

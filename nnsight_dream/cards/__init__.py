@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "card": ["Card", "Material", "Shot", "cards_of"],
-        "make": ["Made", "make_cards"],
-        "judged": ["Judged", "judge_features"],
-        "gallery": ["page"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "direction": ["Direction", "cosine"],
-        "text": ["concept", "contrast"],
-        "sources": ["from_images", "from_tensor", "probe"],
-        "centres": ["Grey", "NaturalNoise", "Pictures"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,16 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "named": ["DemoJudge", "Judge", "NamingJudge", "Verdict"],
-        "local": ["DemoExaminer", "ZeroShotJudge"],
-        "vlm": ["VLMJudge"],
-        "openai": ["OpenAIJudge"],
-        "desk": ["Asked", "Examiner", "Summary"],
-        "tally": ["Agreement", "agreement", "grader_agreement", "results"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

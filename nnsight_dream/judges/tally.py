@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..arguments import choice, several, shown
 from .desk import standing
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 if TYPE_CHECKING:
-    Place = Store | str | os.PathLike[str]
+    Place: TypeAlias = Store | str | os.PathLike[str]
 
 
 Row = dict[str, Any]

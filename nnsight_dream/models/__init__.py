@@ -2,17 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "vlm": ["VLM"],
-        "reading": ["mean_patches", "read_pictures", "read_text"],
-        "sites": ["Site"],
-        "family": ["Family"],
-        "families": ["known_families"],
-        "hosted": ["Hosted", "remote_models"],
-        "estimate": ["Estimate"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

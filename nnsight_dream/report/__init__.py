@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "pages": ["page"],
-        "raters": ["raters_page", "read_ratings"],
-        "tables": ["interval", "mixed", "rates", "seed_agreement", "to_markdown", "write_csv"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

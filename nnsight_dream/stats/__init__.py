@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "similarity": ["cka", "mutual_knn", "retrieval", "rsa"],
-        "scores": ["Null", "Score"],
-        "ridge": ["Predictivity", "linear_predictivity"],
-        "folds": ["duplicate_groups", "make_folds"],
-        "intervals": ["bootstrap", "wilson"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

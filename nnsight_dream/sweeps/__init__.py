@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazy import attach
+import lazy_loader
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "jobs": ["Job", "jobs_of"],
-        "entries": ["Entry", "Failure"],
-        "store": ["Store"],
-        "sweep": ["Plan", "Swept", "plan"],
-        "ray": ["Cluster"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

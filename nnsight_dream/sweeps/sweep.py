@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Tell = Callable[[str, "Chunk", int], None]
 
 
-POOLINGS = {"mean": Mean, "max": Max}
+POOLINGS: Mapping[str, type[Mean] | type[Max]] = {"mean": Mean, "max": Max}
 
 
 @dataclass(frozen=True)

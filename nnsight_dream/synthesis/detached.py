@@ -17,14 +17,15 @@ from .prototypes import Prototypes
 from .request import settled
 
 if TYPE_CHECKING:
-    from ..directions.direction import Direction
-    from ..engine.optimise import Term
+    from typing_extensions import Unpack
+
     from ..models.vlm import VLM
-    from ..sae.feature import Feature
     from .ascent import Ascent
+    from .changes import Changes
     from .prototype import Prototype
-    from .request import Away
+    from .request import Aim, Terms
     from .settings import Choice
+    from .synthesize import Several
 
 
 def send_ascent(ascent: Ascent) -> str:
@@ -78,12 +79,12 @@ class RemoteJob:
 @strict
 def submit(
     vlm: VLM,
-    directions: Direction | Feature | Sequence[Direction | Feature],
+    directions: Aim | Several,
     *,
     settings: Choice = None,
     seed: int | Sequence[int] = 0,
-    terms: Term | Away | Sequence[Term | Away] = (),
-    **changes: Any,
+    terms: Terms = (),
+    **changes: Unpack[Changes],
 ) -> RemoteJob:
     """As `synthesize`, but leave the work to the server and return at once; `collect` fetches it.
 
@@ -92,7 +93,7 @@ def submit(
     """
     if vlm.remote is None or not vlm.remote.away:
         raise ValueError(f"{vlm.id} is on no server, so nothing can be left there; use nd.synthesize")
-    order = settled(vlm, directions, settings, seed, terms, changes)
+    order = settled(vlm, directions, settings, seed, terms, {**changes})
     ids = []
     for ascent in prepare(vlm, order.jobs, order.settings, order.terms):
         ascent.note["single"] = order.single

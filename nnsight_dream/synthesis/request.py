@@ -16,6 +16,7 @@ from ..sae.hooks import resolve
 from .settings import Settings, choose
 
 if TYPE_CHECKING:
+    from ..engine.optimise import Term
     from ..models.sites import Site
     from ..models.vlm import VLM
     from .settings import Choice
@@ -49,6 +50,10 @@ class Away:
 
 
 Aim = Direction | Feature
+
+
+if TYPE_CHECKING:
+    Terms = Term | Away | Sequence[Term | Away]
 
 
 _OTHERS = ("settings", "seed", "terms", "progress")

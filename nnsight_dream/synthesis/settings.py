@@ -20,9 +20,12 @@ from .digest_values import NO_PART_OF_KEY
 from .value_names import mend
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ..engine.optimise import Augmentation, Canvas
     from ..engine.pooling import Pooling, ScoreFunction
     from ..models.vlm import VLM
+    from .changes import Changes
 
 
 PRESETS = ("demo", "paper")
@@ -145,14 +148,15 @@ class Settings:
         warnings.warn("Settings.together is pictures_per_pass now", FutureWarning, stacklevel=2)
         return self.pictures_per_pass
 
-    def but(self, **changes: Any) -> Settings:
+    def but(self, **changes: Unpack[Changes]) -> Settings:
         """A copy with some choices changed; raises TypeError that names the nearest for an unknown one."""
         names = [f.name for f in dataclasses.fields(self)]
         for name in changes:
             if name not in names:
                 near = difflib.get_close_matches(name, names, 1, 0.0)[0]
                 raise TypeError(f"no setting {name!r}; did you mean {near!r}? There are {', '.join(names)}")
-        return dataclasses.replace(self, **changes)
+        given: dict[str, Any] = {**changes}
+        return dataclasses.replace(self, **given)
 
     def record(self) -> dict[str, Any]:
         """The choices as plain data, for a record on disk."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from .. import arguments
 from ..arguments import strict
@@ -13,28 +13,72 @@ from .detached import send_ascent
 from .prepared import prepare
 from .progress import watching
 from .prototypes import Prototypes
-from .request import check_aims, settled
+from .request import Aim, check_aims, settled
 
 if TYPE_CHECKING:
-    from ..engine.optimise import Term
+    from typing_extensions import Unpack
+
     from ..models.vlm import VLM
+    from .changes import Changes
     from .progress import Watch
     from .prototype import Prototype
-    from .request import Aim, Away
+    from .request import Terms
     from .settings import Choice, Settings
+
+
+Several = Sequence[Aim | Sequence[Aim]]
+
+
+@overload
+def synthesize(
+    vlm: VLM,
+    directions: Aim,
+    *,
+    settings: Choice = ...,
+    seed: int = ...,
+    terms: Terms = ...,
+    progress: bool | Watch | None = ...,
+    **changes: Unpack[Changes],
+) -> Prototype: ...
+
+
+@overload
+def synthesize(
+    vlm: VLM,
+    directions: Aim,
+    *,
+    settings: Choice = ...,
+    seed: Sequence[int],
+    terms: Terms = ...,
+    progress: bool | Watch | None = ...,
+    **changes: Unpack[Changes],
+) -> Prototypes: ...
+
+
+@overload
+def synthesize(
+    vlm: VLM,
+    directions: Several,
+    *,
+    settings: Choice = ...,
+    seed: int | Sequence[int] = ...,
+    terms: Terms = ...,
+    progress: bool | Watch | None = ...,
+    **changes: Unpack[Changes],
+) -> Prototypes: ...
 
 
 @strict
 def synthesize(
     vlm: VLM,
-    directions: Aim | Sequence[Aim],
+    directions: Aim | Several,
     *,
     settings: Choice = None,
     seed: int | Sequence[int] = 0,
-    terms: Term | Away | Sequence[Term | Away] = (),
+    terms: Terms = (),
     progress: bool | Watch | None = None,
-    **changes: Any,
-) -> Prototype | Prototypes:
+    **changes: Unpack[Changes],
+) -> Any:
     """Climb from grey to the picture of a direction or feature; of several and several seeds together.
 
     directions   a Direction, a Feature, or several of either kind, also in lists of lists, as `nd.concept` gives of
@@ -61,7 +105,7 @@ def synthesize(
     >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=4), steps=2, batch=1).image.size
     (32, 32)
     """
-    order = settled(vlm, directions, settings, seed, terms, changes)
+    order = settled(vlm, directions, settings, seed, terms, {**changes})
     total = sum(chosen.steps for _, chosen in batches(order.settings))
     with vlm.alone(), watching(progress, total) as watch:
         prototypes = _all(vlm, order.jobs, order.settings, order.terms, watch)

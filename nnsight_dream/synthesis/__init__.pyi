@@ -1,0 +1,9 @@
+"""Where each public name of this package lies."""
+
+from .detached import RemoteJob as RemoteJob
+from .detached import collect as collect
+from .detached import submit as submit
+from .prototype import Prototype as Prototype
+from .prototypes import Prototypes as Prototypes
+from .request import Away as Away
+from .settings import Settings as Settings

@@ -32,6 +32,25 @@ class Int8(torch.nn.Module):
         return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.SCB, self.bias)
 
 
+class Linear4bit(torch.nn.Linear):
+    """As bitsandbytes packs four bits: two numbers a byte in a column, a scale for 64 of them, still a linear layer."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None)
+        flat = linear.weight.detach().flatten().view(-1, 64)
+        self.register_buffer("absmax", flat.abs().amax(1, keepdim=True))
+        levels = ((flat / self.absmax + 1) * 7.5).round().to(torch.uint8).view(-1, 2)
+        self.weight = torch.nn.Parameter((levels[:, :1] << 4) | levels[:, 1:], requires_grad=False)
+        self.bias = linear.bias
+
+    def unpacked(self) -> torch.Tensor:
+        levels = torch.cat([self.weight >> 4, self.weight & 15], dim=1).view(-1, 64)
+        return ((levels / 7.5 - 1) * self.absmax).view(self.out_features, self.in_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.unpacked().to(x.dtype), self.bias)
+
+
 class Inference(Int8):
     """A kernel for inference, without a backward pass."""
 
@@ -39,7 +58,7 @@ class Inference(Int8):
         return super().forward(x.detach())
 
 
-def quantised(hf: Any, kind: type[Int8] = Int8) -> Any:
+def quantised(hf: Any, kind: Callable[[torch.nn.Linear], torch.nn.Module] = Int8) -> Any:
     for block in hf.model.language_model.layers:
         for part in (block.self_attn, block.mlp):
             for name, child in list(part.named_children()):
@@ -148,6 +167,37 @@ def test_eight_bits_with_a_backward_pass(parts: tuple[Any, Any]) -> None:
     assert climb(made).history == pytest.approx(climb(same).history, abs=1e-5)
     with pytest.raises(ValueError, match=r"passes on no gradient.*a backward pass \(bitsandbytes has\)"):
         nd.load(quantised(copy.deepcopy(parts[0]), Inference), processor=parts[1])
+
+
+def test_four_bits_with_a_backward_pass(parts: tuple[Any, Any]) -> None:
+    packed, same = quantised(copy.deepcopy(parts[0]), Linear4bit), copy.deepcopy(parts[0])
+    for name, layer in packed.named_modules():
+        if isinstance(layer, Linear4bit):
+            same.get_submodule(name).weight.data = layer.unpacked()
+    ways = [nd.load(hf, processor=parts[1]) for hf in (packed, same)]
+    assert climb(ways[0]).history == pytest.approx(climb(ways[1]).history, abs=1e-5)
+    assert ways[0].width_at("model.language_model.layers.1.mlp.down_proj.input") == 64
+    tag = ways[0].weights_tag(2)
+    packed.model.language_model.layers[1].mlp.down_proj.weight ^= 1
+    assert ways[0].weights_tag(2) != tag
+
+
+def test_adapters_are_in_force(parts: tuple[Any, Any]) -> None:
+    """Of a LoRA that does something: as the weights with it merged in; and switched off as without it."""
+    tuned = adapted(copy.deepcopy(parts[0]))
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            weight.data.copy_(torch.randn(weight.shape, generator=generator))
+    vlm = nd.load(tuned, processor=parts[1])
+    merged = nd.load(copy.deepcopy(tuned).merge_and_unload(), processor=parts[1], check=False)
+    plain = nd.load(parts[0], processor=parts[1], check=False)
+    words = [nd.concept(v, "octopus", layer=3).vector for v in (vlm, merged, plain)]
+    torch.testing.assert_close(words[0], words[1], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(words[0], words[2], atol=1e-2)
+    assert climb(vlm).history == pytest.approx(climb(merged).history, abs=2e-5)
+    with tuned.disable_adapter():
+        assert torch.equal(nd.concept(vlm, "octopus", layer=3).vector, words[2])
 
 
 def test_what_cannot_be_read_says_why(parts: tuple[Any, Any]) -> None:

@@ -44,7 +44,9 @@ def checked_tokens(tokens: str, takes: str, name: str) -> str:
 def weights_hash(hf: torch.nn.Module) -> str:
     """A hash of all values of a model's weights and of its hooks."""
     each = sorted(changes.digests(hf).items())
-    return hashlib.sha256(b"".join(n.encode() + v for n, v in each) + interventions.of_hooks(hf)).hexdigest()
+    return hashlib.sha256(
+        b"".join(n.encode() + v for n, v in each) + interventions.of_hooks(hf) + interventions.of_adapters(hf)
+    ).hexdigest()
 
 
 def key_of(*told: Any) -> str:

@@ -69,6 +69,7 @@ def _seen(vlm: VLM, layer: int, below: str, look: Look) -> bytes:
     for name, weight in changes.packed(vlm.hf):
         digest.update(name.encode() + changes.of_tensor(weight))
     digest.update(interventions.of_edits(vlm.edits) + interventions.of_hooks(vlm.hf))
+    digest.update(interventions.of_adapters(vlm.hf))
     if vlm.bridge is not None:
         digest.update(bridge.state(vlm.bridge))
     return digest.digest()

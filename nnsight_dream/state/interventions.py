@@ -73,6 +73,14 @@ def of_hooks(hf: torch.nn.Module) -> bytes:
     return hashlib.sha256(b"".join(hashes)).digest() if hashes else b""
 
 
+def of_adapters(hf: torch.nn.Module) -> bytes:
+    """A hash of which of peft's adapters are at work, and how strongly, by module; b"" where there are none."""
+    names = ("disable_adapters", "active_adapters", "merged_adapters", "scaling")
+    layers = [(path, m) for path, m in hf.named_modules() if hasattr(m, "_disable_adapters")]
+    states = [(path, [str(getattr(m, name, None)) for name in names]) for path, m in layers]
+    return hashlib.sha256(repr(states).encode()).digest() if states else b""
+
+
 def _has(scope: Any, name: str) -> bool:
     try:
         scope[name]

@@ -124,6 +124,18 @@ def test_a_hook_keeps_types_and_the_rest_of_a_tuple(axis: nd.Direction) -> None:
         steer(torch.zeros(4, 1, 3, axis.width))
 
 
+def test_a_hook_is_known_by_what_it_does(demo_vlm: nd.VLM, axis: nd.Direction) -> None:
+    """For stores and caches: the same hook made anew is the same, another strength or direction is another."""
+    block, tags = demo_vlm.hf.get_submodule("model.language_model.layers.1"), []
+    for steer in (axis.hook(1.0), axis.hook(1.0), axis.hook(2.0), axis.hook(ablate=True), (-axis).hook(1.0)):
+        handle = block.register_forward_hook(steer)
+        tags.append(demo_vlm.weights_tag(2))
+        handle.remove()
+    assert tags[0] == tags[1]
+    assert len(set(tags)) == 4
+    assert demo_vlm.weights_tag(2) not in tags
+
+
 def test_a_plain_tensor(axis: nd.Direction) -> None:
     assert type(axis.vector) is torch.Tensor
     assert axis.vector.numpy().ctypes.data == axis.vector.data_ptr()

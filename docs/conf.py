@@ -15,7 +15,7 @@ author = "the nnsight-dream authors"
 copyright = "2026, the nnsight-dream authors"
 release = version = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "docstrings", "mathml"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "commands", "docstrings", "mathml"]
 exclude_patterns = ["_*", "pictures", "**.ipynb_checkpoints", "**/*.py"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
@@ -27,6 +27,7 @@ html_theme_options = {"navigation_with_keys": True}
 html_copy_source = False
 html_show_sourcelink = False
 
+smartquotes = False
 nitpicky = True  # a reference that leads nowhere is a warning, and a warning an error
 suppress_warnings = ["misc.highlighting_failure", "mystnb.unknown_mime_type"]
 nb_execution_mode = "off"  # notebooks are kept with their outputs: `make tutorials` runs them

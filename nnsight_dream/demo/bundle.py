@@ -63,7 +63,7 @@ def concepts() -> tuple[DemoConcept, ...]:
 
 
 def pictures(names: Iterable[str] | None = None, *, background: float = 1.0) -> list[Picture]:
-    """One picture of each concept, by a vendor (Twemoji) that neither the model nor the judge was trained on.
+    """One picture of each concept, by artists (Twemoji's) that neither the model nor the judge was trained on.
 
     names        which; all by default
     background   grey value of the ground, from 0 (black) to 1 (white)

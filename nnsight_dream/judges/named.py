@@ -95,7 +95,7 @@ class NamingJudge:
 
 
 class DemoJudge(NamingJudge):
-    """The bundled judge: EfficientNet-Lite0, from ImageNet, taught emoji by vendors that the bundled model never saw.
+    """The bundled judge: EfficientNet-Lite0 from ImageNet, trained on emoji by other artists than the bundled model.
 
     names, categories   what it knows, in the order of its answers; scores   its accuracy when it was trained
 

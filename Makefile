@@ -8,6 +8,7 @@ TRAIN ?= build/train
 .PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size bridges bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo docs docs-links docs-pictures tutorials dist clean
 
 $(VENV)/.ready: pyproject.toml
+	@echo "setting up $(VENV) once: torch, transformers, nnsight and what the tests need; some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"

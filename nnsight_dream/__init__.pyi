@@ -29,6 +29,7 @@ from .engine.optimise import Step as Step
 from .engine.pooling import Attention as Attention
 from .engine.pooling import Max as Max
 from .engine.pooling import Mean as Mean
+from .engine.pooling import WithoutSinks as WithoutSinks
 from .engine.spectrum import MACO as MACO
 from .engine.spectrum import Fourier as Fourier
 from .engine.terms import TotalVariation as TotalVariation

@@ -17,6 +17,7 @@ from ..arguments import is_empty, several, shown, strict, whole
 from ..directions.centres import Grey
 from ..directions.direction import sites_of, unit
 from ..directions.text import concept
+from ..engine.pooling import sinks
 from ..io.pictures import as_tensors, by_size
 from ..models.checked import layers as layers_of
 from ..models.reading import read_pictures
@@ -127,17 +128,18 @@ class _Moments:
         self.sum: Any = 0.0
         self.square: Any = 0.0
         self.pictures: list[torch.Tensor] = []
-        self.count = 0
+        self.count, self.sinks = 0, 0
 
     def add(self, patches: torch.Tensor) -> None:
         flat = patches.flatten(0, 1).double()
         self.sum, self.square = self.sum + flat.sum(0), self.square + flat.square().sum(0)
         self.count += len(flat)
         self.pictures.append(patches.mean(1).double())
+        self.sinks += int(sinks(patches).sum())
 
     def told(self) -> dict[str, float]:
         if not self.count:
-            return dict(common=float("nan"), outliers=float("nan"), largest=float("nan"))
+            return dict.fromkeys(("common", "outliers", "largest", "sinks"), float("nan"))
         means = torch.cat(self.pictures)
         square = self.square / self.count
         least = torch.finfo(square.dtype).tiny
@@ -146,6 +148,7 @@ class _Moments:
             common=float(means.mean(0).square().sum() / means.square().sum(1).mean().clamp(min=least)),
             outliers=float((square > 100 * typical).sum()),
             largest=float(square.max() / square.sum().clamp(min=least)),
+            sinks=self.sinks / self.count,
         )
 
 
@@ -216,6 +219,8 @@ def diagnosis(found: Similarities, *, draws: int = 1000, seed: int = 0) -> list[
     outliers   dimensions whose mean square is above 100 times the median: they decide cosines (Sun et al. 2024,
                "Massive Activations in Large Language Models")
     largest    share of the mean square that the largest dimension has
+    sinks      share of the patches that are far longer than the others of their picture (`engine.pooling.sinks`);
+               `WithoutSinks` leaves them out of a climb
     works      the prediction: words are told apart (p < 0.01), and noise does not beat pictures (noise_auc > 0.5)
     """
     rows = separation(found, draws=draws, seed=seed)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..version import __version__
-from . import drawing, looking
+from . import checking, drawing, looking
 from .options import Command, UsageError, usage_message
 from .output import no_output, note, printable, short, short_warnings
 
@@ -29,6 +29,7 @@ for _run_command in (
     looking.judge,
     looking.remote,
     looking.concepts,
+    checking.check,
 ):
     app.command(cls=Command, context_settings=_HELPS_ITSELF)(_run_command)
 
@@ -52,6 +53,7 @@ def _command(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 failed, 130 interrupted.
 
+    `check` also gives 1 where a section fails, and 3 where one is unsure.
     141 says that the reader of the output went away, as `head` does; what was to be drawn is drawn and saved.
     Raises SystemExit: 2 for arguments that are not understood, 0 for --help and --version.
     """

@@ -26,11 +26,16 @@ def _number(text: str) -> int:
         raise typer.BadParameter(f"invalid int value: {text!r}") from None
 
 
-def _folder(text: str | Path) -> Path:
+def _path(text: str | Path) -> Path:
     try:
         return option_path(str(text))
     except argparse.ArgumentTypeError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def option_file(*names: str, help: str) -> Any:
+    """An option that takes the path of a file."""
+    return typer.Option(*names, help=help, metavar="FILE", parser=_path, show_default=False)
 
 
 def number(*names: str, help: str, metavar: str = "N") -> Any:
@@ -73,7 +78,7 @@ Remote = Annotated[str | None, word("--remote", metavar="[URL]", help=_REMOTE)]
 StepsPerJob = Annotated[int | None, number("--steps-per-job", help="cut ascents on a server into jobs of N steps")]
 Steps = Annotated[int | None, number("--steps", help="steps of the climb (default: the preset's)")]
 Seeds = Annotated[list[int] | None, number("--seed", help="one picture for each (default 0)", metavar="N ...")]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help=_OUT, parser=_folder, show_default=False)]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help=_OUT, parser=_path, show_default=False)]
 Judged = Annotated[bool, switch("--judge", help="let the bundled judge name what it sees")]
 
 

@@ -117,6 +117,79 @@ class Max:
         return patches[torch.arange(len(patches), device=patches.device), best], weights
 
 
+#: So many times the median norm of a picture's patches, each less the centre, a patch's must be to be called a sink.
+SINK = 5.0
+
+
+def sinks(patches: torch.Tensor, times: float = SINK) -> torch.Tensor:
+    """Which of centred patches (B, n, d) are far longer than the others of their picture: (B, n), true or false.
+
+    Such tokens hold no place of the picture: models put aside in them what they need for themselves (Darcet et al.
+    2024, "Vision Transformers Need Registers"; Sun et al. 2024, "Massive Activations in Large Language Models").
+    """
+    norms = torch.linalg.vector_norm(patches.detach().float(), dim=-1)
+    far: torch.Tensor = norms > times * norms.median(-1, keepdim=True).values
+    return far
+
+
+@dataclass(frozen=True)
+class WithoutSinks:
+    """Another pooling, of those patches that are no `sinks`: their weights are set to 0, and the rest sum to 1.
+
+        settings = nd.Settings.paper(12).but(pooling=nd.WithoutSinks(nd.Attention(tau=0.5)))
+
+    times   how many times as long as the median patch of its picture, both less the centre, a sink is
+    """
+
+    _ships = ("__call__", "at_tokens")
+
+    pooling: Pooling = Attention()
+    times: float = SINK
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pooling, type) or not callable(self.pooling):
+            raise ValueError(f"pooling={shown(self.pooling)}: a pooling is needed, such as Attention() or Mean()")
+        object.__setattr__(self, "times", real(self.times, "times", above=1))
+
+    def __call__(
+        self, patches: torch.Tensor, direction: torch.Tensor, grid: tuple[int, int], progress: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centred patches (B, n, d) and directions (B, d) to pooled (B, d) and weights (B, n)."""
+        return _without(self.pooling, sinks(patches, self.times), patches, direction, grid, progress)
+
+    def at_tokens(self, tokens: tuple[int, ...]) -> Pooling:
+        """The pooling for patches at these places of the grid."""
+        inner = self.pooling.at_tokens(tokens) if hasattr(self.pooling, "at_tokens") else self.pooling
+
+        def placed(
+            patches: torch.Tensor, direction: torch.Tensor, grid: tuple[int, int], progress: float
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return _without(inner, sinks(patches, self.times), patches, direction, grid, progress)
+
+        return placed
+
+
+def is_attention(pooling: Any) -> bool:
+    """Whether a pooling is attention, of all patches or without sinks."""
+    return isinstance(pooling.pooling if isinstance(pooling, WithoutSinks) else pooling, Attention)
+
+
+def _without(
+    pooling: Pooling,
+    out: torch.Tensor,
+    patches: torch.Tensor,
+    direction: torch.Tensor,
+    grid: tuple[int, int],
+    progress: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a pooling gives without the patches that are `out` (B, n)."""
+    # what points away from the direction draws no attention, and is never the one most like it
+    given = torch.where(out[..., None], -direction[:, None], patches)
+    weights = pooling(given, direction, grid, progress)[1].masked_fill(out, 0.0)
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    return torch.einsum("bn,bnd->bd", weights, patches), weights
+
+
 def cosine(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     """cos(r, v) for r and v (B, d): (B,) in [-1, 1]."""
     return F.cosine_similarity(pooled, direction, dim=-1)
@@ -129,5 +202,5 @@ def dot(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
 
 def reported(pooling: Any) -> dict[str, Any]:
     """The poolings by which a finished picture is scored: attention, the climb's own where it was one, mean and max."""
-    own = pooling if isinstance(pooling, Attention) else Attention()
+    own = pooling if is_attention(pooling) else Attention()
     return {"attention": own, "mean": Mean(), "max": Max()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,14 +38,11 @@ def check(vlm: VLM) -> None:
     >>> nd.check(nd.load("demo"))  # no error: it agrees with its record
     """
     arguments.model(vlm)
-    _check_paths(vlm)
-    _check_prompt(vlm)
-    _check_pixels(vlm)
-    if vlm.family.probed:
-        _check_states(vlm)
-    if vlm.bridge is not None:
-        bridge_proof.prove(vlm)
-    _check_gradient(vlm)
+    left_out = set() if vlm.family.probed else {"activations"}
+    left_out |= {"slopes"} if vlm.is_demo else set()  # proved by tests, once for all
+    for name, prove in PROOFS.items():
+        if name not in left_out:
+            prove(vlm)
 
 
 def _check_paths(vlm: VLM) -> None:
@@ -227,6 +225,11 @@ def _check_states(vlm: VLM) -> None:
         )
 
 
+def _check_bridge(vlm: VLM) -> None:
+    if vlm.bridge is not None:
+        bridge_proof.prove(vlm)
+
+
 def refuse_inference(vlm: VLM) -> None:
     """Raise ValueError for weights through which no gradient passes."""
     if any(p.is_inference() for p in vlm.hf.parameters()):
@@ -240,10 +243,7 @@ def _check_gradient(vlm: VLM) -> None:
     if "gradient" in vlm.unproved:
         return
     refuse_inference(vlm)
-    height, width = vlm.image_size
-    grain = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    x = (0.4 + 0.2 * grain).to(vlm.device).requires_grad_(True)
-    site = Site(1)
+    x, site = _grain(vlm).requires_grad_(True), Site(1)
     with torch.enable_grad():
         patches = read_pictures(vlm, x, [site])[site]
         if not patches.requires_grad:
@@ -260,10 +260,12 @@ def _check_gradient(vlm: VLM) -> None:
             f"{'' if torch.isfinite(gradient).all() else ' and is not finite'}. A model made from a config alone has a "
             "projector of zeros: load trained weights, or randomise it (nnsight_dream never changes your weights)."
         )
-    picture, deepest = x.detach(), Site(vlm.layers)
-    del gradient, x, patches
-    if vlm.is_demo:  # proved by tests, once for all
+
+
+def _check_slopes(vlm: VLM) -> None:
+    if "gradient" in vlm.unproved:
         return
+    picture, deepest = _grain(vlm), Site(vlm.layers)
     with vlm.alone(), frozen(vlm.hf):  # without checkpointing, which runs layers twice
         how = reading(vlm, [deepest], pictures=True)
         every = dataclasses.replace(how, places={deepest: torch.arange(len(how.ids))})
@@ -273,3 +275,22 @@ def _check_gradient(vlm: VLM) -> None:
             return read_all(view)[deepest]
 
         gradients.prove(vlm, read, vlm.family.root if vlm.straight_through is None else vlm.family.layers, picture)
+
+
+def _grain(vlm: VLM) -> torch.Tensor:
+    """A grainy grey picture (1, 3, H, W)."""
+    height, width = vlm.image_size
+    grain = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    return (0.4 + 0.2 * grain).to(vlm.device)
+
+
+#: What a record is proved by, each raising ValueError where it is wrong: what `check` runs, in this order.
+PROOFS: dict[str, Callable[[VLM], None]] = {
+    "paths": _check_paths,
+    "image tokens": _check_prompt,
+    "pixels": _check_pixels,
+    "activations": _check_states,
+    "bridge": _check_bridge,
+    "gradient": _check_gradient,
+    "slopes": _check_slopes,
+}

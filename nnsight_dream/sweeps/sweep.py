@@ -15,7 +15,7 @@ import torch
 
 from .. import arguments
 from ..directions.direction import Direction
-from ..engine.pooling import Attention, Max, Mean
+from ..engine.pooling import Attention, Max, Mean, WithoutSinks, is_attention
 from ..io.files import check_folder
 from ..models.load import load
 from ..models.vlm import VLM
@@ -159,9 +159,11 @@ def _shard(shard: Any) -> tuple[int, int]:
 
 def _settings(vlm: VLM, job: Job, layer: int, choice: Choice) -> Settings:
     chosen = choose(vlm, layer, choice)
-    if job.pooling == "attention" and not isinstance(chosen.pooling, Attention):
-        return chosen.but(pooling=Attention())
-    return chosen.but(pooling=POOLINGS[job.pooling]()) if job.pooling in POOLINGS else chosen
+    if (job.pooling == "attention" and is_attention(chosen.pooling)) or job.pooling not in ("attention", *POOLINGS):
+        return chosen
+    asked: Any = POOLINGS.get(job.pooling, Attention)()
+    own = chosen.pooling
+    return chosen.but(pooling=WithoutSinks(asked, own.times) if isinstance(own, WithoutSinks) else asked)
 
 
 @arguments.strict

@@ -40,7 +40,7 @@ def failed(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     assert out == ""
     (line,) = err.strip().splitlines()
     assert line.startswith("nnsight-dream: ")
-    assert line.endswith("(--debug shows where)")
+    assert "--debug" not in line  # the message says all
     assert "Traceback" not in line
     return line
 
@@ -272,9 +272,11 @@ def test_the_demo_from_drawing_to_judging(demo_vlm: nd.VLM, tmp_path: Path, caps
     out = str(tmp_path / "out")
     assert cli.main(["synthesize", "frog", "--steps", "1", "--out", out, "--judge", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["prototypes"]
-    assert (row["layer"], row["steps"]) == (4, 1)
+    assert (row["layer"], row["steps"]) == (1, 1)
     assert len(row["judge"]) == 5
-    assert cli.main(["judge", str(tmp_path / "out" / "frog-layer4-seed0"), "--top", "5", "--json"]) == 0
+    assert row["folder"] == str(tmp_path / "out" / "frog-layer1-seed0")
+    assert all(Path(row[name]).is_file() for name in ("picture", "large", "heat"))
+    assert cli.main(["judge", str(tmp_path / "out" / "frog-layer1-seed0"), "--top", "5", "--json"]) == 0
     (again,) = json.loads(capsys.readouterr().out)
     assert again["names"] == pytest.approx(row["judge"], abs=1e-4)
     assert cli.main(["judge", out, "--top", "5", "--json"]) == 0  # the folder that --out wrote
@@ -311,3 +313,48 @@ def test_a_slip_of_the_pen_is_said_before_the_model_is_loaded(
 
     monkeypatch.setattr(cli.drawing, "load_model", loaded)
     assert cli.main(["synthesize", "octopsu"]) == 130
+
+
+def test_a_sweep_and_its_report(demo_vlm: nd.VLM, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    store, page = str(tmp_path / "store"), tmp_path / "page.html"
+    run = ["sweep", "fox", "owl", "--layer", "1", "4", "--steps", "1", "--out", store]
+    assert cli.main([*run, "--judge", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["made"], told["found"], told["failed"]) == (4, 0, {})
+    assert {(r["concept"], r["layer"]) for r in told["pictures"]} == {(w, k) for w in ("fox", "owl") for k in (1, 4)}
+    assert all(Path(r["picture"]).is_file() for r in told["pictures"])
+    assert [(r["layer"], r["pictures"]) for r in told["rates"]] == [(1, 2), (4, 2)]
+    assert cli.main(run) == 0
+    out = capsys.readouterr().out
+    assert "0 made, 4 there before" in out
+    assert f"nnsight-dream report {store}" in out
+    assert cli.main(["report", store, "--out", str(page)]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    assert "fox" in page.read_text(encoding="utf-8")
+    assert cli.main(["report", store, "--raters", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert Path(made["page"]) == Path(store) / "raters.html"
+    assert "is no store" in failed(capsys, "report", str(tmp_path))
+    assert "did you mean 'animal'" in failed(capsys, "sweep", "--category", "animals")
+    assert "draw what?" in failed(capsys, "sweep")
+
+
+def test_features_are_listed_with_words(demo_vlm: nd.VLM, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["features", "--word", "Christmas", "--top", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert "Christmas" in rows[0]["fires_for"]
+    assert list(rows[0]["fires_for"].values()) == sorted(rows[0]["fires_for"].values(), reverse=True)
+    assert rows[0]["fires_for"]["Christmas"] == pytest.approx(rows[0]["word"], rel=1e-3)
+    assert cli.main(["features", "--word", "Christmas", "--top", "2"]) == 0
+    assert "fires for" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_what_is_unforeseen_says_how_to_see_where(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise KeyError("weight")
+
+    monkeypatch.setattr(cli.drawing, "load_model", broken)
+    assert cli.main(["synthesize", "fox"]) == 1
+    assert capsys.readouterr().err == "nnsight-dream: KeyError: 'weight' (--debug shows where)\n"

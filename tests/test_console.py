@@ -73,7 +73,7 @@ def test_a_reader_that_goes_away_and_bytes_that_are_no_text() -> None:
         (["synthesize", "octopsu", "--strict"], 1, "never shown 'octopsu'; did you mean 'octopus'"),
         (["feature", "nosuch", "3"], 1, "no autoencoder 'nosuch'"),
         (["feature", "nosuch", "x", "3"], 1, "no autoencoder 'nosuch'"),
-        (["synthesize", "--layer", "4"], 2, "required: CONCEPT"),
+        (["synthesize", "--layer", "4"], 2, "required: WORD"),
         (["synthesize", "fox", "--layer", "\N{SUPERSCRIPT TWO}"], 1, "is not understood"),
         (["synthesize", "", "fox"], 1, "says nothing"),
         (["synthesize", "fox", "--steps", "-5"], 1, "--steps -5: at least 1"),

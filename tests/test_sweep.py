@@ -523,7 +523,7 @@ def test_an_estimate_grows_with_the_steps(tiny_vlm: nd.VLM, tmp_path: Path) -> N
 def test_an_estimate_is_quick_and_close_or_none(
     tiny_vlm: nd.VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nnsight_dream.sweeps import duration as sweep_time
+    from nnsight_dream.synthesis import timing
 
     settings = FEW.but(steps=40, at_once=16)
     planned = sweeping.plan(tiny_vlm, jobs(seeds=[0, 1]), settings=settings)
@@ -536,8 +536,8 @@ def test_an_estimate_is_quick_and_close_or_none(
     assert expected is not None
     assert 1 / 3 < expected / real < 3  # 1.5 on an idle machine
     assert sweeping.estimate(tiny_vlm, planned, Store(tmp_path)) == 0  # nothing is left
-    monkeypatch.setitem(sweep_time.SLOWEST, "cpu", 1e3)  # a model for which a step would take too long
-    monkeypatch.setattr(sweep_time, "climb_pairs", lambda *_: pytest.fail("it is climbed"))
+    monkeypatch.setitem(timing.SLOWEST, "cpu", 1e3)  # a model for which a step would take too long
+    monkeypatch.setattr(timing, "climb_pairs", lambda *_: pytest.fail("it is climbed"))
     assert sweeping.estimate(tiny_vlm, planned) is None
 
 

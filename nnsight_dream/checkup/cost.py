@@ -11,8 +11,8 @@ from ..engine.canvas import MultiResolution
 from ..models import devices
 from ..models.estimate import Estimate, estimate
 from ..models.rates import GPUS, Rate, cpu_rate, gpu_rate
-from ..sweeps.duration import seconds_a_step
 from ..synthesis.settings import Settings
+from ..synthesis.timing import seconds_a_step
 from .section import PASS, UNSURE, Section
 
 if TYPE_CHECKING:

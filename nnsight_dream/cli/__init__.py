@@ -10,11 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from ..version import __version__
-from . import checking, drawing, looking
+from . import checking, drawing, looking, many
 from .options import Command, UsageError, usage_message
 from .output import no_output, note, printable, short, short_warnings
 
 NAME = "nnsight-dream"
+
+#: What is raised for what a user gave: its message says all; of other errors the place may tell more.
+_USERS = (ValueError, TypeError, OSError, IndexError, ImportError)
 
 READER_GONE = 141  # 128 + SIGPIPE, as a shell reports of `yes | head`
 
@@ -27,6 +30,8 @@ for _run_command in (
     looking.features,
     looking.inspect,
     looking.judge,
+    many.sweep,
+    many.report,
     looking.remote,
     looking.concepts,
     checking.check,
@@ -95,7 +100,7 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        note(f"{short(_message(error))} (--debug shows where)")
+        note(short(_message(error)) + ("" if isinstance(error, _USERS) else " (--debug shows where)"))
         return 1
 
 

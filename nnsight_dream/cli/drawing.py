@@ -14,6 +14,7 @@ import typer
 
 from .. import arguments
 from .options import (
+    AtOnce,
     Device,
     Json,
     Judged,
@@ -24,10 +25,11 @@ from .options import (
     Seeds,
     Steps,
     StepsPerJob,
+    Tower,
     switch,
     word,
 )
-from .output import distinct, note, print_json, print_prototypes, prototype_row
+from .output import distinct, note, picture_paths, print_json, print_prototypes, prototype_row, waiting
 
 OUT = Path("dreams")
 
@@ -49,13 +51,16 @@ class Drawing:
     out: Path
     judge: bool
     json: bool
+    checkpoint_tower: bool = False
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         from ..io.files import check_folder
         from ..models.hub import ready
 
         ready(self.model)  # takes no time, and importing torch takes seconds
-        for option, value in (("--steps", self.steps), ("--steps-per-job", self.steps_per_job)):
+        counts = {"--steps": self.steps, "--steps-per-job": self.steps_per_job, "--at-once": self.at_once}
+        for option, value in counts.items():
             if value is not None and value < 1:
                 raise ValueError(f"{option} {value}: at least 1 is needed")
         numbers = [arguments.whole(n, "--seed", 0, arguments.SEED_MOST) for n in self.seeds or [0]]
@@ -65,27 +70,32 @@ class Drawing:
     def load(self) -> Any:
         """The model; a `--remote` without a value means the server of $NDIF_HOST, or NDIF's own."""
         remote = self.remote or (self.remote is not None)
-        return load_model(self.model, self.device, remote=remote, steps_per_job=self.steps_per_job)
+        options: dict[str, Any] = {"checkpoint_tower": True} if self.checkpoint_tower else {}
+        with waiting(f"loading {self.model}"):
+            return load_model(self.model, self.device, remote=remote, steps_per_job=self.steps_per_job, **options)
 
     def draw(self, vlm: Any, targets: Sequence[Any]) -> int:
         """Climb, save, judge and show; returns the exit status: 0, or 130 where it was interrupted."""
         from ..synthesis import synthesize
-        from ..synthesis.prototypes import Prototypes
 
-        changes: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
+        changes: Any = {"steps": self.steps, "at_once": self.at_once}
+        changes = {name: value for name, value in changes.items() if value is not None}
         prototypes = synthesize.synthesize(vlm, targets, seed=list(self.seeds or [0]), **changes)
-        assert isinstance(prototypes, Prototypes)
         places, moved = prototypes.save_each(self.out)
         for asked, chosen in moved:
             note(f"{asked} holds another picture, which stays; this one is in {chosen}")
         verdicts = _named(prototypes) if self.judge else [None] * len(prototypes)
         if self.json:
             triples = zip(prototypes, verdicts, places, strict=True)
-            rows = [prototype_row(p, v) | {"folder": str(place)} for p, v, place in triples]
+            rows = [prototype_row(p, v) | picture_paths(place) for p, v, place in triples]
             print_json({"folder": str(self.out), "prototypes": rows})
         else:
             print_prototypes(prototypes, verdicts, places, self.out)
-        return 130 if any(p.interrupted for p in prototypes) else 0
+        partial = [p for p in prototypes if p.interrupted]
+        if partial or len(prototypes) < len(targets):
+            steps = f" after {len(partial[0].history)} steps" if partial else ""
+            note(f"interrupted{steps}: what is saved is partial")
+        return 130 if partial else 0
 
 
 def refuse_unshown(words: Sequence[str], strict: bool) -> bool:
@@ -107,8 +117,8 @@ def _named(prototypes: Any) -> list[Any]:
 
 
 def synthesize(
-    words: Annotated[list[str], typer.Argument(metavar="CONCEPT", help="a word or phrase, such as octopus")],
-    layer: Annotated[list[str] | None, word("--layer", help="layers from 1, or site names (default 4)")] = None,
+    words: Annotated[list[str], typer.Argument(metavar="WORD", help="a word or phrase, such as octopus")],
+    layer: Annotated[list[str] | None, word("--layer", help="layers from 1, or site names (default 1)")] = None,
     model: Model = "demo",
     remote: Remote = None,
     steps_per_job: StepsPerJob = None,
@@ -117,13 +127,17 @@ def synthesize(
     seed: Seeds = None,
     out: Out = OUT,
     judge: Judged = False,
+    checkpoint_tower: Tower = False,
+    at_once: AtOnce = None,
     strict: Annotated[bool, switch("--strict", help="refuse words that the bundled model was never shown")] = False,
     json: Json = False,
 ) -> int:
     """Draw what words look like to a model."""
-    drawing = Drawing(model, remote, steps_per_job, device, steps, seed, out, judge, json)
-    concepts = distinct(arguments.texts(list(words), "CONCEPT")[0], "the concept")
-    layers = distinct(layers_of(layer or ["4"]), "layer")
+    drawing = Drawing(
+        model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once
+    )  # fmt: skip
+    concepts = distinct(arguments.texts(list(words), "WORD")[0], "the concept")
+    layers = distinct(layers_of(layer or ["1"]), "layer")
     told = refuse_unshown(concepts, strict) if model == "demo" else False
     vlm = drawing.load()
     from ..directions.text import concept
@@ -151,10 +165,14 @@ def feature(
     seed: Seeds = None,
     out: Out = OUT,
     judge: Judged = False,
+    checkpoint_tower: Tower = False,
+    at_once: AtOnce = None,
     json: Json = False,
 ) -> int:
     """Draw what features of a sparse autoencoder look like."""
-    drawing = Drawing(model, remote, steps_per_job, device, steps, seed, out, judge, json)
+    drawing = Drawing(
+        model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once
+    )  # fmt: skip
     from ..sae import reference as references
     from ..sae.make import feature as make_feature
 

@@ -10,7 +10,7 @@ import typer
 from .. import arguments
 from .drawing import layers_of, load_model, place_of, refuse_unshown
 from .options import Device, Dtype, Json, Model, number, switch, word
-from .output import print_facts, print_json
+from .output import print_facts, print_json, waiting
 
 
 def features(
@@ -39,16 +39,39 @@ def features(
     for file in files or []:
         if not file.is_file():
             raise FileNotFoundError(f"no picture {file}: give picture files")
-    autoencoder = load_sae(sae, sae_id)
-    active = candidates(load_model(model, device), autoencoder, words=words or None, images=files, top=top)
+    with waiting(f"loading {sae} and {model}"):
+        autoencoder = load_sae(sae, sae_id)
+        vlm = load_model(model, device)
+        active = candidates(vlm, autoencoder, words=words or None, images=files, top=top)
+        fires = _fires_for(vlm, autoencoder, [c.index for c in active])
     if json:
-        print_json([{"index": c.index, "word": c.word, "picture": c.picture, "score": c.score} for c in active])
+        rows = [{"index": c.index, "word": c.word, "picture": c.picture, "score": c.score} for c in active]
+        print_json([row | {"fires_for": dict(of_row)} for row, of_row in zip(rows, fires, strict=True)])
         return
-    for c in active:
+    for c, of_feature in zip(active, fires, strict=True):
         scores = [f"{name} {value:.3f}" for name in ("word", "picture") if (value := getattr(c, name)) is not None]
-        print(f"{c.index:>8}  {'  '.join(scores)}")
+        names = ", ".join(arguments.brief(name, 20) for name, _ in of_feature) or "none of the words asked"
+        print(f"{c.index:>8}  {'  '.join(scores)}  fires for {names}")
     if not active:
         print("no feature fires")
+
+
+def _fires_for(vlm: Any, sae: Any, numbers: list[int], count: int = 4) -> list[list[tuple[str, float]]]:
+    """Of each feature the words for which it fires most: of the bundled model's vocabulary, or of 100 common words."""
+    import torch
+
+    from ..demo import bundle
+    from ..directions.baseline_words import BASELINE_WORDS
+    from ..sae.encoding import most, site_of
+    from ..sae.responses import word_tokens
+
+    if not numbers:
+        return []
+    words = [c.name for c in bundle.concepts()] if vlm.is_demo else list(dict.fromkeys(BASELINE_WORDS))
+    table = torch.stack([most(sae, tokens, numbers) for tokens in word_tokens(vlm, words, site_of(vlm, sae))])
+    best = table.T.topk(min(count, len(words)))
+    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [[(words[i], value) for i, value in zip(*row, strict=True) if value > 0] for row in rows]
 
 
 def inspect(
@@ -76,8 +99,9 @@ def inspect(
         import torch
 
         options["dtype"] = getattr(torch, dtype.value)
-    vlm = None if config_only else load_model(model, device, **options)
-    step = _step(place_of(model), site, vlm, batch, options, json)
+    with waiting(f"loading {model}"):
+        vlm = None if config_only else load_model(model, device, **options)
+        step = _step(place_of(model), site, vlm, batch, options, json)
     facts = {} if vlm is None else _facts(vlm, site)
     if json:
         print_json({**facts, "step": step})
@@ -91,8 +115,8 @@ def _step(x: Any, layer: int | str, vlm: Any, batch: int, options: dict[str, Any
 
     from ..engine.canvas import MultiResolution
     from ..models.estimate import estimate, story
-    from ..sweeps.duration import seconds_a_step
     from ..synthesis.settings import Settings
+    from ..synthesis.timing import seconds_a_step
 
     cpu, gpu = (estimate(x, layer, device=device, batch=batch, **options) for device in ("cpu", "cuda"))
     settings = Settings(batch=batch, at_once=batch, canvas=MultiResolution(cpu.canvas))

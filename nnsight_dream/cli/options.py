@@ -53,6 +53,11 @@ def switch(*names: str, help: str) -> Any:
     return typer.Option(*names, help=help, show_default=False)
 
 
+def Folder(name: str, help: str) -> Any:
+    """An option that takes a folder's path."""
+    return typer.Option(name, metavar="DIR", help=help, parser=_path, show_default=False)
+
+
 class Objective(str, enum.Enum):
     """What of a feature is climbed."""
 
@@ -79,6 +84,8 @@ StepsPerJob = Annotated[int | None, number("--steps-per-job", help="cut ascents 
 Steps = Annotated[int | None, number("--steps", help="steps of the climb (default: the preset's)")]
 Seeds = Annotated[list[int] | None, number("--seed", help="one picture for each (default 0)", metavar="N ...")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help=_OUT, parser=_path, show_default=False)]
+Tower = Annotated[bool, switch("--checkpoint-tower", help="less memory: compute the tower's activations anew")]
+AtOnce = Annotated[int | None, number("--at-once", help="less memory: at most N views in one forward pass")]
 Judged = Annotated[bool, switch("--judge", help="let the bundled judge name what it sees")]
 
 
@@ -119,7 +126,7 @@ class Command(TyperCommand):
     def _take(rest: list[str], name: str, several: bool) -> list[str]:
         """The values at the head of `rest`, taken off it: one at most, or all that can be this option's.
 
-        The first is taken whatever it is. After it a word is no layer, seed or path: `--layer 4 octopus`.
+        The first is taken whatever it is. After it a word is no layer, seed or path: `--layer 1 octopus`.
         """
         fits = _FITS.get(name, lambda text: True)
         values: list[str] = []
@@ -158,6 +165,6 @@ def usage_message(error: Any) -> str:
         message = error.format_message()
         if commands := getattr(getattr(error.ctx, "command", None), "commands", None):
             message += f" There are {', '.join(commands)}"
-    if type(error).__name__ == "NoSuchOption" or message.endswith("required: CONCEPT"):
+    if type(error).__name__ == "NoSuchOption" or message.endswith("required: WORD"):
         message += "; a word that begins with '-' goes behind --, as in: nnsight-dream synthesize --steps 9 -- -x"
     return message

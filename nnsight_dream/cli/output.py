@@ -77,7 +77,29 @@ def console() -> Any:
         def on_broken_pipe(self) -> None:  # rich would end the program
             raise BrokenPipeError
 
-    return Plain(markup=False)  # a folder or label may hold brackets
+    width = None if sys.stdout.isatty() else 10_000  # what reads a pipe cuts lines as it likes
+    return Plain(markup=False, width=width)  # a folder or label may hold brackets
+
+
+@contextlib.contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Within the block a terminal says what is waited for."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(f"{escape(text)} ...", spinner="line"):
+        yield
+
+
+def picture_paths(place: Path) -> dict[str, str]:
+    """What JSON says of where a prototype is saved."""
+    from ..synthesis.prototype import HEAT, LARGE, PICTURE
+
+    named = {"picture": PICTURE, "large": LARGE, "heat": HEAT}
+    return {"folder": str(place)} | {k: str(place / name) for k, name in named.items() if (place / name).is_file()}
 
 
 def print_json(value: Any) -> None:
@@ -87,10 +109,12 @@ def print_json(value: Any) -> None:
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """A table of two columns; what is a mapping itself has a line for each of its entries."""
+    """A table of two columns, on a terminal no wider than that; a mapping has a line for each of its entries."""
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for key, value in facts.items():
         wide = max([11, *map(len, value)]) if isinstance(value, dict) else 0
         lines = "\n".join(f"{k:<{wide}} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)

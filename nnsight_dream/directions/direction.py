@@ -42,7 +42,7 @@ class Direction:
 
     >>> import nnsight_dream as nd
     >>> vlm = nd.load("demo")
-    >>> sea, land = nd.concept(vlm, ["octopus", "giraffe"], layer=4)
+    >>> sea, land = nd.concept(vlm, ["octopus", "giraffe"], layer=1)
     >>> (sea - 0.5 * land).label
     'octopus - 0.5 giraffe'
     """

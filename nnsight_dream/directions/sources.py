@@ -64,8 +64,8 @@ def from_tensor(vlm: VLM, tensor: Any, layer: Where, *, label: str = "tensor") -
 
     >>> import nnsight_dream as nd, torch
     >>> vlm = nd.load("demo")
-    >>> str(nd.from_tensor(vlm, torch.ones(vlm.width), layer=4, label="ones").site)
-    'layer 4 (blocks.3.hook_resid_post)'
+    >>> str(nd.from_tensor(vlm, torch.ones(vlm.width), layer=1, label="ones").site)
+    'layer 1 (blocks.0.hook_resid_post)'
     """
     site = vlm.site(layer)
     vector = numbers(tensor, "tensor")
@@ -89,7 +89,7 @@ def probe(vlm: VLM, weight: Any, layer: Where, *, index: Any = None, label: str 
 
     >>> import nnsight_dream as nd, torch
     >>> vlm = nd.load("demo")
-    >>> nd.probe(vlm, torch.eye(vlm.width)[:3], layer=4, index=2).label
+    >>> nd.probe(vlm, torch.eye(vlm.width)[:3], layer=1, index=2).label
     'probe 2'
     """
     label = None if label is None else text(label, "label", "red", blank=False)

@@ -76,7 +76,7 @@ def concept(
 
     >>> import nnsight_dream as nd
     >>> vlm = nd.load("demo")
-    >>> octopus = nd.concept(vlm, "octopus", layer=4)
+    >>> octopus = nd.concept(vlm, "octopus", layer=1)
     >>> octopus.width == vlm.width
     True
     >>> [[v.site.layer for v in row] for row in nd.concept(vlm, ["frog", "bee"], layer=[1, 4])]
@@ -195,7 +195,7 @@ def contrast(
 
     >>> import nnsight_dream as nd
     >>> vlm = nd.load("demo")
-    >>> nd.contrast(vlm, ["a red apple", "a red car"], ["an apple", "a car"], layer=4, label="red").label
+    >>> nd.contrast(vlm, ["a red apple", "a red car"], ["an apple", "a car"], layer=1, label="red").label
     'red'
     """
     choice(tokens, "tokens", ("last", "all"))

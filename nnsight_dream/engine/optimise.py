@@ -101,7 +101,8 @@ def climb(
             optimiser.step()
             history.append(score.detach())
             if tell is not None:
-                tell(step, history[-1])
+                told = (pictures.detach(),) if getattr(tell, "shows", False) else ()
+                tell(step, history[-1], *told)
         except KeyboardInterrupt:
             return history, True
     return history, False

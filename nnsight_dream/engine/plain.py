@@ -150,7 +150,9 @@ class Ascent:
                  `every_norm` are all
     pooling, score   of directions; poolings   by name, those by which finished pictures are scored
     plan         how it goes; until   the step to stop before; state   what the piece before gave, None at first
-    note         comes back as it is; tell   is given each step and its scores (J,); None: a line is printed for it
+    note         comes back as it is
+    tell         is given each step and its scores (J,), and where it has `shows` the pictures (J, 3, H, W) too; None: a
+                 line is printed
     """
 
     how: Reading

@@ -5,9 +5,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import itertools
 import os
 import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -209,13 +209,11 @@ def _partners(jobs: Iterable[Job]) -> dict[tuple[str, str, int], dict[str, str]]
 @contextlib.contextmanager
 def _bar(progress: bool | None, name: str, total: int) -> Iterator[Callable[[], None]]:
     """Yields what is to be called for each question that is settled."""
-    if not (sys.stderr.isatty() if progress is None else progress):
+    from ..synthesis.progress import bar, is_live  # torch
+
+    if not is_live(progress):
         yield lambda: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr)) as bars:
-        task = bars.add_task(name, total=total)
-        yield lambda: bars.advance(task)
+    with bar(name, total, keep=True) as shown:
+        count = itertools.count(1)
+        yield lambda: shown.at(next(count))

@@ -123,7 +123,8 @@ def has_unseen_gpu() -> bool:
 
 def say(line: str) -> None:
     """One line to the user, beside what a program prints as its result."""
-    print(f"nnsight-dream: {line}", file=sys.stderr, flush=True)
+    out = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # which a notebook shows in red
+    print(f"nnsight-dream: {line}", file=out, flush=True)
 
 
 def _described(device: torch.device) -> str:

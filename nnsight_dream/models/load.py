@@ -13,6 +13,7 @@ import torch
 from .. import arguments
 from ..state.calm import calmly
 from ..state.nnsight_import import import_nnsight
+from ..state.quiet import quiet_transformers
 from . import hub
 from .checkpoint import refuse_half
 from .image_size import image_size_of
@@ -184,6 +185,11 @@ def _place(choices: Choices) -> Remote | None:
 
 def _build(x: Any, choices: Choices, place: Remote | None) -> VLM:
     """The VLM of a hub id, a folder or a model in hand, as it is by itself."""
+    with quiet_transformers():
+        return _built(x, choices, place)
+
+
+def _built(x: Any, choices: Choices, place: Remote | None) -> VLM:
     import_nnsight()
     if place is not None and place.away:
         from .hosted import without_weights

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from ..synthesis.progress import bar, is_live
+
 EVERY = 30.0  # seconds between plain lines
 
 
@@ -18,23 +20,19 @@ def display(progress: bool | None, planned: Any, done: Any, out: TextIO | None =
     if progress is False:
         yield lambda event, chunk, step: None
         return
-    live = out.isatty() or "ipykernel" in sys.modules if progress is None else progress
+    live = is_live(progress, out)
     counted = _Count(planned, done)
     if not live:
         lines = _Lines(counted, out)
         yield lines.tell
         print(f"sweep: {done}", file=out, flush=True)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn("sweep"), BarColumn(), TextColumn("{task.fields[said]}"))
-    with Progress(*columns, console=Console(file=out)) as bars:
-        bar = bars.add_task("", total=planned.jobs, completed=done.found, said=str(counted))
+    with bar("sweep", planned.jobs, out) as shown:
+        shown.at(done.found, str(counted))
 
         def tell(event: str, chunk: Any, step: int) -> None:
             counted.tell(event, chunk, step)
-            bars.update(bar, completed=counted.pictures, said=str(counted))
+            shown.at(counted.pictures, str(counted))
 
         yield tell
     print(f"sweep: {done}", file=out, flush=True)

@@ -26,7 +26,6 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..directions.deferred import Request
     from ..models.vlm import VLM
-    from .progress import Watch
 
 
 def batches(settings: Sequence[Settings]) -> list[tuple[list[int], Settings]]:
@@ -98,7 +97,7 @@ class Ascent:
             self._keep(result)
         return result["measured"] is not None
 
-    def climb(self, watch: Watch | None) -> list[Prototype]:
+    def climb(self, watch: Any) -> list[Prototype]:
         """All pieces, one job each, and the prototypes; those so far where Ctrl-C came in place.
 
         Where a GPU's memory does not do, the climb begins again with the vision tower checkpointed, and says so.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .changes import Changes
     from .progress import Watch
     from .prototype import Prototype
-    from .request import Terms
+    from .request import Order, Terms
     from .settings import Choice, Settings
 
 
@@ -89,8 +89,9 @@ def synthesize(
                `**changes` alter single choices, as in `synthesize(vlm, d, steps=50)`
     seed       one, or several: each gives a picture of its own, the same alone and in company
     terms      added to the score, one or several: `TotalVariation`, `Away`, or a callable from `Step` to (J,)
-    progress   True a bar, False nothing, None a bar where there is a terminal or notebook, or a callable that is
-               given the step and the scores (J,)
+    progress   True a bar, False nothing, None a bar where there is a terminal or notebook, with a line before it about
+               time, memory and device; or a callable that is given the step and the scores (J,), and if it takes three
+               arguments the J pictures so far (PIL; none of a model on a server)
 
     Returns a Prototype for one direction and one seed, else Prototypes, direction by direction. Ctrl-C ends the climb
     and gives the pictures so far; of a model on a server it asks whether to leave the work there (see `submit`), and
@@ -102,14 +103,25 @@ def synthesize(
 
     >>> import nnsight_dream as nd
     >>> vlm = nd.load("demo")
-    >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=4), steps=2, batch=1).image.size
+    >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=1), steps=2, batch=1).image.size
     (32, 32)
     """
     order = settled(vlm, directions, settings, seed, terms, {**changes})
     total = sum(chosen.steps for _, chosen in batches(order.settings))
-    with vlm.alone(), watching(progress, total) as watch:
+    with vlm.alone(), watching(progress, total, lambda: _forecast(vlm, order)) as watch:
         prototypes = _all(vlm, order.jobs, order.settings, order.terms, watch)
+        if prototypes and prototypes[-1].interrupted and hasattr(watch, "line"):
+            done, steps = len(prototypes[-1].history), order.settings[-1].steps
+            missing = len(order.jobs) - len(prototypes)
+            more = f", and {missing} more were not begun" if missing else ""
+            watch.line(f"stopped after {done} of {steps} steps: the picture is partial{more}")
     return prototypes[0] if order.single else Prototypes(prototypes, order.rows)
+
+
+def _forecast(vlm: VLM, order: Order) -> str:
+    from .forecast import forecast  # which times steps of `climb_pairs`
+
+    return forecast(vlm, order)
 
 
 def climb_pairs(

@@ -1,0 +1,132 @@
+"""The commands for many pictures: `sweep` into a store, and `report` of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import arguments
+from .drawing import layers_of, load_model, refuse_unshown
+from .options import Device, Folder, Json, Model, Seeds, Steps, number, switch, word
+from .output import distinct, note, print_json, waiting
+
+STORE = Path("sweep")
+
+
+def sweep(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[WORD]", help="words or phrases; or --category")] = None,
+    layer: Annotated[list[str] | None, word("--layer", help="layers from 1, or site names (default 1)")] = None,
+    category: Annotated[
+        list[str] | None,
+        word("--category", help="all words of a category that the bundled model knows, such as animal"),
+    ] = None,
+    controls: Annotated[int, number("--controls", help="so many words also with random directions, for chance")] = 0,
+    judge: Annotated[bool, switch("--judge", help="let the bundled judge name the pictures, and count")] = False,
+    model: Model = "demo",
+    device: Device = None,
+    steps: Steps = None,
+    seed: Seeds = None,
+    out: Annotated[Path, Folder("--out", "the store's folder (default sweep); called again, it goes on")] = STORE,
+    json: Json = False,
+) -> int:
+    """Draw many words into a store, which goes on where it was stopped."""
+    from ..io.files import check_folder
+    from ..models.hub import ready
+
+    ready(model)
+    check_folder(out, "--out")
+    if steps is not None:
+        arguments.whole(steps, "--steps", 1)
+    named = _named(words or [], category or [])
+    if model == "demo":
+        refuse_unshown(list(named), strict=False)
+    from ..sweeps import jobs
+    from ..sweeps.sweep import sweep as draw
+
+    given = [(name, group, "") for name, group in named.items()]
+    wanted = jobs.jobs_of(given, layers_of(layer or ["1"]), seeds=distinct(seed or [0], "seed"), controls=controls)
+    with waiting(f"loading {model}"):
+        vlm = load_model(model, device)
+    done = draw(vlm, wanted, out, settings=None if steps is None else _with_steps(vlm, steps))
+    rows = _judged(done.store) if judge and not done.interrupted else []
+    for key, why in done.failed.items():
+        note(f"{key} failed: {why}")
+    if json:
+        counts = {"made": done.made, "found": done.found, "failed": done.failed}
+        pictures = [_entry(entry) for entry in done.store.entries() if entry.key in done.keys]
+        print_json({"store": str(out), **counts, "rates": rows, "pictures": pictures})
+    else:
+        _told(done, rows)
+    if done.interrupted:
+        note("interrupted: called again, it goes on where it stopped")
+    return 130 if done.interrupted else 0
+
+
+def _named(words: list[str], categories: list[str]) -> dict[str, str]:
+    """The words that are asked for, each with the category that the bundled model knows it in, or none."""
+    from ..demo import bundle
+
+    known = {c.name: c.category for c in bundle.concepts()}
+    for name in categories:
+        arguments.choice(name, "--category", sorted(set(known.values())), quoted=False)
+    given = distinct(arguments.texts(words, "WORD")[0], "the word") if words else []
+    given += [name for name, group in known.items() if group in categories and name not in given]
+    if not given:
+        raise ValueError("draw what? Give words, such as fox owl, or --category animal")
+    return {name: known.get(name, "") for name in given}
+
+
+def _told(done: Any, rows: list[dict[str, Any]]) -> None:
+    print(done)
+    if rows:
+        from ..report.tables import to_markdown
+
+        print("\nhow often the bundled judge names the word, among all words of its category:\n")
+        print(to_markdown(rows, ["layer", "concepts", "pictures", "rate", "low", "high", "chance"]))
+    print(f"\nto look through them: nnsight-dream report {done.store.folder}")
+
+
+def _with_steps(vlm: Any, steps: int) -> Any:
+    from ..synthesis.settings import choose
+
+    return lambda layer: choose(vlm, layer).but(steps=steps)
+
+
+def _judged(store: Any) -> list[dict[str, Any]]:
+    """The bundled judge's rates by layer."""
+    from ..judges.examine import examine
+    from ..judges.local import DemoExaminer
+    from ..judges.tally import results
+    from ..report.tables import rates
+
+    examine(store, DemoExaminer())
+    return rates(results(store))
+
+
+def _entry(entry: Any) -> dict[str, Any]:
+    named = {name: getattr(entry.job, name) for name in ("concept", "layer", "seed", "control")}
+    return named | {"picture": str(entry.folder / "prototype.png")}
+
+
+def report(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="the folder of a sweep")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="the page (default STORE/index.html)")
+    ] = None,
+    raters: Annotated[bool, switch("--raters", help="a page on which people name the pictures, instead")] = False,
+    json: Json = False,
+) -> None:
+    """Write a page to look through a store, which holds all it shows."""
+    from ..report.pages import page
+    from ..report.raters import raters_page
+    from ..sweeps.store import Store
+
+    there = Store(store, must_exist=True)
+    place = out or store / ("raters.html" if raters else "index.html")
+    made = raters_page(there, place) if raters else page(there, place)
+    if json:
+        print_json({"page": str(made), "store": str(store)})
+    else:
+        print(made)

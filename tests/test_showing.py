@@ -1,0 +1,154 @@
+"""What is shown while something is climbed, and before: bars, forecasts, callbacks; other libraries kept quiet."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import nnsight_dream as nd
+from nnsight_dream.models import devices
+from nnsight_dream.synthesis import forecast, progress
+from nnsight_dream.synthesis.request import settled
+
+FEW = ["sofa", "cloud"]
+SMALL = nd.Settings(batch=2, canvas=nd.Pixels(16), augment=(), steps=3)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(scope="module")
+def fox(tiny_vlm: nd.VLM) -> nd.Direction:
+    return nd.concept(tiny_vlm, "fox", 1, baseline=FEW)
+
+
+def test_a_callback_of_three_is_given_the_pictures(tiny_vlm: nd.VLM, fox: nd.Direction) -> None:
+    seen: list[tuple[int, int, list[Image.Image]]] = []
+    plain: list[int] = []
+    kept = nd.synthesize(
+        tiny_vlm, fox, seed=[0, 1], settings=SMALL, progress=lambda step, scores, pictures: seen.append((step, len(scores), pictures))
+    )  # fmt: skip
+    assert [(step, count, len(pictures)) for step, count, pictures in seen] == [(i, 2, 2) for i in range(3)]
+    assert all(picture.size == (16, 16) for _, _, pictures in seen for picture in pictures)
+    start = nd.synthesize(tiny_vlm, fox, seed=[0, 1], settings=SMALL, steps=0)
+    assert [p.tobytes() for p in seen[0][2]] == [p.tobytes() for p in start.images]  # before the first step
+    same = nd.synthesize(tiny_vlm, fox, seed=[0, 1], settings=SMALL, progress=lambda step, scores: plain.append(step))
+    assert plain == [0, 1, 2]
+    assert [p.tobytes() for p in same.images] == [p.tobytes() for p in kept.images]  # looking changes nothing
+
+
+def test_a_terminal_says_first_what_it_takes_and_last_that_it_was_stopped(
+    tiny_vlm: nd.VLM, fox: nd.Direction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Terminal()
+    monkeypatch.setattr(sys, "stderr", out)
+    nd.synthesize(tiny_vlm, [fox, fox], settings=SMALL)
+    first = next(line for line in out.getvalue().splitlines() if "picture" in line)
+    assert "2 pictures at layer 1: about 1 second on cpu" in first
+    out.truncate(0)
+
+    def stop(self: Any, *_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress._BarWatch, "__call__", stop)
+    (made,) = nd.synthesize(tiny_vlm, [fox], settings=SMALL)
+    assert made.interrupted
+    assert "stopped after 1 of 3 steps: the picture is partial" in out.getvalue()
+
+
+def test_a_pipe_is_told_nothing_and_pays_nothing(
+    tiny_vlm: nd.VLM, fox: nd.Direction, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "forecast", lambda *_: pytest.fail("it is worked out"))
+    nd.synthesize(tiny_vlm, fox, settings=SMALL)
+    nd.synthesize(tiny_vlm, fox, settings=SMALL, progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_does_not_fit_is_told_with_what_would(
+    tiny_vlm: nd.VLM, fox: nd.Direction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = settled(tiny_vlm, fox, SMALL.but(batch=8), 0, (), {})
+    monkeypatch.setattr(forecast, "SMALL", 0)
+    roomy = forecast.forecast(tiny_vlm, order)
+    assert "of memory beside the weights (" in roomy
+    assert "does not fit" not in roomy
+
+    def need(views: int) -> int:
+        counted = forecast._counted(tiny_vlm, tiny_vlm.site(1), SMALL, views)
+        assert counted is not None
+        return counted.step_bytes
+
+    monkeypatch.setattr(devices, "free_bytes", lambda device: need(2) + 1)
+    told = forecast.forecast(tiny_vlm, order)
+    assert "that does not fit. What would: " in told
+    assert "at_once=2 or --at-once 2" in told
+    assert not tiny_vlm.checkpoint_tower  # nothing was changed
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 1)
+    assert forecast.forecast(tiny_vlm, order).endswith("a smaller image_size=")
+
+
+def test_a_notebook_needs_no_widgets_and_sees_the_picture(
+    tiny_vlm: nd.VLM, fox: nd.Direction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    handle = types.SimpleNamespace(update=shown.append)
+    display = types.SimpleNamespace(HTML=str, display=lambda what, display_id: shown.append(what) or handle)
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr(progress._NotebookBar, "EVERY", 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nd.synthesize(tiny_vlm, fox, settings=SMALL)
+    assert shown[0] == "climbing ..."
+    assert 'max="3"' in shown[-2]
+    assert "<img" in shown[-2]
+    assert "1 picture at layer 1" in shown[-1]  # what stays
+    assert "progress" not in shown[-1]
+
+
+def test_loading_is_quiet_unless_it_is_asked_for(tiny_folder: Path) -> None:
+    code = (
+        "import sys, warnings; warnings.simplefilter('error', ResourceWarning)\n"
+        "import nnsight_dream as nd\n"
+        "if len(sys.argv) > 2:\n"
+        "    from transformers.utils import logging; logging.set_verbosity_info()\n"
+        "nd.load(sys.argv[1], check=False, device='cpu')\n"
+        "from transformers.utils import logging\n"
+        "print(logging.is_progress_bar_enabled(), logging.get_verbosity())"
+    )
+    quiet = subprocess.run([sys.executable, "-c", code, str(tiny_folder)], capture_output=True, text=True)
+    assert (quiet.returncode, quiet.stderr, quiet.stdout.split()) == (0, "", ["True", "30"])  # all as it was
+    loud = subprocess.run([sys.executable, "-c", code, str(tiny_folder), "loud"], capture_output=True, text=True)
+    assert "Loading weights" in loud.stderr
+
+
+def test_pictures_stand_side_by_side_in_a_terminal(tiny_vlm: nd.VLM, fox: nd.Direction) -> None:
+    from rich.console import Console
+
+    pictures = nd.synthesize(tiny_vlm, [[fox, fox, fox], [fox]], settings=SMALL)
+    for width, most in ((80, 3), (120, 4), (20, 1)):
+        out = io.StringIO()
+        Console(file=out, width=width, force_terminal=True, color_system="truecolor").print(pictures)
+        lines = [line for line in out.getvalue().splitlines() if "fox" in line]
+        assert max(line.count("fox") for line in lines) == min(3, most)
+        assert sum(line.count("fox") for line in lines) == 4
+    out = io.StringIO()
+    Console(file=out, width=80).print(pictures)
+    assert "▀" not in out.getvalue()  # no colours: no blocks
+
+
+def test_times_in_words() -> None:
+    assert [progress.in_words(s) for s in (0.2, 61, 89.7, 90, 5400)] == [
+        "1 second", "61 seconds", "90 seconds", "1.5 minutes", "1.5 hours",
+    ]  # fmt: skip

@@ -12,9 +12,10 @@ import torch
 from ..demo import bundle
 from ..directions.centres import Pictures
 from ..directions.text import concept
+from ..engine.read import reader
 from ..io.pictures import as_tensors
 from ..models import devices
-from ..models.reading import read_pictures
+from ..models.reading import read_pictures, reading
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +29,14 @@ WORDS = (
 
 #: Seconds of reading that pictures may take in a section, of a quick and of a whole checkup.
 QUICK_READING, READING = 4.0, 240.0
+
+
+def patches(vlm: VLM, pictures: torch.Tensor, layer: int) -> torch.Tensor:
+    """Patches (B, n, d), float32, with their graph to the pictures: as an ascent reads them."""
+    site = vlm.site(layer)
+    with vlm.quiet():
+        read, _ = reader(vlm.model, reading(vlm, [site], pictures=True))
+        return read(pictures)[site]
 
 
 @dataclasses.dataclass(eq=False)

@@ -19,10 +19,10 @@ from ..engine.pooling import Attention, cosine
 from ..engine.terms import pooled_scores
 from ..io.pictures import as_tensors
 from ..models import devices, load
-from ..models.reading import read_pictures
 from ..synthesis.centres import centre
 from ..synthesis.settings import Settings
 from ..synthesis.synthesize import synthesize
+from .material import patches
 from .section import FAIL, PASS, UNSURE, Section
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def compared(given: Material, mine: VLM, reference: VLM, layer: int, steps: int 
     middle = centre(reference, site, given.centre)
     row: dict[str, Any] = {"layer": layer}
     looked = [_looked(vlm, layer, given.picture, exact, middle, (0.5, TAU)) for vlm in (mine, reference)]
-    (patches, own_slopes, weights), (expected, slopes, weights_expected) = looked
+    (own, own_slopes, weights), (expected, slopes, weights_expected) = looked
     row["norm"] = float((expected + middle.cpu()).norm(dim=-1).median())
-    row["patches"] = float(F.cosine_similarity(patches, expected, dim=-1).min())
+    row["patches"] = float(F.cosine_similarity(own, expected, dim=-1).min())
     row["word"] = float(F.cosine_similarity(given.vector("octopus", layer, mine).to(at), exact, dim=0))
     row["gradient"], row["gradient_small"] = map(_alike, own_slopes, slopes)
     row["weights"] = float((weights[1] - weights_expected[1]).abs().sum() / 2)
@@ -109,28 +109,26 @@ def _looked(
     vlm: VLM, layer: int, picture: torch.Tensor, towards: torch.Tensor, middle: torch.Tensor, taus: Sequence[float]
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """Centred patches (n, d), and by temperature the score's gradient and the weights (n,), all on the CPU."""
-    site = vlm.site(layer)
     x = picture.detach().to(vlm.device).requires_grad_(vlm.passes_gradient)
     towards, middle = towards.to(vlm.device), middle.to(vlm.device)
     gradients, weights = [], []
     with torch.enable_grad():
-        patches = read_pictures(vlm, x, [site])[site].float()
+        read = patches(vlm, x, layer)
         for tau in taus:
-            found = pooled_scores(patches[None], towards[None], middle[None], Attention(tau), cosine, vlm.grid, 1.0)
+            found = pooled_scores(read[None], towards[None], middle[None], Attention(tau), cosine, vlm.grid, 1.0)
             weights.append(found[1][0, 0].detach().cpu())
             slope = torch.ones_like(x)
             if vlm.passes_gradient:
                 (slope,) = torch.autograd.grad(found[0].sum(), x, retain_graph=True)
             gradients.append(slope.cpu())
-    return (patches[0] - middle).detach().cpu(), gradients, weights
+    return (read[0] - middle).detach().cpu(), gradients, weights
 
 
 def _score(vlm: VLM, layer: int, picture: torch.Tensor, towards: torch.Tensor, middle: torch.Tensor) -> float:
-    site = vlm.site(layer)
     with torch.no_grad():
-        patches = read_pictures(vlm, picture, [site])[site].float()[None]
+        read = patches(vlm, picture, layer)[None]
     sides = (towards.to(vlm.device)[None], middle.to(vlm.device)[None])
-    return float(pooled_scores(patches, *sides, Attention(), cosine, vlm.grid, 1.0)[0])
+    return float(pooled_scores(read, *sides, Attention(), cosine, vlm.grid, 1.0)[0])
 
 
 def _told(vlm: VLM, kind: str, exact: bool, rows: list[dict[str, Any]]) -> Section:

@@ -15,6 +15,7 @@ from ..io.pictures import as_tensors
 from ..models.check import PROOFS
 from ..models.reading import read_pictures
 from ..synthesis.centres import centre
+from .material import patches
 from .section import FAIL, PASS, UNSURE, Section
 
 if TYPE_CHECKING:
@@ -180,8 +181,8 @@ def _slope(given: Material, layer: int) -> dict[str, Any]:
     towards, middle = given.vector("octopus", layer), centre(vlm, site, given.centre)
 
     def score(picture: torch.Tensor) -> torch.Tensor:
-        patches = read_pictures(vlm, picture, [site])[site].float()
-        return pooled_scores(patches[None], towards[None], middle[None], Attention(), cosine, vlm.grid, 1.0)[0].sum()
+        read = patches(vlm, picture, layer)
+        return pooled_scores(read[None], towards[None], middle[None], Attention(), cosine, vlm.grid, 1.0)[0].sum()
 
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(score(x), x)

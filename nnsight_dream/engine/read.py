@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .canvas import full_precision
+from .magnify import Magnifier
 from .pixels import shares
 
 if TYPE_CHECKING:
@@ -224,7 +225,8 @@ def constants(
 def reader(model: Any, how: Reading, full: bool = True) -> tuple[Read, torch.device]:
     """A function from pictures (B, 3, H, W) to patches (B, n, d) by site; and the device of its tensors.
 
-    full   patches are float32; else of the type in which the model computes
+    full   patches are float32; else of the type in which the model computes. Gradients of those in float32 pass through
+           a float16 model without loss (see `magnify`)
     """
     sandbox = in_sandbox(model, how)
     device, dtype = how.device, how.dtype
@@ -242,12 +244,17 @@ def reader(model: Any, how: Reading, full: bool = True) -> tuple[Read, torch.dev
         count = len(pictures)
         if count not in fixed:
             fixed[count] = {k: repeated(v, count) for k, v in single.items()}
+        small = full and dtype == torch.float16 and torch.is_grad_enabled() and pictures.requires_grad
+        magnifier = Magnifier() if small else None
+        if magnifier is not None:
+            pictures = magnifier.pictures(pictures)
         inputs = {**fixed[count], **pixel_inputs(how, root, pictures, device, dtype)}
         patches = {}
         for (site, _, _), value in zip(how.points, run(model, how.root, points, inputs, sandbox), strict=True):
             activation = states(how, site, value)
             rows = activation[:, how.places[site].to(activation.device)]
-            patches[site] = (rows.float() if full else rows).to(device)
+            rows = rows.float() if full else rows
+            patches[site] = (rows if magnifier is None else magnifier.patches(rows)).to(device)
         return patches
 
     return read, device

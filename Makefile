@@ -88,10 +88,10 @@ docs: $(VENV)/.docs  ## the site in build/docs, warnings as errors, every link w
 docs-links: $(VENV)/.docs  ## links that lead out of the site (needs the network)
 	$(BIN)/sphinx-build --quiet -b linkcheck -d build/doctrees docs build/links
 
-docs-pictures: $(VENV)/.docs  ## the pictures of README and concepts, drawn anew (4 minutes)
+docs-pictures: $(VENV)/.docs  ## the pictures of README and concepts, drawn anew (2 minutes of processor)
 	$(BIN)/python docs/pictures/make.py
 
-tutorials: $(VENV)/.docs  ## the notebooks, run anew, with their outputs kept (6 minutes)
+tutorials: $(VENV)/.docs  ## the notebooks, run anew, with their outputs kept (9 minutes of a shared core)
 	$(BIN)/python docs/tutorials/run.py
 
 dist: $(VENV)/.ready  ## sdist and wheel in dist/; the wheel is installed into a fresh environment and draws a fox there

@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 
 import nnsight_dream as nd
+from nnsight_dream.demo import bundle
+from nnsight_dream.directions.nearest import nearest_words
+from nnsight_dream.io.html_pages import Page
 from nnsight_dream.models import devices
 from nnsight_dream.synthesis import forecast, progress
 from nnsight_dream.synthesis.request import settled
@@ -152,3 +155,37 @@ def test_times_in_words() -> None:
     assert [progress.in_words(s) for s in (0.2, 61, 89.7, 90, 5400)] == [
         "1 second", "61 seconds", "90 seconds", "1.5 minutes", "1.5 hours",
     ]  # fmt: skip
+
+
+def test_objects_show_themselves(demo_vlm: nd.VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = demo_vlm._repr_html_()
+    for told in (
+        "gemma3",
+        "1 to 8",
+        "8 x 8 image tokens",
+        "blocks.{n-1}.hook_resid_post",
+        "language_model.layers.{n-1}.output",
+    ):
+        assert told in model
+    fox = nd.concept(demo_vlm, "fox", layer=1)
+    near = nearest_words(fox, 3)
+    assert "fox" not in [word for word, _ in near]
+    others = nd.concept(demo_vlm, [c.name for c in bundle.concepts() if c.name != "fox"], layer=1)
+    assert near[0][0] == max(others, key=lambda one: nd.cosine(fox, one)).label
+    assert f"{near[0][0]} {near[0][1]:.2f}" in fox._repr_html_()
+    assert nearest_words(nd.Direction(fox.vector, fox.site, "x", "unknown", {})) == []
+    assert "nd.make_cards(vlm, sae, [3])" in nd.feature("demo", 3)._repr_html_()
+    plain, changed = nd.Settings.demo(), nd.Settings.demo().but(steps=9, pooling=nd.Max())
+    assert "Settings.demo()</b>, as it is" in plain._repr_html_()
+    shown = changed._repr_html_().partition("<details>")[0]
+    assert "Settings.demo()" in shown
+    assert "<td>9</td>" in shown
+    assert "Max()" in shown
+    assert "rate" not in shown
+    assert "Settings.paper(10)" in nd.Settings.paper(10)._repr_html_()
+    verdict = nd.DemoJudge().judge(bundle.pictures(["sunflower"])[0].image)[0]
+    assert repr(verdict).startswith("Verdict(sunflower ")
+    assert len(repr(verdict)) < 120
+    monkeypatch.chdir(tmp_path)
+    assert 'href="a%20b/page.html"' in Page("a b/page.html")._repr_html_()
+    assert Page("/x/y.html").parent == Path("/x")

@@ -10,6 +10,7 @@ from importlib import metadata
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -30,6 +31,10 @@ Where = int | str | Site
 
 
 Many = Sequence[int] | Sequence[Site] | list[str] | list[int | str] | list[Where] | tuple[Where, ...]
+
+
+#: Models of which directions were made, while they are in use: to tell the words that a direction is near.
+MODELS: WeakValueDictionary[str, VLM] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -134,6 +139,11 @@ class Direction:
 
     def __repr__(self) -> str:
         return f"<Direction {self}>"
+
+    def _repr_html_(self) -> str:
+        from .nearest import table
+
+        return table(self)
 
     def __rich__(self) -> Text:
         from rich.text import Text
@@ -304,4 +314,5 @@ def sites_of(vlm: VLM, layer: Where | Many) -> tuple[list[Site], bool]:
 def made(vlm: VLM, site: Site, vector: torch.Tensor, label: str, **story: Any) -> Direction:
     """A direction of this model, with what is known about the model added to its story."""
     kept = {"hf_name": vlm.hf_name(site), "revision": vlm.revision, "versions": versions()}
+    MODELS[vlm.id] = vlm
     return Direction(vector, site, label, vlm.id, {**story, **kept})

@@ -22,7 +22,7 @@ from ..models.checkpoint import at_best_device, refuse_missing
 from ..state.calm import calmly
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What a judge sees in one picture: `names`, best first, with their `probabilities`; asked within `category`."""
 
@@ -42,6 +42,10 @@ class Verdict:
             near = difflib.get_close_matches(name, self.names, 1, 0.0)[0]
             raise ValueError(f"{name!r} is not among the {len(self.names)} candidates; did you mean {near!r}?")
         return self.names.index(name) + 1
+
+    def __repr__(self) -> str:
+        more = f"; {len(self.names)} names" + (f" of {self.category}" if self.category else "")
+        return f"Verdict({self}{more})"
 
     def __str__(self) -> str:
         return ", ".join(f"{n} {p:.0%}" for n, p in zip(self.names[:3], self.probabilities[:3], strict=False))

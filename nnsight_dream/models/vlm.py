@@ -12,7 +12,7 @@ import torch
 
 from ..state import changes, interventions
 from ..state.calm import calm
-from . import bridge, fingerprint, templates
+from . import bridge, fingerprint, shown, templates
 from .frozen import checkpointing, frozen
 from .memo import Look, Memo
 from .prompt import ImagePrompt, marks, prompt_of, question_of
@@ -155,6 +155,9 @@ class VLM:
             f"VLM({self.id}, {self.family.name}: {self.layers} layers of width {self.width}, {rows} x {cols} image "
             f"tokens from {self.image_size[0]} x {self.image_size[1]} px, {where})"
         )
+
+    def _repr_html_(self) -> str:
+        return shown.table(self)
 
     # -- sites ---------------------------------------------------------------------------------------------------
 

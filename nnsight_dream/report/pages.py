@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import arguments
 from ..arguments import rows_of
 from ..io.files import check_file, make_folder, write_whole
+from ..io.html_pages import Page
 from ..judges.desk import standing
 from ..judges.questions import question
 from ..judges.tally import models_of, opened, results
@@ -39,7 +40,7 @@ FREE, CHOICE = question("strict"), "Which of these is it most likely?"
 
 def page(
     store: Store, path: str | os.PathLike[str], *, rows: Sequence[Row] | None = None, title: str = "Prototypes"
-) -> Path:
+) -> Page:
     """Write one HTML file with every finished picture of a store: concepts by layers, filters, details.
 
     It holds all it shows and loads nothing; of more than 200 pictures, or 20 MB, the pictures lie in a folder beside
@@ -85,11 +86,11 @@ def _embedded(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
 
 
-def written(path: Path, text: str) -> Path:
-    """Write a page, with its folder, whole or not at all; returns the path. Raises OSError."""
+def written(path: Path, text: str) -> Page:
+    """Write a page, with its folder, whole or not at all; returns the path, as a link. Raises OSError."""
     make_folder(path.parent)
     write_whole(path, text.encode())
-    return path
+    return Page(path)
 
 
 def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str], shelf: Shelf) -> dict[str, Any]:

@@ -15,6 +15,7 @@ cosine knows no norm and compares with concept vectors. Both are averaged over i
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -238,3 +239,16 @@ class Feature:
 
     def __repr__(self) -> str:
         return f"<Feature {self}>"
+
+    def _repr_html_(self) -> str:
+        numbers = ", ".join(str(part.index) for _, part in self.parts)
+        card = f"nd.make_cards(vlm, sae, [{numbers}])"
+        facts = {
+            "reads": str(self.where),
+            "model": self.model or "not told",
+            "climbed": self.objective,
+            "its card": card,
+        }
+        rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in facts.items())
+        page = f'<a href="{html.escape(self.link)}" rel="noreferrer noopener">on Neuronpedia</a>' if self.link else ""
+        return f"<b>{html.escape(self.label[:200])}</b> {page}<table>{rows}</table>"

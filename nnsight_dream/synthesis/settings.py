@@ -158,6 +158,12 @@ class Settings:
         given: dict[str, Any] = {**changes}
         return dataclasses.replace(self, **given)
 
+    def _repr_html_(self) -> str:
+        from .settings_shown import table
+
+        presets = {f"paper({layer})": type(self).paper(layer) for layer in (1, 10)}
+        return table(self, {"demo()": type(self).demo(), **presets})
+
     def record(self) -> dict[str, Any]:
         """The choices as plain data, for a record on disk."""
         return {f.name: as_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}

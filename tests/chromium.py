@@ -20,7 +20,7 @@ PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 needed = pytest.mark.skipif(PROGRAM is None, reason="no Chromium: apt-get install chromium")
 QUIET = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"""
-KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
+KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, **{str(n): 48 + n for n in range(10)}}
 
 
 class Tab:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import random
 import re
@@ -204,7 +205,7 @@ def test_figures_of_many_models_and_of_mixed_rows(
     monkeypatch.setattr(figures, "_line", lambda *args, **kw: (labels.append(args[4]), real(*args, **kw)))
     figures.recognition(nd.results(mixed), tmp_path / "mixed")
     assert len(set(labels)) == 3
-    assert all("with hint" in label and "steps" in label for label in labels)
+    assert all("told the category" in label and "steps" in label for label in labels)
     labels.clear()
     figures.models({"a": rows, "b": [r | {"model": m} for r in rows for m in ("x", "y")]}, tmp_path / "of")
     assert labels == ["a", "b, x", "b, y"]
@@ -353,7 +354,9 @@ const pick = (name, value) => {
 
 def test_a_large_page_has_its_pictures_beside_it(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_pictures, "MOST", 5)
-    for write, count in ((pages.page, 28), (raters.raters_page, 17)):
+    all_of_them = functools.partial(raters.raters_page, repeats=True)
+    all_of_them.__name__ = "raters_page"
+    for write, count in ((pages.page, 28), (all_of_them, 18)):
         path = write(store, tmp_path / f"{write.__name__} ü.html")
         text = path.read_text(encoding="utf-8")
         data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
@@ -428,7 +431,17 @@ def test_a_detail_by_mouse_and_keys(page: Path, tmp_path: Path) -> None:
         line = "return document.querySelector('polyline').getAttribute('points').split(' ').length;"
         assert tab.run(line) == 120
         sizes = "return Promise.all([...document.querySelectorAll('dialog img')].map(i => i.decode().then(() => i.naturalWidth)));"
-        assert tab.run(sizes) == [32, 256]
+        assert tab.run(sizes) == [32, 256, 32, 32, 32]  # the picture, its map, the same at three layers
+        wide = "return document.querySelector('dialog .zoom img').getBoundingClientRect().width;"
+        small = tab.run(wide)
+        tab.click("dialog .zoom")
+        assert tab.run(wide) > 2 * small
+        assert tab.run("return document.querySelectorAll('.beside [aria-current]').length;") == 1
+        at = tab.run(heading)
+        tab.click(".beside button", 2)
+        assert tab.run(heading) != at
+        tab.click(".beside [title='" + at.split(", ")[1] + "']")
+        assert tab.run(heading) == at
         first = tab.run(heading)
         tab.press("ArrowRight")
         second = tab.run(heading)
@@ -489,24 +502,24 @@ def test_a_person_rates_and_is_read_back(store: Store, tmp_path: Path) -> None:
     said = "return document.getElementById('told').textContent;"
     with chromium.opened(page, tmp_path, width=390) as tab:
         for i in range(3):
-            assert tab.run(said).startswith(f"picture {i + 1} of 17")
+            assert tab.run(said).startswith(f"picture {i + 1} of 6")  # five concepts, and one random direction
             if i == 1:
                 tab.click("main button", 1)  # no idea
             else:
                 tab.type('an "octopus", maybe')
                 tab.press("Enter")
-            assert tab.run("return document.querySelectorAll('.names button').length;") == 3
-            tab.click(".names button")
+            assert tab.run("return document.querySelectorAll('.names button').length;") == 4  # and none of these
+            tab.press("0") if i == 2 else tab.press("1")
         tab.type("typed, then taken back")
         tab.press("Enter")
         tab.click("#back")  # to the word
         tab.click("#back")  # to the third picture
-        assert tab.run(said).startswith("picture 3 of 17")
+        assert tab.run(said).startswith("picture 3 of 6")
         tab.click("#rater")
         tab.type("Ann")
         tab.call("Page.reload")
         time.sleep(0.5)
-        assert tab.run(said).startswith("picture 3 of 17")
+        assert tab.run(said).startswith("picture 3 of 6")
         tab.click("#save")
         file = tmp_path / "Ann.csv"
         for _ in range(100):
@@ -588,3 +601,68 @@ def test_kappa_is_scikit_learns() -> None:
 
     pairs = [(True, True), (True, False), (False, False), (False, True), (True, True), (False, False), (True, True)]
     assert agreement_of(pairs).kappa == pytest.approx(cohen_kappa_score(*zip(*pairs, strict=True)), abs=1e-12)
+
+
+def test_raters_see_each_concept_once_and_random_directions_too(store: Store, tmp_path: Path) -> None:
+    """Without the latter there would be no chance level of theirs; none of these is an answer, and a wrong one."""
+    text = raters.raters_page(store, tmp_path / "r.html", choices=3).read_text(encoding="utf-8")
+    items = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])["items"]
+    entries = {raters._opaque(e.key): e for e in store.entries()}
+    shown = [entries[item["id"]].job for item in items]
+    assert len({(job.control, job.concept) for job in shown}) == len(shown) == 6
+    assert len({job.layer for job in shown}) == 3
+    assert [job.control for job in shown].count("random") == 1
+    key = next(item["id"] for item in items if not entries[item["id"]].job.control)
+    (tmp_path / "eve.csv").write_text(f"id,free,chosen\n{key},,{raters.NONE}\n", encoding="utf-8")
+    assert raters.read_ratings(store, tmp_path / "eve.csv") == 2
+    (row,) = [row for row in nd.results(store, "rater-eve") if row["protocol"] == "hint"]
+    assert row["score"] == 0
+
+
+@chromium.needed
+def test_a_page_is_ordered_and_sized(page: Path, tmp_path: Path) -> None:
+    with chromium.opened(page, tmp_path) as tab:
+        wide = "return document.querySelector('.cell img').getBoundingClientRect().width;"
+        assert tab.run(wide) == 96
+        assert tab.run(PICK + "pick('size', '200'); return 0;") == 0
+        assert tab.run(wide) == 200
+        heads = tab.run("return [...document.querySelectorAll('thead th')].map(h => h.textContent);")
+        assert heads[0].startswith("layer ")
+        value = "return [...document.querySelectorAll('tbody tr')].map(r => Math.max(...[...r.querySelectorAll('.cell')].map(c => data.cells.find(d => d.key === c.dataset.key).value)));"
+        tab.run(PICK + "pick('order', 'score'); return 0;")
+        values = tab.run(value)
+        assert values == sorted(values, reverse=True)
+        asked = tab.run("return document.getElementById('asked').textContent;")
+        assert "the judge was asked" in asked
+        assert tab.troubles == []
+
+
+def contrast(a: str, b: str) -> float:
+    """Of two colours, as WCAG 2 has it."""
+
+    def light(colour: str) -> float:
+        digits = "".join(c * 2 for c in colour) if len(colour) == 3 else colour
+        shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [s / 12.92 if s <= 0.03928 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((light(a), light(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", ["page", "cards", "raters"])
+def test_colours_can_be_told_apart(name: str) -> None:
+    """Text 4.5 : 1, what bounds a control or a picture 3 : 1, in light and in dark."""
+    assert contrast("fff", "000") == pytest.approx(21)
+    text = (Path(pages.__file__).parent / "html" / f"{name}.html").read_text(encoding="utf-8")
+    blocks = re.findall(r":root \{([^}]*)\}", text)[:2]
+    light = dict(re.findall(r"--(\w+): #(\w+)", blocks[0]))
+    for colours in (light, light | dict(re.findall(r"--(\w+): #(\w+)", blocks[1]))):
+        for front in ("front", "soft"):
+            for back in ("back", "box"):
+                assert contrast(colours[front], colours[back]) >= 4.5, (front, back)
+        for edge in ("edge", "no", "yes") if name != "raters" else ("line",):
+            if edge in colours:
+                assert contrast(colours[edge], colours["back"]) >= 3, edge
+        if "tick" in colours:
+            assert contrast("fff", colours["tick"]) >= 4.5

@@ -24,11 +24,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 Row = Mapping[str, Any]
 
 
+FEW = 3  # concepts or pictures, of which a rate says nothing
+
+
 def recognition(rows: Sequence[Row], stem: str | os.PathLike[str], *, columns: int = 4) -> list[Path]:
     """Rate of recognition by layer, one panel for each category and one for all (figures 3 and 8 of arXiv 2601.08017).
 
-    rows   of `nd.results`, of one judge; with and without hint are two lines with 95 % intervals, random directions
-    (with hint) are dotted. Several models or settings have lines of their own
+    rows   of `nd.results`, of one judge; pictures asked about freely ("strict") and after the category was told
+    ("hint") are two lines with 95 % intervals, random directions (category told) are dotted. Several models or settings
+    have lines of their own; categories of 3 concepts or fewer have no panel, and so few random directions no dots
 
     Returns the files: `stem` with .png and .svg. Raises ValueError for no rows, ImportError without matplotlib.
     """
@@ -37,10 +41,11 @@ def recognition(rows: Sequence[Row], stem: str | os.PathLike[str], *, columns: i
         raise ValueError("no rows: examine a store first, then pass nd.results(store)")
     categories = sorted({r["category"] for r in rows if r["category"]})
     panels = [("all", rows), *((c, [r for r in rows if r["category"] == c]) for c in categories)]
+    panels = [panel for i, panel in enumerate(panels) if i == 0 or len({r["concept"] for r in panel[1]}) > FEW]
     places = _places(rows)
     runs = apart(rows)
     run_of = {id(r): run for run, part in runs.items() for r in part}
-    hints = (("hint", "with hint"), ("strict", "without hint"))
+    hints = (("hint", "told the category"), ("strict", "asked freely"))
     lines = [(run, protocol, f"{run}, {words}" if run else words) for run in runs for protocol, words in hints]
     figure, axes = draw_panels(len(panels), columns)
     dots: list[tuple[Any, list[int], list[float]]] = []
@@ -51,14 +56,14 @@ def recognition(rows: Sequence[Row], stem: str | os.PathLike[str], *, columns: i
         for i, (run, protocol, label) in enumerate(lines):
             group_rates = rates([r for r in part if run_of[id(r)] == run], protocol=protocol)
             table = [t for t in group_rates if t["rate"] is not None]
-            chance = [t for t in group_rates if t["chance"] is not None]
+            chance = [t for t in group_rates if t["chance"] is not None and t["controls"] > FEW]
             if table:
                 _line(axis, table, places, i, label, aside=0.06 * (2 * i - len(lines) + 1))
             if chance and protocol == "hint":
                 xs, ys = [places[t["layer"]] for t in chance], [100 * t["chance"] for t in chance]
                 dots.append((axis, xs, ys))
     for axis, xs, ys in dots:  # after the others, so that the legend has them last
-        axis.errorbar(xs, ys, fmt=":", color="#666666", label="random direction, with hint")
+        axis.errorbar(xs, ys, fmt=":", color="#666666", label="random direction, category told")
     return _finish(figure, axes, len(panels), "recognised, %", stem)
 
 

@@ -35,6 +35,9 @@ PICTURE, HEAT = 256, 256  # most pixels a side of what the page holds
 COLUMNS = ("id", "free", "chosen")  # of the raters' CSV, beside "rater"
 
 
+NONE = "(none)"  # chosen where no name fits
+
+
 FREE, CHOICE = question("strict"), "Which of these is it most likely?"
 
 
@@ -117,6 +120,7 @@ def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str]
         heat=shelf.add(prototype.heat_map(HEAT), HEAT, "JPEG"),
         history=[round(v, 4) for v in _thinned([v for v in prototype.history if math.isfinite(v)], 120)],
         steps=len(prototype.history),
+        value=round(float(next(iter(prototype.scores.values()), 0.0)), 4),
         scores={
             f"{r['judge']}\n{r['protocol']}": dict(score=r["score"], top=r["top"], written=r["written"]) for r in rows
         },

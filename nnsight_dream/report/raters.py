@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import random
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,10 @@ from ..judges.tally import opened
 from ..sweeps.jobs import slug
 from ..sweeps.store import now
 from .page_pictures import Shelf
-from .pages import CHOICE, COLUMNS, FREE, PICTURE, filled, written
+from .pages import CHOICE, COLUMNS, FREE, NONE, PICTURE, filled, written
 
 if TYPE_CHECKING:
+    from ..io.html_pages import Page
     from ..sweeps.entries import Entry
     from ..sweeps.store import Store
 
@@ -33,15 +34,19 @@ def raters_page(
     keys: Iterable[str] | None = None,
     choices: int = 8,
     seed: int = 0,
+    repeats: bool = False,
     title: str = "What is in the picture?",
-) -> Path:
+) -> Page:
     """Write one HTML file on which a person names pictures, first freely, then by choosing among names.
 
     The order is random; nothing on the page tells which name is right. Answers stay in the browser until a button saves
     them as CSV, which `read_ratings` reads.
 
-    keys      which pictures; all but the controls by default
-    choices   names to choose from: the right one and others of its category, or of any where there are too few
+    keys      which pictures; by default one of each concept, the layers in turn, and one of each that has a random
+              direction in its place: how often these are named is a person's own chance level
+    repeats   True: by default every picture; then a person sees a concept several times, and may know it again
+    choices   names to choose from, beside "none of these": the right one and others of its category, or of any where
+              there are too few
 
     Of more than 200 pictures, or 20 MB, the pictures lie in a folder beside the page.
 
@@ -53,7 +58,7 @@ def raters_page(
         raise ValueError(f"choices={arguments.shown(choices)}: at least 2 names are needed")
     entries = {e.key: e for e in store.entries()}
     if keys is None:
-        wanted = [k for k, e in entries.items() if not e.job.control]
+        wanted = list(entries) if repeats else _once_each(entries)
     else:
         wanted = list(dict.fromkeys(several(keys, str, "keys", "a key of a job, or a list of them, is")[0]))
     if missing := [k for k in wanted if k not in entries]:
@@ -78,9 +83,18 @@ def raters_page(
     urls = shelf.urls()
     items = [{**item, "image": urls[item["image"]]} for item in items]
     identity = hashlib.sha256(" ".join(str(i["id"]) for i in items).encode()).hexdigest()[:12]
-    data = dict(items=items, place=f"nnsight-dream-{identity}", free=FREE, choice=CHOICE)
+    data = dict(items=items, place=f"nnsight-dream-{identity}", free=FREE, choice=CHOICE, none=NONE)
     template = Path(__file__).parent.joinpath("html", "raters.html").read_text(encoding="utf-8")
     return written(path, filled(shelf.allowed(template), data=data, title=title))
+
+
+def _once_each(entries: Mapping[str, Entry]) -> list[str]:
+    """Keys of one picture of each concept, and of each random direction in one's place; layers take turns."""
+    by_concept: dict[tuple[str, str], list[str]] = {}
+    for key, entry in entries.items():
+        by_concept.setdefault((entry.job.control, entry.job.concept), []).append(key)
+    groups = [sorted(keys, key=lambda key: str(entries[key].job.layer)) for _, keys in sorted(by_concept.items())]
+    return [keys[i % len(keys)] for i, keys in enumerate(groups)]
 
 
 def _opaque(key: str) -> str:
@@ -149,7 +163,7 @@ def _ratings(path: Path, concepts: Set[str], ids: Set[str]) -> tuple[str, list[t
                 raise ValueError(f"{where}, column id: {key!r} is no picture of this store")
             if key in seen:
                 raise ValueError(f"{where}, column id: {key!r} is in line {seen[key]} already; keep one of them")
-            if chosen and chosen not in concepts:
+            if chosen and chosen != NONE and chosen not in concepts:
                 raise ValueError(
                     f"{where}, column chosen: {chosen!r} is no concept of this store; leave it as it was saved"
                 )

@@ -4,7 +4,7 @@
 # The "platonic" claim (arXiv 2405.07987, measured layer by layer in 2509.20751) is that models of pictures and models of
 # words come to represent things alike though they never met. Here both are trained from nothing, each by itself, in
 # minutes: a tower by telling views of one picture from views of others, without names or captions, and a language model by
-# the next token of plain sentences. Then their layers are compared on pictures by a vendor that the tower never saw.
+# the next token of plain sentences. Then their layers are compared on pictures by an artist that the tower never saw.
 #
 # What would fool one is measured beside it: untrained models (colours in pictures and words in captions align by
 # themselves), chance pairings, and chance pairings **within a category**, which a pair of models passes only if they agree
@@ -124,7 +124,7 @@ def checked(towers: dict[str, encoders.Encoder], file: Path | None, work: Path) 
         a, b = ((v - b.mean(0)) / spread for v in (a, b))
         near = (a @ b.T / np.linalg.norm(b, axis=1)).argmax(1)
         hits = sum(names[z["concept"][mine[j]]] == p.name for j, p in zip(near, test, strict=True))
-        print(f"tower, {name}: of {len(test)} pictures {hits} have another vendor's picture of the same thing nearest "
+        print(f"tower, {name}: of {len(test)} pictures {hits} have another artist's picture of the same thing nearest "
               f"among {len(seen)}")  # fmt: skip
 
 

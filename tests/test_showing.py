@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from nnsight_dream.directions.nearest import nearest_words
 from nnsight_dream.io.html_pages import Page
 from nnsight_dream.models import devices
 from nnsight_dream.synthesis import forecast, progress
+from nnsight_dream.synthesis.real_pictures import real_scores
 from nnsight_dream.synthesis.request import settled
 
 FEW = ["sofa", "cloud"]
@@ -122,7 +124,8 @@ def test_a_notebook_needs_no_widgets_and_sees_the_picture(
 
 def test_loading_is_quiet_unless_it_is_asked_for(tiny_folder: Path) -> None:
     code = (
-        "import sys, warnings; warnings.simplefilter('error', ResourceWarning)\n"
+        "import sys, types\n"
+        "sys.modules['ipykernel'] = types.ModuleType('ipykernel')\n"  # in a notebook without ipywidgets tqdm warns
         "import nnsight_dream as nd\n"
         "if len(sys.argv) > 2:\n"
         "    from transformers.utils import logging; logging.set_verbosity_info()\n"
@@ -146,6 +149,11 @@ def test_pictures_stand_side_by_side_in_a_terminal(tiny_vlm: nd.VLM, fox: nd.Dir
         lines = [line for line in out.getvalue().splitlines() if "fox" in line]
         assert max(line.count("fox") for line in lines) == min(3, most)
         assert sum(line.count("fox") for line in lines) == 4
+    words = nd.Prototypes([[picture] for picture in pictures])  # a row of one each, as of words at one layer
+    out = io.StringIO()
+    Console(file=out, width=80, force_terminal=True, color_system="truecolor").print(words)
+    assert max(line.count("fox") for line in out.getvalue().splitlines()) == 3
+    assert words.grid(side=20, labels=False).size == (80, 20)
     out = io.StringIO()
     Console(file=out, width=80).print(pictures)
     assert "▀" not in out.getvalue()  # no colours: no blocks
@@ -189,3 +197,17 @@ def test_objects_show_themselves(demo_vlm: nd.VLM, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     assert 'href="a%20b/page.html"' in Page("a b/page.html")._repr_html_()
     assert Page("/x/y.html").parent == Path("/x")
+
+
+def test_scores_stand_beside_a_real_pictures(demo_vlm: nd.VLM) -> None:
+    fox = nd.concept(demo_vlm, "fox", layer=1)
+    one = nd.synthesize(demo_vlm, fox, steps=1)
+    real = dataclasses.replace(one, image=bundle.pictures(["fox"])[0].image)
+    by_token = real.patches(demo_vlm, fox).scores["cosine"]  # read another way
+    told = real_scores(one)
+    assert list(told) == list(one.scores)
+    assert told["max"] == pytest.approx(float(by_token.max()), abs=1e-4)
+    assert told["attention"] > one.scores["attention"]  # after one step
+    assert f"(a real picture {told['mean']:.3f})" in one._repr_html_()
+    assert real_scores(nd.synthesize(demo_vlm, fox - nd.concept(demo_vlm, "owl", layer=1), steps=1)) == {}
+    assert real_scores(nd.synthesize(demo_vlm, fox, steps=1, centre=nd.Grey())) == {}

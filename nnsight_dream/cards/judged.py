@@ -89,7 +89,7 @@ def judge_features(
     folder     where pictures and answers are kept; called again, only what is missing is climbed and asked
     judge      such as `nd.DemoExaminer()`; with one that gives ranks, its first five names are counted too
     seed       of the shuffling and the random directions
-    protocols  "hint" (the judge is told the word's category) and "strict"
+    protocols  "hint" (the judge is told the word's category) and "strict" (it is told nothing)
 
     Of each card one picture counts, that of its first seed. Raises ValueError for no card and for settings that are not
     the cards' own; otherwise as `examine`.

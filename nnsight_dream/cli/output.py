@@ -120,7 +120,10 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         lines = "\n".join(f"{k:<{wide}} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         lines = repr(value) if isinstance(value, str) and "\n" in value else lines
         table.add_row(key, lines)
-    console().print(table)
+    screen = console()
+    with screen.capture() as caught:
+        screen.print(table)
+    print("\n".join(line.rstrip() for line in caught.get().splitlines()))
 
 
 def prototype_row(prototype: Any, verdict: Any) -> dict[str, Any]:
@@ -169,7 +172,7 @@ def _line(prototype: Any, verdict: Any, place: Path) -> str:
     from ..synthesis.prototype import LARGE, PICTURE
 
     picture = next((place / name for name in (LARGE, PICTURE) if (place / name).is_file()), place)
-    scores = ", ".join(f"{name} {score:.3f}" for name, score in prototype.scores.items())
+    scores = ", ".join(f"{name} {told}" for name, told in prototype.told_scores().items())
     judged = "" if verdict is None else f"; judge: {verdict}"
     label = arguments.brief(prototype.label)
     return f"{label}, layer {prototype.site.layer}, seed {prototype.seed}: {scores}{judged}; {picture}"

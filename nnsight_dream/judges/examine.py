@@ -55,7 +55,8 @@ def examine(
 
     An answer that came empty or broken says nothing of the picture: it is asked for again, once a call.
 
-    protocols   of `PROTOCOLS`: "strict", "hint" (jobs with a category only), "written" (is the word written in it)
+    protocols   of `PROTOCOLS`: "strict" (the judge is asked freely and told nothing), "hint" (it is told the category;
+                jobs with one only), "written" (is the word written in it)
     shuffled    compare each answer with another picture's concept too: chance level, without a further question
     keys        only these pictures
     progress    True a bar, False nothing, None a bar in a terminal

@@ -14,6 +14,10 @@ from .thinking import spoken
 PROTOCOLS = ("strict", "hint", "written")
 
 
+#: What the protocols are, where people see them: of "strict" the judge is told nothing, of "hint" the category.
+IN_WORDS = {"strict": "asked freely", "hint": "told the category", "written": "asked for a written word"}
+
+
 KINDS = ("answer", "refusal", "empty", "broken")
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from ..state.quiet import import_tqdm
 from .network import in_words, never_asking, offline, out_of_reach, refused, unreachable
 
 P = ParamSpec("P")
@@ -200,6 +201,7 @@ def through_door(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def entered(*args: P.args, **options: P.kwargs) -> R:
+        import_tqdm()
         x = args[0] if args else options.get("x")
         if not isinstance(x, (str, os.PathLike)):
             return function(*args, **options)

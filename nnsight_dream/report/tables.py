@@ -25,6 +25,8 @@ def rates(
     """How often pictures are recognised, group by group, from the rows of `nd.results`.
 
     by   names of columns that make the groups: "layer", "category", "pooling", "seed"
+    protocol   "hint": the judge was told the category; "strict": it was told nothing; "written": it was asked whether
+               the word is written in the picture
 
     Of each group: `concepts` and `pictures` that were graded; `rate` of recognition with its 95 % interval `low` to
     `high` (over concepts; Wilson's where each has one picture and a score of 0 or 1); `chance`, the rate with random

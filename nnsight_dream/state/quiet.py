@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import warnings
 from collections.abc import Iterator
+
+
+def import_tqdm() -> None:
+    """tqdm, which others import, without its warning in a notebook that has no ipywidgets."""
+    if "tqdm.auto" not in sys.modules:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "IProgress not found")
+            import tqdm.auto  # noqa: F401
 
 
 @contextlib.contextmanager
@@ -15,10 +24,9 @@ def quiet_transformers() -> Iterator[None]:
     They are by $TRANSFORMERS_VERBOSITY, or by `transformers.logging.set_verbosity_info()` and the like. Afterwards all
     is as it was.
     """
-    with warnings.catch_warnings():  # of tqdm, where a notebook has no ipywidgets
-        warnings.filterwarnings("ignore", "IProgress not found")
-        import tqdm.auto  # noqa: F401
-        from transformers.utils import logging
+    import_tqdm()
+    from transformers.utils import logging
+
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     if os.environ.get("TRANSFORMERS_VERBOSITY") or level < logging.WARNING:
         yield

@@ -78,8 +78,12 @@ class Tiles:
 
         fit = max(1, (options.max_width + 2) // (self.least + 2))
         many = min(fit, max((len(row) for row in self.rows), default=1))
+        together = max(1, fit // many)  # short rows share a line
+        starts = range(0, len(self.rows), together)
+        lines = [[one for row in self.rows[i : i + together] for one in row] for i in starts]
+        many *= min(together, max(1, len(self.rows)))
         columns = max(8, min(32, (options.max_width + 2) // many - 2) // 2 * 2)
-        for row in self.rows:
+        for row in lines:
             for start in range(0, len(row), many):
                 table = Table.grid(padding=(0, 2, 1, 0))
                 for _ in range(many):

@@ -101,6 +101,14 @@ class Prototype:
 
         return patches(self, vlm, towards, centre)
 
+    def told_scores(self) -> dict[str, str]:
+        """Its scores in words; of the bundled model's concepts each with what a real picture of it scores."""
+        from .real_pictures import real_scores
+
+        beside = real_scores(self)
+        real = {name: f" (a real picture {value:.3f})" for name, value in beside.items()}
+        return {name: f"{float(value):.3f}{real.get(name, '')}" for name, value in self.scores.items()}
+
     # -- showing -------------------------------------------------------------------------------------------------
 
     def enlarged(self, side: int = 256) -> Image.Image:
@@ -119,7 +127,7 @@ class Prototype:
         return to_png(enlarged(self.image))
 
     def _repr_html_(self) -> str:
-        rows = "".join(picture_row(k, f"{float(v):.3f}") for k, v in self.scores.items())
+        rows = "".join(picture_row(k, v) for k, v in self.told_scores().items())
         rows += "".join(picture_row(*reading) for reading in reading_rows(self.readings))
         if link := self.direction.get("link"):
             rows += f'<tr><td colspan="2">{link_tag(str(link))}</td></tr>'

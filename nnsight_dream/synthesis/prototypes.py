@@ -99,7 +99,7 @@ class Prototypes(list[Prototype]):
 
     def _lines(self, columns: int | None, most: int = 8) -> list[list[Prototype]]:
         """The pictures line by line: the rows as they are, unless they are longer than a line."""
-        rows = self.rows if columns is None else [self]
+        rows = self.rows if columns is None and max(self._lengths, default=0) > 1 else [self]
         columns = columns or most
         return [list(row[i : i + columns]) for row in rows for i in range(0, len(row), columns)]
 
@@ -163,12 +163,15 @@ def lines_of(prototype: Prototype) -> list[Text]:
     """What a terminal says above a picture that is one of many."""
     from rich.text import Text
 
-    name, score = next(iter(prototype.scores.items()), ("", 0.0))
+    name, score = next(iter(prototype.told_scores().items()), ("", ""))
     stopped = ", stopped early" if prototype.interrupted else ""
+    score, _, real = score.partition(" (")
+    beside = [Text(real.rstrip(")"), style="dim")] if real else []
     return [
         Text(arguments.brief(prototype.label), style="bold"),
         Text(f"layer {prototype.site.layer}, seed {prototype.seed}{stopped}"),
-        Text(f"{name} {score:.3f}", style="dim"),
+        Text(f"{name} {score}", style="dim"),
+        *beside,
     ]
 
 

@@ -137,16 +137,23 @@ def by_hand(vlm, direction, settings, seed):
         score = torch.cosine_similarity(pooled, direction.vector[None], dim=-1).mean()
         optimiser.zero_grad()
         (-score).backward()
-        torch.nn.utils.clip_grad_norm_(parts, settings.clip)
-        optimiser.step()
+        if settings.optimiser == "normalised":
+            norm = sum(p.grad.square().sum() for p in parts).sqrt()
+            with torch.no_grad():
+                for p in parts:
+                    p -= settings.rate * (3 * 32 * 32) ** 0.5 * p.grad / norm
+        else:
+            torch.nn.utils.clip_grad_norm_(parts, settings.clip)
+            optimiser.step()
         scores.append(score.item())
     return canvas.render([p.detach() for p in parts]), scores
 
 
-def test_climb_equals_a_loop_by_hand(vlm, directions):
+@pytest.mark.parametrize("settings", [FEW, FEW.but(optimiser="normalised", rate=0.02)], ids=["sgd", "normalised"])
+def test_climb_equals_a_loop_by_hand(vlm, directions, settings):
     for direction in directions:
-        picture, scores = by_hand(vlm, direction, FEW, seed=5)
-        made = nd.synthesize(vlm, direction, settings=FEW, seed=5, progress=False)
+        picture, scores = by_hand(vlm, direction, settings, seed=5)
+        made = nd.synthesize(vlm, direction, settings=settings, seed=5, progress=False)
         np.testing.assert_allclose(made.history, scores, atol=1e-5)
         expected = (picture[0] * 255).round().byte().permute(1, 2, 0).numpy().astype(int)
         assert np.abs(np.asarray(made.image).astype(int) - expected).max() <= 1
@@ -297,7 +304,7 @@ def test_a_graph_that_is_cut_is_told_in_several_passes_too(vlm, directions):
 
 def test_every_step_of_a_schedule_moves(vlm, directions):
     """The rate at step t of n is rate * (1 + cos(pi t / n)) / 2: at none of them zero."""
-    for optimiser in ("sgd", "adam"):
+    for optimiser in ("sgd", "adam", "normalised"):
         cosine = FEW.but(schedule="cosine", optimiser=optimiser, rate=0.5)
         pictures = [nd.synthesize(vlm, directions[0], settings=cosine, steps=n, progress=False) for n in (0, 1, 2, 3)]
         assert len({p.image.tobytes() for p in pictures}) == 4
@@ -307,6 +314,56 @@ def test_every_step_of_a_schedule_moves(vlm, directions):
         nd.synthesize(vlm, directions[0], settings=cosine, steps=1, progress=False).image.tobytes()
         == plain.image.tobytes()
     )
+
+
+def large(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """A score 1,024 times the cosine, whose gradient has the same digits."""
+    return 1024 * torch.cosine_similarity(pooled, direction, dim=-1)
+
+
+def small(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """The cosine itself."""
+    return torch.cosine_similarity(pooled, direction, dim=-1)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_normalised_steps_are_as_long_as_the_rate_says_at_any_scale(vlm, directions, size):
+    """A value of the canvas moves by the rate, root mean square; by how much the score is scaled changes nothing."""
+    steps = nd.Settings(
+        steps=1, batch=1, rate=0.01, canvas=nd.Pixels(size), augment=(), optimiser="normalised", centre=nd.Grey()
+    )
+    pictures = [
+        nd.synthesize(vlm, directions[0], settings=steps.but(steps=3, score=score), progress=False).image.tobytes()
+        for score in (small, large)
+    ]
+    assert pictures[0] == pictures[1]
+    moved = np.asarray(nd.synthesize(vlm, directions[0], settings=steps.but(rate=0.2), progress=False).image, float)
+    values = np.arctanh(np.clip(moved / 255 * 2 - 1, -0.99, 0.99))
+    assert np.sqrt(np.square(values).mean()) == pytest.approx(0.2, rel=0.05)
+
+
+def test_normalised_steps_are_not_clipped(vlm, directions):
+    steps = FEW.but(optimiser="normalised", rate=0.02)
+    pictures = [
+        nd.synthesize(vlm, directions[0], settings=steps, clip=clip, progress=False).image.tobytes()
+        for clip in (1e-9, 1.0)
+    ]
+    assert pictures[0] == pictures[1]
+
+
+def test_qualities(vlm, directions):
+    """By name, beside any other choice; what is given by itself wins."""
+    draft, fine = (FEW.but(quality=name) for name in ("draft", "fine"))
+    assert draft.steps * draft.batch < fine.steps * fine.batch
+    assert draft.rate == FEW.rate
+    assert FEW.but(quality="fine", batch=1) == FEW.but(steps=fine.steps, batch=1)
+    made = nd.synthesize(vlm, directions[0], settings=FEW, quality="draft", steps=2, progress=False)
+    assert len(made.history) == 2
+    assert made.settings["batch"] == draft.batch
+    with pytest.raises(ValueError, match="quality='good': allowed are 'draft' and 'fine'"):
+        FEW.but(quality="good")
+    with pytest.raises(TypeError, match="did you mean 'quality'"):
+        FEW.but(qualty="fine")
 
 
 def test_rates_of_the_cosine_schedule(vlm, directions, monkeypatch):

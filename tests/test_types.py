@@ -52,4 +52,4 @@ def test_a_users_script_passes_and_slips_are_found(tmp_path: Path) -> None:
 
 def test_changes_are_the_fields_of_settings() -> None:
     """A field that is added to one is added to the other."""
-    assert list(Changes.__annotations__) == [field.name for field in dataclasses.fields(nd.Settings)]
+    assert list(Changes.__annotations__) == ["quality"] + [field.name for field in dataclasses.fields(nd.Settings)]

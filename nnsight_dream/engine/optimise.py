@@ -45,14 +45,19 @@ def optimiser_of(plan: Any, parts: list[torch.Tensor]) -> torch.optim.Optimizer:
     """The optimiser that a plan names, on a canvas's parts."""
     if plan.optimiser == "sgd":
         return torch.optim.SGD(parts, lr=plan.rate, momentum=0.9)
+    if plan.optimiser == "normalised":  # `climb` gives each picture's gradient its length
+        return torch.optim.SGD(parts, lr=plan.rate)
     return torch.optim.Adam(parts, lr=plan.rate)
 
 
-def clipped(gradients: Any, most: float) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Each job's gradient scaled to a norm of at most `most`, over all its parts; and the norms (J,) before."""
+def clipped(gradients: Any, most: float, exactly: bool = False) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Each job's gradient scaled to a norm of at most `most`, or of `exactly` that, over all its parts; and the norms
+    (J,) before."""
     squares = [g.detach().abs().square().flatten(1).sum(1) for g in gradients]
     norm = torch.stack(squares).sum(0).sqrt()
-    factor = (most / norm.clamp(min=1e-30)).clamp(max=1.0)
+    factor = most / norm.clamp(min=1e-30)
+    if not exactly:
+        factor = factor.clamp(max=1.0)
     return [g * factor.view(-1, *[1] * (g.ndim - 1)) for g in gradients], norm
 
 
@@ -91,9 +96,12 @@ def climb(
                 score, gradients = slopes(read, terms, plan, pictures, views, parts, grid, step, progress, cut)
             if any(g is None for g in gradients):
                 raise RuntimeError(cut.format(step=step))
-            shortened, norm = clipped(gradients, plan.clip)
+            if plan.optimiser == "normalised":
+                scaled, norm = clipped(gradients, math.sqrt(pictures[0].numel()), exactly=True)
+            else:
+                scaled, norm = clipped(gradients, plan.clip)
             prove_norms(norm, step)
-            for part, gradient in zip(parts, shortened, strict=True):
+            for part, gradient in zip(parts, scaled, strict=True):
                 part.grad = gradient
             if plan.schedule == "cosine":
                 for group in optimiser.param_groups:
@@ -242,6 +250,9 @@ Term = Callable[[Step], torch.Tensor]
 @dataclass(frozen=True)
 class Climb:
     """How an ascent goes: `steps` of an optimiser on the canvas's parts, gradients clipped job by job.
+
+    With the optimiser "normalised" there is no momentum and no clipping: at each step the parts of a picture move along
+    their gradient by `rate` times the square root of how many values the picture has.
 
     at_once   the most views in one pass: more of a step go in turn. None: all in one
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 
 class Changes(TypedDict, total=False):
-    """Any of the fields of `Settings`, so that a type checker and an editor know them."""
+    """Any of the fields of `Settings`, and `quality`, so that a type checker and an editor know them."""
 
+    quality: Literal["draft", "fine"]
     steps: int
     batch: int
     rate: float

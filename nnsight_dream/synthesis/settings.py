@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 PRESETS = ("demo", "paper")
 
+#: How thoroughly a picture is drawn, by name: a glance in seconds, or what is worth keeping.
+QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 30, "batch": 2}, "fine": {"steps": 120, "batch": 8}}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -42,7 +45,10 @@ class Settings:
     at_once    most views in one forward pass, for memory; no result depends on it but by rounding. More pictures are
                climbed in turn. More views of one picture go in several passes a step, and all but the last of these
                run forward twice
-    optimiser  "sgd" (momentum 0.9) or "adam"; schedule "constant", or "cosine": at step t, from 0, the rate is
+    optimiser  "sgd" (momentum 0.9), "adam", or "normalised": all steps are equally long, whatever the scale of the
+               model's gradient and the size of the picture: `rate` is then by how much a value of the canvas moves in a
+               step, root mean square, and `clip` is not used
+    schedule   "constant", or "cosine": at step t, from 0, the rate is
                rate * (1 + cos(pi t / steps)) / 2, so that every step moves
     canvas, augment, pooling, score, centre   see the modules of these names; `Native(...)` is a canvas of the size that
                the model sees, so that nothing is resized
@@ -69,7 +75,7 @@ class Settings:
             given[name] = arguments.whole(getattr(self, name), name, least)
         for name in ("rate", "clip"):
             given[name] = arguments.real(getattr(self, name), name, above=0)
-        for name, allowed in (("optimiser", ("sgd", "adam")), ("schedule", ("constant", "cosine"))):
+        for name, allowed in (("optimiser", ("sgd", "adam", "normalised")), ("schedule", ("constant", "cosine"))):
             given[name] = arguments.choice(getattr(self, name), name, allowed)
         for name, value in given.items():  # in Python's own types
             object.__setattr__(self, name, value)
@@ -149,13 +155,21 @@ class Settings:
         return self.pictures_per_pass
 
     def but(self, **changes: Unpack[Changes]) -> Settings:
-        """A copy with some choices changed; raises TypeError that names the nearest for an unknown one."""
+        """A copy with some choices changed; raises TypeError that names the nearest for an unknown one.
+
+        `quality`, "draft" or "fine", is short for steps and views of that quality; either may be given beside it.
+
+        >>> Settings.demo().but(quality="fine", batch=4).batch
+        4
+        """
         names = [f.name for f in dataclasses.fields(self)]
-        for name in changes:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, 1, 0.0)[0]
-                raise TypeError(f"no setting {name!r}; did you mean {near!r}? There are {', '.join(names)}")
         given: dict[str, Any] = {**changes}
+        if (quality := given.pop("quality", None)) is not None:
+            given = {**QUALITIES[arguments.choice(quality, "quality", tuple(QUALITIES))], **given}
+        for name in given:
+            if name not in names:
+                near = difflib.get_close_matches(name, [*names, "quality"], 1, 0.0)[0]
+                raise TypeError(f"no setting {name!r}; did you mean {near!r}? There are {', '.join(names)}, quality")
         return dataclasses.replace(self, **given)
 
     def _repr_html_(self) -> str:

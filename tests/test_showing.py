@@ -57,7 +57,12 @@ def test_a_terminal_says_first_what_it_takes_and_last_that_it_was_stopped(
 ) -> None:
     out = Terminal()
     monkeypatch.setattr(sys, "stderr", out)
-    nd.synthesize(tiny_vlm, [fox, fox], settings=SMALL)
+    quiet = nd.synthesize(tiny_vlm, [fox, fox], settings=SMALL, progress=False)
+    said = nd.synthesize(tiny_vlm, [fox, fox], settings=SMALL)
+    assert [p.image.tobytes() for p in said] == [p.image.tobytes() for p in quiet]  # timing changes nothing
+    timed = nd.synthesize(tiny_vlm, [fox, fox], settings=SMALL)
+    assert out.getvalue().count("2 pictures at layer 1: about 1 second on cpu") == 2
+    assert timed[0].history == quiet[0].history
     first = next(line for line in out.getvalue().splitlines() if "picture" in line)
     assert "2 pictures at layer 1: about 1 second on cpu" in first
     out.truncate(0)

@@ -118,7 +118,9 @@ def _named(prototypes: Any) -> list[Any]:
 
 def synthesize(
     words: Annotated[list[str], typer.Argument(metavar="WORD", help="a word or phrase, such as octopus")],
-    layer: Annotated[list[str] | None, word("--layer", help="layers from 1, or site names (default 1)")] = None,
+    layer: Annotated[
+        list[str] | None, word("--layer", metavar="N ...", help="layers from 1, or site names (default 1)")
+    ] = None,
     model: Model = "demo",
     remote: Remote = None,
     steps_per_job: StepsPerJob = None,
@@ -132,7 +134,10 @@ def synthesize(
     strict: Annotated[bool, switch("--strict", help="refuse words that the bundled model was never shown")] = False,
     json: Json = False,
 ) -> int:
-    """Draw what words look like to a model."""
+    """Draw what words look like to a model.
+
+    For example: nnsight-dream synthesize fox "San Francisco" --layer 1 4 --judge
+    """
     drawing = Drawing(
         model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once
     )  # fmt: skip
@@ -169,7 +174,10 @@ def feature(
     at_once: AtOnce = None,
     json: Json = False,
 ) -> int:
-    """Draw what features of a sparse autoencoder look like."""
+    """Draw what features of a sparse autoencoder look like.
+
+    For example: nnsight-dream feature demo 3 14
+    """
     drawing = Drawing(
         model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once
     )  # fmt: skip

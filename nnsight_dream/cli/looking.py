@@ -23,7 +23,10 @@ def features(
     top: Annotated[int, number("--top", help="how many to show (default 10)")] = 10,
     json: Json = False,
 ) -> None:
-    """List the features of a sparse autoencoder that fire for words or pictures."""
+    """List the features of a sparse autoencoder that fire for words or pictures.
+
+    For example: nnsight-dream features --word Christmas
+    """
     from ..models.hub import ready
 
     ready(model)
@@ -164,7 +167,10 @@ def judge(
     top: Annotated[int, number("--top", help="how many names to show (default 3)")] = 3,
     json: Json = False,
 ) -> None:
-    """Let the bundled judge name pictures."""
+    """Let the bundled judge name pictures.
+
+    For example: nnsight-dream judge dreams, of all that synthesize saved there
+    """
     from ..io.pictures import own_png
     from ..judges.named import DemoJudge
 

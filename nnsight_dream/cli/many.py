@@ -9,7 +9,7 @@ import typer
 
 from .. import arguments
 from .drawing import layers_of, load_model, refuse_unshown
-from .options import Device, Folder, Json, Model, Seeds, Steps, number, switch, word
+from .options import Device, Folder, Json, Layers, Model, Seeds, Steps, number, switch, word
 from .output import distinct, note, print_json, waiting
 
 STORE = Path("sweep")
@@ -17,7 +17,7 @@ STORE = Path("sweep")
 
 def sweep(
     words: Annotated[list[str] | None, typer.Argument(metavar="[WORD]", help="words or phrases; or --category")] = None,
-    layer: Annotated[list[str] | None, word("--layer", help="layers from 1, or site names (default 1)")] = None,
+    layer: Layers = None,
     category: Annotated[
         list[str] | None,
         word("--category", help="all words of a category that the bundled model knows, such as animal"),
@@ -31,7 +31,10 @@ def sweep(
     out: Annotated[Path, Folder("--out", "the store's folder (default sweep); called again, it goes on")] = STORE,
     json: Json = False,
 ) -> int:
-    """Draw many words into a store, which goes on where it was stopped."""
+    """Draw many words into a store, which goes on where it was stopped.
+
+    For example: nnsight-dream sweep --category animal --layer 1 4 --judge, and then nnsight-dream report sweep
+    """
     from ..io.files import check_folder
     from ..models.hub import ready
 

@@ -82,6 +82,7 @@ Device = Annotated[str | None, word("--device", help=f"cuda, cuda:1, mps or cpu 
 Remote = Annotated[str | None, word("--remote", metavar="[URL]", help=_REMOTE)]
 StepsPerJob = Annotated[int | None, number("--steps-per-job", help="cut ascents on a server into jobs of N steps")]
 Steps = Annotated[int | None, number("--steps", help="steps of the climb (default: the preset's)")]
+Layers = Annotated[list[str] | None, word("--layer", metavar="N ...", help="layers from 1, or site names (default 1)")]
 Seeds = Annotated[list[int] | None, number("--seed", help="one picture for each (default 0)", metavar="N ...")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help=_OUT, parser=_path, show_default=False)]
 Tower = Annotated[bool, switch("--checkpoint-tower", help="less memory: compute the tower's activations anew")]

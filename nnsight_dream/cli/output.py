@@ -134,6 +134,7 @@ def prototype_row(prototype: Any, verdict: Any) -> dict[str, Any]:
         "sites": [prototype.site.tl_name, prototype.hf_name],
         "seed": prototype.seed,
         "steps": len(prototype.history),
+        "interrupted": prototype.interrupted,
         "scores": dict(prototype.scores),
     }
     if prototype.readings is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ..models.vlm import VLM
     from .request import Order
     from .settings import Settings
+
+
+T = TypeVar("T")
 
 
 #: Weights of fewer bytes leave room on any machine: nothing is counted.
@@ -58,16 +62,33 @@ def forecast(vlm: VLM, order: Order) -> str:
     return f"{line}\nthat does not fit. What would: {ways}"
 
 
+#: What was found out, by model and what was asked: a second call in a notebook does not wait for it again.
+_KNOWN: WeakKeyDictionary[VLM, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
+
+
+def _once(vlm: VLM, key: tuple[Any, ...], find: Callable[[], T]) -> T:
+    known = _KNOWN.setdefault(vlm, {})
+    if key not in known:
+        known[key] = find()
+    found: T = known[key]
+    return found
+
+
 def _counted(vlm: VLM, site: Site, settings: Settings, views: int, tower: bool | None = None) -> Estimate | None:
     """The estimate of a step, of models that are large enough to ask; None where it cannot be told."""
-    weights = sum(p.numel() * p.element_size() for p in vlm.hf.parameters())
-    if weights < SMALL:
+    if sum(p.numel() * p.element_size() for p in vlm.hf.parameters()) < SMALL:
         return None
+    tower = vlm.checkpoint_tower if tower is None else tower
+    key = ("memory", site, canvas_for(vlm, settings.canvas).size, views, tower, vlm.image_size, vlm.device, vlm.dtype)
+    return _once(vlm, key, lambda: _count(vlm, site, settings, views, tower))
+
+
+def _count(vlm: VLM, site: Site, settings: Settings, views: int, tower: bool) -> Estimate | None:
     try:
         return estimate(
             vlm.config, site.layer, batch=views, canvas=canvas_for(vlm, settings.canvas).size, dtype=vlm.dtype,
             device="cpu" if vlm.device.type == "cpu" else "cuda", image_size=vlm.own_size,
-            checkpoint_tower=vlm.checkpoint_tower if tower is None else tower,
+            checkpoint_tower=tower,
             processor=vlm.processor, family=vlm.family,
         )  # fmt: skip
     except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError):  # of which nothing is known
@@ -81,8 +102,10 @@ def _seconds_a_view(vlm: VLM, site: Site, settings: Settings, counted: Estimate 
         return None
     try:
         one = dataclasses.replace(settings, batch=1, at_once=1)
-        if least_seconds(vlm, site.layer) < 0.3 and (seconds := seconds_a_step(vlm, site, one)) is not None:
-            return seconds
+        if least_seconds(vlm, site.layer) < 0.3:
+            key = ("time", site, repr(one), vlm.image_size, vlm.device, vlm.dtype, torch.get_num_threads())
+            if (seconds := _once(vlm, key, lambda: seconds_a_step(vlm, site, one))) is not None:
+                return seconds
     except Exception:  # a forecast is no reason to fail: the climb itself says what is wrong
         return None
     name = torch.cuda.get_device_name(vlm.device) if vlm.device.type == "cuda" else ""

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 
-.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size bridges bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo docs docs-links docs-pictures tutorials dist clean
+.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size check-gpu bridges bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo docs docs-links docs-pictures tutorials dist clean
 
 $(VENV)/.ready: pyproject.toml
 	@echo "setting up $(VENV) once: torch, transformers, nnsight and what the tests need; some minutes"
@@ -38,6 +38,9 @@ check-sae-format: $(VENV)/.ready  ## Gemma Scope 2's format with files as large 
 
 check-full-size: $(VENV)/.ready  ## a step of Gemma 3 4B and InternVL 3 8B, cut at layer 1, against its estimate (12 GB)
 	$(BIN)/python benchmarks/full_size.py
+
+check-gpu: $(VENV)/.ready  ## what only a GPU can show: parity, determinism, types, memory, speed (skips where there is none)
+	$(BIN)/python benchmarks/gpu.py
 
 test-ndif: $(VENV)/.ready  ## NDIF's own server brought up here (CPU, loopback), jobs run on it, taken down (root, redis-server)
 	CLIENT_PYTHON=$(abspath $(BIN))/python bash tests/ndif/run.sh

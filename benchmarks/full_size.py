@@ -100,19 +100,19 @@ def internvl3_8b() -> tuple[Any, Any]:
 MODELS = {"gemma3_4b": gemma3_4b, "internvl3_8b": internvl3_8b}
 
 
-def cut(config: Any, dtype: torch.dtype) -> Any:
-    """The model up to its first block, without a head, of random weights that let a gradient through."""
+def cut(config: Any, dtype: torch.dtype, layers: int | None = 1, device: str = "cpu") -> Any:
+    """The model up to a block (None: all), without a head, of random weights that let a gradient through."""
     from transformers import AutoModelForImageTextToText
     from transformers.initialization import no_init_weights
 
     text = config.get_text_config()
-    text.num_hidden_layers = 1
+    text.num_hidden_layers = layers or text.num_hidden_layers
     if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:1]
-    with no_init_weights():
+        text.layer_types = text.layer_types[: text.num_hidden_layers]
+    with no_init_weights(), torch.device(device):
         hf = AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
     hf.lm_head = torch.nn.Identity()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for name, weight in hf.named_parameters():
             scale = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1

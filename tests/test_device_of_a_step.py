@@ -128,7 +128,7 @@ def loaded(name: str) -> nd.VLM:
 
 #: Others' own code in transformers asks for values of a picture's size and cannot be run without.
 WITHOUT_NUMBERS = ["gemma3", "internvl", "llava", "paligemma2"]
-REAL = ["gemma3", "internvl", "qwen2_5_vl", "gemma4", "idefics3"]
+REAL = ["qwen2_5_vl", "gemma4", "idefics3"]
 OWN = {("engine/optimise.py", "prove_score"): 1, ("engine/optimise.py", "prove_norms"): 1}  # is it finite?
 
 

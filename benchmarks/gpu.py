@@ -116,15 +116,15 @@ def compiled(device: torch.device) -> Found:
 
     vlm = nd.load("demo", device=str(device))
     inputs = vlm.question(bundle.pictures(["octopus"])[0].image, "What is this?")
-    pixels = inputs.pop("pixel_values").repeat(8, 1, 1, 1).requires_grad_(True)
-    inputs = {name: value.repeat(8, 1) for name, value in inputs.items()}
+    pixels = inputs.pop("pixel_values").repeat(2, 1, 1, 1).requires_grad_(True)
+    inputs = {name: value.repeat(2, 1) for name, value in inputs.items()}
     torch._dynamo.utils.counters.clear()
     taken, slopes = [], []
     for compiles in (False, True):
         root = AutoModelForImageTextToText.from_pretrained(bundle.folder() / "vlm").to(device).eval().model
         run = torch.compile(root, dynamic=False) if compiles else root
         try:
-            for step in range(13):
+            for step in range(8):
                 if step == 3:
                     wait(device)
                     began = time.perf_counter()
@@ -133,12 +133,12 @@ def compiled(device: torch.device) -> Found:
             wait(device)
         except Exception as error:  # no compiler on the machine, or a graph that it cannot make
             return SKIPPED, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        taken.append((time.perf_counter() - began) / 10)
+        taken.append((time.perf_counter() - began) / 5)
         slopes.append(slope.flatten())
     alike = float(F.cosine_similarity(*slopes, dim=0))
     if not torch._dynamo.utils.counters["frames"]["ok"]:
         return SKIPPED, "torch.compile compiled nothing"
-    told = f"eight views in {taken[0] * 1e3:.1f} ms as it is, {taken[1] * 1e3:.1f} ms compiled; gradients' cosine {alike:.5f}"
+    told = f"two views in {taken[0] * 1e3:.1f} ms as it is, {taken[1] * 1e3:.1f} ms compiled; gradients' cosine {alike:.5f}"
     return OK if alike > 0.999 else WRONG, told
 
 

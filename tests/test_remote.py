@@ -26,6 +26,9 @@ import torch
 
 import nnsight_dream as nd
 from nnsight_dream import cli
+from nnsight_dream.checkup.examine import examine
+from nnsight_dream.checkup.material import Material
+from nnsight_dream.checkup.section import FAIL, PASS, UNSURE
 from nnsight_dream.demo import bundle
 from nnsight_dream.engine import jobs as shipped_jobs
 from nnsight_dream.engine.pooling import cosine
@@ -958,3 +961,19 @@ def test_a_baseline_is_kept_where_it_is_wanted(
     again = nd.concept(made(), "fox", 2, baseline=words)  # another process would find it
     assert again.request.given().known[0] is not None
     assert (again.vector - wanted).abs().max() < 1e-6
+
+
+def test_a_checkup_of_a_model_on_a_server(there: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs the weights here is unsure, and says so; what a server can do is done there."""
+    monkeypatch.setattr(nd.Settings, "paper", classmethod(lambda cls, layer: FEW))
+    monkeypatch.setattr(Material, "how_many", lambda self, least, most: 6)
+    report = examine(there, quick=True, layers=[1])
+    states = {section.name: section.state for section in report.sections}
+    assert FAIL not in states.values(), [section.said for section in report.sections if section.state == FAIL]
+    sure = {"record", "pixels", "words", "layers", "sinks"}
+    assert {name for name in sure if states[name] == PASS} == sure
+    for name in ("activations", "gradient", "numerics", "cost"):
+        section = next(section for section in report.sections if section.name == name)
+        assert section.state == UNSURE
+        assert str(there.remote) in section.said
+    assert len(report.sections[-1].pictures) == 4

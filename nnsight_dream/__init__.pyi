@@ -1,5 +1,7 @@
 """Where each public name lies: for type checkers, and for `__init__.py`, which imports it when it is first used."""
 
+from .atlas.make import atlas_of_sae as atlas_of_sae
+from .atlas.make import make_atlas as make_atlas
 from .cards.card import Card as Card
 from .cards.card import Material as Material
 from .cards.judged import judge_features as judge_features

@@ -11,6 +11,7 @@ import typer
 
 from ..version import __version__
 from . import checking, drawing, looking, many
+from .atlas import atlas
 from .options import Command, UsageError, usage_message
 from .output import no_output, note, printable, short, short_warnings
 
@@ -35,6 +36,7 @@ for _run_command in (
     looking.remote,
     looking.concepts,
     checking.check,
+    atlas,
 ):
     app.command(cls=Command, context_settings=_HELPS_ITSELF)(_run_command)
 

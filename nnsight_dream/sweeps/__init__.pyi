@@ -1,5 +1,6 @@
 """Where each public name of this package lies."""
 
+from .aims import jobs_of_aims as jobs_of_aims
 from .entries import Entry as Entry
 from .entries import Failure as Failure
 from .jobs import Job as Job

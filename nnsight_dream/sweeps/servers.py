@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..directions.direction import Direction
 from ..engine import jobs as shipped_jobs
 from ..remote import run
 from ..remote.client import TRIES, WAITS, send_detached, wait_for
@@ -26,6 +25,7 @@ from ..synthesis.prototype import Prototype
 if TYPE_CHECKING:
     from ..models.vlm import VLM
     from ..synthesis.ascent import Ascent
+    from ..synthesis.request import Aim
     from .jobs import Job
     from .store import Store
 
@@ -92,14 +92,14 @@ def store_entry(store: Store, key: str) -> Prototype:
 
 
 def _made(vlm: VLM, store: Store, chunk: Any, directions: Callable[..., Any], stop: threading.Event) -> Results:
-    aims: list[Direction | Exception] = list(directions(vlm, chunk.jobs))
-    good = [(d, j) for d, j in zip(aims, chunk.jobs, strict=True) if isinstance(d, Direction)]
+    aims: list[Aim | Exception] = list(directions(vlm, chunk.jobs))
+    good = [(d, j) for d, j in zip(aims, chunk.jobs, strict=True) if not isinstance(d, Exception)]
     results = iter(_together(vlm, store, chunk.name, good, chunk.settings, stop) if good else [])
-    return [next(results) if isinstance(d, Direction) else d for d in aims]
+    return [d if isinstance(d, Exception) else next(results) for d in aims]
 
 
 def _together(
-    vlm: VLM, store: Store, name: str, good: list[tuple[Direction, Job]], settings: Any, stop: threading.Event
+    vlm: VLM, store: Store, name: str, good: list[tuple[Aim, Job]], settings: Any, stop: threading.Event
 ) -> Results:
     """All in one ascent; should that raise, one by one, so that only the culprit fails."""
     from ..synthesis.prepared import prepare

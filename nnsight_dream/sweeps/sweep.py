@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import arguments
-from ..directions.direction import Direction
 from ..engine.pooling import Attention, Max, Mean, WithoutSinks, is_attention
 from ..io.files import check_folder
 from ..models.load import load
@@ -28,6 +27,7 @@ from .store import Store
 
 if TYPE_CHECKING:
     from ..synthesis.prototype import Prototype
+    from ..synthesis.request import Aim
     from ..synthesis.settings import Choice, Settings
 
 
@@ -282,14 +282,14 @@ def settle(store: Store, chunk: Chunk, results: Iterable[Prototype | Exception],
 
 def run(vlm: VLM, chunk: Chunk, watch: Callable[..., None] | None = None) -> list[Prototype | Exception]:
     """Climb a chunk: a prototype, or what it raised, for each of its jobs. Raises KeyboardInterrupt."""
-    aims: list[Direction | Exception] = list(directions_of(vlm, chunk.jobs))
-    good = [(d, j) for d, j in zip(aims, chunk.jobs, strict=True) if isinstance(d, Direction)]
+    aims = list(directions_of(vlm, chunk.jobs))
+    good = [(d, j) for d, j in zip(aims, chunk.jobs, strict=True) if not isinstance(d, Exception)]
     results = iter(_climbed(vlm, good, chunk.settings, watch))
-    return [next(results) if isinstance(d, Direction) else d for d in aims]
+    return [d if isinstance(d, Exception) else next(results) for d in aims]
 
 
 def _climbed(
-    vlm: VLM, good: list[tuple[Direction, Job]], settings: Settings, watch: Callable[..., None] | None
+    vlm: VLM, good: list[tuple[Aim, Job]], settings: Settings, watch: Callable[..., None] | None
 ) -> list[Prototype | Exception]:
     """All together; should that raise, one by one, so that only the culprit fails."""
     if not good:

@@ -7,7 +7,7 @@
 # moment.
 #
 #     python recipes/atlas.py                                   all live features of the bundled SAE
-#     python recipes/atlas.py --most 200 --steps 20             fewer and rougher
+#     python recipes/atlas.py --most 200 --draft                fewer and rougher
 #     python recipes/atlas.py --layer 4                         the concept vectors of all bundled words at layer 4
 #     python recipes/atlas.py --sae gemma-scope-2-4b-it-res --sae-id layer_17_width_16k_l0_medium \
 #         --model google/gemma-3-4b-it --pictures FOLDER --workers 8
@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="real pictures that features are read on")
     parser.add_argument("--most", type=int, help="so many pictures at most, evenly spread")
     parser.add_argument("--steps", type=int, help="of each climb (default: the preset's)")
+    parser.add_argument("--draft", action="store_true", help="fewer steps and views: rougher pictures, sooner")
     parser.add_argument("--tile", type=int, default=64, help="pixels a side of a picture in the map")
     parser.add_argument("--cards", type=Path, metavar="FOLDER", help="of recipes/sae_features.py: a click leads there")
     parser.add_argument("--no-judge", action="store_true", help="of features: no verdicts of the bundled judge")

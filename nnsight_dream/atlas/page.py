@@ -146,9 +146,12 @@ def template() -> str:
 def _told(alike: Likeness | None) -> str:
     if alike is None:
         return ""
+    own, random, low, high = (
+        f"{round(x, 2) + 0.0:.2f}" for x in (alike.neighbours, alike.random, alike.low, alike.high)
+    )
     return (
-        f"Neighbours' pictures correlate by {alike.neighbours:.2f}, pictures dealt out at random by {round(alike.random, 2) + 0.0:.2f} "
-        f"(95 % of draws: {alike.low:.2f} to {alike.high:.2f})."
+        f"Neighbours' pictures correlate by {own}, pictures dealt out at random by {random} (95 % of draws: {low} to "
+        f"{high})."
     )
 
 

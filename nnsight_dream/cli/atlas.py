@@ -9,7 +9,7 @@ import typer
 
 from .. import arguments
 from .drawing import layers_of, load_model
-from .options import Device, Judged, Model, Objective, Out, Steps, number, word
+from .options import Device, Judged, Model, Objective, Out, Steps, number, switch, word
 from .output import note
 
 
@@ -37,6 +37,7 @@ def atlas(
     model: Model = "demo",
     device: Device = None,
     steps: Steps = None,
+    draft: Annotated[bool, switch("--draft", help="fewer steps and views: rougher pictures, sooner")] = False,
     seed: Annotated[int, number("--seed", help="of the pictures and the layout (default 0)")] = 0,
     judge: Judged = False,
     out: Out = Path("atlas"),
@@ -48,7 +49,9 @@ def atlas(
     if asked and (judge or cards is not None or pictures is not None):
         raise ValueError("--judge, --cards and --pictures are for features: leave out --word and --layer")
     vlm = load_model(model, device)
-    how: dict[str, Any] = dict(tile=tile, seed=seed, settings=_settings(vlm, steps), ray=_cluster(vlm, model, workers))
+    how: dict[str, Any] = dict(
+        tile=tile, seed=seed, settings=_settings(vlm, steps, draft), ray=_cluster(vlm, model, workers)
+    )
     from ..atlas import make
 
     if asked:
@@ -105,10 +108,11 @@ def _words(words: list[str] | None, most: int | None) -> list[str]:
     return asked if most is None or len(asked) <= most else [asked[i * len(asked) // most] for i in range(most)]
 
 
-def _settings(vlm: Any, steps: int | None) -> Any:
+def _settings(vlm: Any, steps: int | None, draft: bool) -> Any:
     from ..synthesis.settings import choose
 
-    return None if steps is None else lambda layer: choose(vlm, layer).but(steps=steps)
+    changes: dict[str, Any] = {**({"quality": "draft"} if draft else {}), **({"steps": steps} if steps else {})}
+    return (lambda layer: choose(vlm, layer).but(**changes)) if changes else None
 
 
 def _cluster(vlm: Any, model: str, workers: int | None) -> Any:

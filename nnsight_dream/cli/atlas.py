@@ -70,10 +70,14 @@ def atlas(
             vlm, sae, out, sae_id=sae_id, most=most, material=material, objective=objective.value, cards=cards,
             reference=pictures, judge=examiner, title=f"Features of {sae}", **how,
         )  # fmt: skip
+    return _tell(made)
+
+
+def _tell(made: Any) -> int:
     for label, error in made.failed:
         note(f"{label}: {error}")
     print(made)
-    return 0
+    return int(bool(made.failed))
 
 
 def _check(model: str, out: Path, most: int | None, workers: int | None, steps: int | None, tile: int) -> None:

@@ -57,7 +57,7 @@ def _pictures(given: Material) -> dict[str, list[Any]]:
     """Bundled pictures of as many things as can be read in time, those that are drawn among them."""
     names = [c.name for c in bundle.concepts()]
     count = given.how_many(24, 240 if not given.quick else 48)
-    few = names[:: max(1, len(names) // count)]
+    few = names[:: -(-len(names) // count)]
     return given.images(dict.fromkeys([*WORDS, *few]))
 
 

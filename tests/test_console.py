@@ -112,3 +112,11 @@ def test_what_is_given_twice_is_drawn_once(capsys: pytest.CaptureFixture) -> Non
     assert capsys.readouterr().err == "nnsight-dream: note: the concept 'fox' is given twice and drawn once\n"
     assert output.distinct([4, 1], "layer") == [4, 1]
     assert capsys.readouterr().err == ""
+
+
+def test_qualities_are_those_of_settings() -> None:
+    """`--quality` offers what `Settings.but(quality=...)` takes."""
+    from nnsight_dream.cli.options import Thoroughness
+    from nnsight_dream.synthesis.settings import QUALITIES
+
+    assert [way.value for way in Thoroughness] == list(QUALITIES)

@@ -21,6 +21,7 @@ from .options import (
     Model,
     Objective,
     Out,
+    Quality,
     Remote,
     Seeds,
     Steps,
@@ -53,6 +54,7 @@ class Drawing:
     json: bool
     checkpoint_tower: bool = False
     at_once: int | None = None
+    quality: str | None = None
 
     def __post_init__(self) -> None:
         from ..io.files import check_folder
@@ -78,7 +80,7 @@ class Drawing:
         """Climb, save, judge and show; returns the exit status: 0, or 130 where it was interrupted."""
         from ..synthesis import synthesize
 
-        changes: Any = {"steps": self.steps, "at_once": self.at_once}
+        changes: Any = {"steps": self.steps, "at_once": self.at_once, "quality": self.quality}
         changes = {name: value for name, value in changes.items() if value is not None}
         prototypes = synthesize.synthesize(vlm, targets, seed=list(self.seeds or [0]), **changes)
         places, moved = prototypes.save_each(self.out)
@@ -131,6 +133,7 @@ def synthesize(
     judge: Judged = False,
     checkpoint_tower: Tower = False,
     at_once: AtOnce = None,
+    quality: Quality = None,
     strict: Annotated[bool, switch("--strict", help="refuse words that the bundled model was never shown")] = False,
     json: Json = False,
 ) -> int:
@@ -139,7 +142,7 @@ def synthesize(
     For example: nnsight-dream synthesize fox "San Francisco" --layer 1 4 --judge
     """
     drawing = Drawing(
-        model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once
+        model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once, quality
     )  # fmt: skip
     concepts = distinct(arguments.texts(list(words), "WORD")[0], "the concept")
     layers = distinct(layers_of(layer or ["1"]), "layer")
@@ -172,6 +175,7 @@ def feature(
     judge: Judged = False,
     checkpoint_tower: Tower = False,
     at_once: AtOnce = None,
+    quality: Quality = None,
     json: Json = False,
 ) -> int:
     """Draw what features of a sparse autoencoder look like.
@@ -179,7 +183,7 @@ def feature(
     For example: nnsight-dream feature demo 3 14
     """
     drawing = Drawing(
-        model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once
+        model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once, quality
     )  # fmt: skip
     from ..sae import reference as references
     from ..sae.make import feature as make_feature

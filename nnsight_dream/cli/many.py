@@ -9,7 +9,7 @@ import typer
 
 from .. import arguments
 from .drawing import layers_of, load_model, refuse_unshown
-from .options import Device, Folder, Json, Layers, Model, Seeds, Steps, number, switch, word
+from .options import Device, Folder, Json, Layers, Model, Quality, Seeds, Steps, number, switch, word
 from .output import distinct, note, print_json, waiting
 
 STORE = Path("sweep")
@@ -27,6 +27,7 @@ def sweep(
     model: Model = "demo",
     device: Device = None,
     steps: Steps = None,
+    quality: Quality = None,
     seed: Seeds = None,
     out: Annotated[Path, Folder("--out", "the store's folder (default sweep); called again, it goes on")] = STORE,
     json: Json = False,
@@ -52,7 +53,7 @@ def sweep(
     wanted = jobs.jobs_of(given, layers_of(layer or ["1"]), seeds=distinct(seed or [0], "seed"), controls=controls)
     with waiting(f"loading {model}"):
         vlm = load_model(model, device)
-    done = draw(vlm, wanted, out, settings=None if steps is None else _with_steps(vlm, steps))
+    done = draw(vlm, wanted, out, settings=_changed(vlm, steps=steps, quality=quality))
     rows = _judged(done.store) if judge and not done.interrupted else []
     for key, why in done.failed.items():
         note(f"{key} failed: {why}")
@@ -91,10 +92,12 @@ def _told(done: Any, rows: list[dict[str, Any]]) -> None:
     print(f"\nto look through them: nnsight-dream report {done.store.folder}")
 
 
-def _with_steps(vlm: Any, steps: int) -> Any:
+def _changed(vlm: Any, **changes: Any) -> Any:
+    """Settings of each layer with some choices changed; None where none is."""
     from ..synthesis.settings import choose
 
-    return lambda layer: choose(vlm, layer).but(steps=steps)
+    given: Any = {name: value for name, value in changes.items() if value is not None}
+    return (lambda layer: choose(vlm, layer).but(**given)) if given else None
 
 
 def _judged(store: Any) -> list[dict[str, Any]]:

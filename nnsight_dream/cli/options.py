@@ -72,6 +72,13 @@ class Dtype(str, enum.Enum):
     float32 = "float32"
 
 
+class Thoroughness(str, enum.Enum):
+    """How thoroughly a picture is drawn: the names of `synthesis.settings.QUALITIES`, which a test compares."""
+
+    draft = "draft"
+    fine = "fine"
+
+
 _BEST = "the best there is: cuda, then mps, else cpu; the bundled model stays on the cpu"
 _REMOTE = "the model's weights stay on a server: $NDIF_HOST or NDIF's own, the one at URL, or 'local'"
 _OUT = "where to save (default dreams); nothing that is there is overwritten"
@@ -82,6 +89,10 @@ Device = Annotated[str | None, word("--device", help=f"cuda, cuda:1, mps or cpu 
 Remote = Annotated[str | None, word("--remote", metavar="[URL]", help=_REMOTE)]
 StepsPerJob = Annotated[int | None, number("--steps-per-job", help="cut ascents on a server into jobs of N steps")]
 Steps = Annotated[int | None, number("--steps", help="steps of the climb (default: the preset's)")]
+Quality = Annotated[
+    Thoroughness | None,
+    typer.Option("--quality", help="draft or fine: how many steps and views (default: the preset's)"),
+]
 Layers = Annotated[list[str] | None, word("--layer", metavar="N ...", help="layers from 1, or site names (default 1)")]
 Seeds = Annotated[list[int] | None, number("--seed", help="one picture for each (default 0)", metavar="N ...")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help=_OUT, parser=_path, show_default=False)]

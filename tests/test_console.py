@@ -120,3 +120,14 @@ def test_qualities_are_those_of_settings() -> None:
     from nnsight_dream.synthesis.settings import QUALITIES
 
     assert [way.value for way in Thoroughness] == list(QUALITIES)
+
+
+def test_quality_is_drawn_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of a quality, unless steps are given too."""
+    from nnsight_dream.synthesis.settings import QUALITIES
+
+    monkeypatch.setitem(QUALITIES, "draft", {"steps": 2, "batch": 1})
+    for name, more, steps in (("a", [], 2), ("b", ["--steps", "1"], 1)):
+        assert cli.main(["synthesize", "fox", "--quality", "draft", *more, "--out", str(tmp_path / name)]) == 0
+        (story,) = (tmp_path / name).rglob("*.json")
+        assert len(json.loads(story.read_text())["history"]) == steps

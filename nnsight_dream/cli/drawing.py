@@ -142,7 +142,8 @@ def synthesize(
     For example: nnsight-dream synthesize fox "San Francisco" --layer 1 4 --judge
     """
     drawing = Drawing(
-        model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once, quality
+        model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once,
+        quality and quality.value,
     )  # fmt: skip
     concepts = distinct(arguments.texts(list(words), "WORD")[0], "the concept")
     layers = distinct(layers_of(layer or ["1"]), "layer")
@@ -183,7 +184,8 @@ def feature(
     For example: nnsight-dream feature demo 3 14
     """
     drawing = Drawing(
-        model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once, quality
+        model, remote, steps_per_job, device, steps, seed, out, judge, json, checkpoint_tower, at_once,
+        quality and quality.value,
     )  # fmt: skip
     from ..sae import reference as references
     from ..sae.make import feature as make_feature

@@ -53,7 +53,7 @@ def sweep(
     wanted = jobs.jobs_of(given, layers_of(layer or ["1"]), seeds=distinct(seed or [0], "seed"), controls=controls)
     with waiting(f"loading {model}"):
         vlm = load_model(model, device)
-    done = draw(vlm, wanted, out, settings=_changed(vlm, steps=steps, quality=quality))
+    done = draw(vlm, wanted, out, settings=_changed(vlm, steps=steps, quality=quality and quality.value))
     rows = _judged(done.store) if judge and not done.interrupted else []
     for key, why in done.failed.items():
         note(f"{key} failed: {why}")

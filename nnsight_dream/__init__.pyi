@@ -83,6 +83,8 @@ from .sweeps.sweep import sweep as sweep
 from .synthesis.detached import RemoteJob as RemoteJob
 from .synthesis.detached import collect as collect
 from .synthesis.detached import submit as submit
+from .synthesis.film import Film as Film
+from .synthesis.film import film_of_layers as film_of_layers
 from .synthesis.prototype import Prototype as Prototype
 from .synthesis.prototypes import Prototypes as Prototypes
 from .synthesis.request import Away as Away

@@ -99,6 +99,7 @@ PROTOTYPE: Form = {
     "direction": (_direction, "an object, its link a text"),
     "interrupted": (lambda v: isinstance(v, bool), "true or false"),
     "readings": (_or_none(_readings), "an object of numbers, or null"),
+    "film": (_or_none(_many(_text)), "a list of texts, or null"),
 }
 
 

@@ -3,6 +3,8 @@
 from .detached import RemoteJob as RemoteJob
 from .detached import collect as collect
 from .detached import submit as submit
+from .film import Film as Film
+from .film import film_of_layers as film_of_layers
 from .prototype import Prototype as Prototype
 from .prototypes import Prototypes as Prototypes
 from .request import Away as Away

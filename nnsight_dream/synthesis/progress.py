@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from .. import arguments
-from .blocks import enlarged, image_tag
+from .blocks import Tiles, enlarged, image_tag, shows_blocks
 
 Watch = Callable[[int, torch.Tensor], None] | Callable[[int, torch.Tensor, Sequence[Image.Image]], None]
 
@@ -66,21 +66,34 @@ def bar(name: str, total: float, out: TextIO | None = None, keep: bool = False) 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    class Pictured(Progress):
+        images: Sequence[Image.Image] = ()
+
+        def get_renderables(self) -> Iterator[Any]:
+            yield from super().get_renderables()
+            if self.images:
+                yield Tiles([[(image, ()) for image in self.images]])
+
     text = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[said]}", markup=False)
     columns = (text[0], BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(compact=True), text[1])
-    with Progress(*columns, console=Console(file=out), transient=not keep) as bars:
+    with Pictured(*columns, console=Console(file=out), transient=not keep) as bars:
         yield _TerminalBar(bars, bars.add_task(name, total=total, said=""))
 
 
 class _TerminalBar:
     def __init__(self, bars: Any, task: Any):
         self.bars, self.task = bars, task
+        self.shows = shows_blocks(bars.console)
 
     def at(self, completed: float, said: str = "") -> None:
         self.bars.update(self.task, completed=completed, said=said)
 
     def line(self, text: str) -> None:
         self.bars.console.print(text, highlight=False, markup=False)
+
+    def show(self, images: Sequence[Image.Image]) -> None:
+        """Pictures to show below the bar."""
+        self.bars.images = images[:3]
 
     def stop(self) -> None:
         self.bars.stop()
@@ -90,6 +103,7 @@ class _NotebookBar:
     """HTML that a notebook shows anew a few times a second; it needs no widgets."""
 
     EVERY = 0.3  # seconds
+    shows = True
 
     def __init__(self, name: str, total: float):
         from IPython.display import HTML, display
@@ -157,13 +171,15 @@ class _BarWatch:
 
     def __init__(self, shown: Bar):
         self.bar, self.done, self.state = shown, 0, ""
-        self.shows = hasattr(shown, "show")  # whether the pictures are wanted, see engine.optimise.climb
+        self.shows = getattr(shown, "shows", False)  # whether the pictures are wanted, see engine.optimise.climb
+        self.next = 0.0  # when pictures are shown again: each time they are brought from the device
 
     def __call__(self, step: int, scores: torch.Tensor, pictures: torch.Tensor | None = None) -> None:
         self.done, self.state = self.done + 1, ""
-        if pictures is not None:
+        if pictures is not None and time.monotonic() >= self.next:
             show: Any = self.bar
-            show.show(_images(pictures))
+            show.show(_images(pictures[:8]))
+            self.next = time.monotonic() + 0.3
         self.bar.at(self.done, f"score {scores.mean().item():.3f}")
 
     def said(self, state: str, line: str) -> None:

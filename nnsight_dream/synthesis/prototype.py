@@ -20,6 +20,7 @@ from ..io import files, records
 from ..io.files import write_whole
 from ..models.sites import Site
 from .blocks import Blocks, enlarged, image_tag, link_tag, picture_row, reading_rows, to_png
+from .film import Film, slider
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 
 RECORD, PICTURE, HEAT, LARGE = "prototype.json", "prototype.png", "heat.png", "large.png"
+
+
+FILM = "film.png"  # all frames one below the other
 
 
 LARGE_SIDE = 256  # pixels
@@ -58,6 +62,7 @@ class Prototype:
     interrupted   True if the run was stopped before its last step
     image_size    (height, width) in pixels at which the model saw the picture; None in records that do not tell
     straight_through   the temperature of a surrogate gradient, None where the gradient was the model's own
+    film      pictures on the way, where they were asked for: see `synthesize`
     """
 
     image: Image.Image
@@ -77,6 +82,7 @@ class Prototype:
     readings: Mapping[str, Any] | None = None
     image_size: tuple[int, int] | None = None
     straight_through: float | None = None
+    film: Film | None = None
 
     @property
     def images(self) -> list[Image.Image]:
@@ -133,7 +139,7 @@ class Prototype:
             rows += f'<tr><td colspan="2">{link_tag(str(link))}</td></tr>'
         return (
             f'<figure style="display:inline-block;margin:4px;font:12px sans-serif">'
-            f"{image_tag(self.enlarged(), self.label)}"
+            f"{image_tag(self.enlarged(), self.label) if self.film is None else slider(self.film)}"
             f"{image_tag(self.heat_map(), f'where the score looks, of {self.label}')}"
             f"<figcaption><b>{html.escape(arguments.brief(self.label))}</b> "
             f"layer {int(self.site.layer)}, seed {int(self.seed)}<br>"
@@ -158,11 +164,13 @@ class Prototype:
 
     def files(self) -> dict[str, bytes]:
         """What is kept of it, by the file's name; the record, which is written last, holds digests of the others."""
-        record = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ("image", "site", "heat")}
+        record = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in ("image", "site", "heat", "film")}
         record = {k: dict(v) if isinstance(v, Mapping) else v for k, v in record.items()}
         record["site"] = {"layer": self.site.layer, "kind": self.site.kind, "tokens": self.site.tokens}
         record["heat"] = self.heat.tolist()
         pictures = {PICTURE: to_png(self.image), HEAT: to_png(self.heat_map())}
+        if self.film is not None:
+            record["film"], pictures[FILM] = list(self.film.captions), to_png(self.film.strip())
         record["files"] = {name: files.digest(data) for name, data in pictures.items()}
         return {**pictures, RECORD: files.to_json(files.sealed(record))}
 
@@ -201,7 +209,9 @@ class Prototype:
             records.check(record, records.PROTOTYPE)
             as_written = files.is_sealed(record)
             record.pop(files.DIGEST, None)
-            data, expected = (folder / PICTURE).read_bytes(), record.pop("files", {}).get(PICTURE)
+            written = record.pop("files", {})
+            data, expected = (folder / PICTURE).read_bytes(), written.get(PICTURE)
+            film = _film(folder, record.pop("film", None), written.get(FILM), str(record["label"]))
             site = record.pop("site")
             tokens = site["tokens"] if isinstance(site["tokens"], str) else tuple(site["tokens"])
             record["history"] = tuple(record["history"])
@@ -212,7 +222,7 @@ class Prototype:
                 raise ValueError(f"{folder / PICTURE} is not the picture of its record: it was damaged or exchanged")
             with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
                 image = file.convert("RGB")
-            prototype = cls(image=image, site=Site(site["layer"], site["kind"], tokens), **record)
+            prototype = cls(image=image, site=Site(site["layer"], site["kind"], tokens), film=film, **record)
         except (AttributeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{folder / RECORD} is not a prototype's record: {error!r}") from error
         except (OSError, SyntaxError) as error:  # what Pillow says of a broken file
@@ -220,6 +230,17 @@ class Prototype:
         if not as_written:
             warnings.warn(f"{folder / RECORD} was changed, or damaged, since it was written", stacklevel=2)
         return prototype
+
+
+def _film(folder: Path, captions: Any, expected: str | None, title: str) -> Film | None:
+    """The film beside a record that tells of one."""
+    if captions is None:
+        return None
+    data = (folder / FILM).read_bytes()
+    if expected not in (None, files.digest(data)):
+        raise ValueError(f"{folder / FILM} is not the film of its record: it was damaged or exchanged")
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
+        return Film.of_strip(file.convert("RGB"), [str(caption) for caption in captions], title)
 
 
 def write_over(prototype: Prototype, place: Path) -> dict[str, str]:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     Terms = Term | Away | Sequence[Term | Away]
 
 
-_OTHERS = ("settings", "seed", "terms", "progress")
+_OTHERS = ("settings", "seed", "terms", "progress", "film")
 
 
 class Order(NamedTuple):

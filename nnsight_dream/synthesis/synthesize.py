@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -10,6 +11,7 @@ from .. import arguments
 from ..arguments import strict
 from .ascent import batches
 from .detached import send_ascent
+from .film import Camera, frames_of
 from .prepared import prepare
 from .progress import watching
 from .prototypes import Prototypes
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..models.vlm import VLM
+    from .ascent import Ascent
     from .changes import Changes
     from .progress import Watch
     from .prototype import Prototype
@@ -38,6 +41,7 @@ def synthesize(
     seed: int = ...,
     terms: Terms = ...,
     progress: bool | Watch | None = ...,
+    film: bool | int = ...,
     **changes: Unpack[Changes],
 ) -> Prototype: ...
 
@@ -51,6 +55,7 @@ def synthesize(
     seed: Sequence[int],
     terms: Terms = ...,
     progress: bool | Watch | None = ...,
+    film: bool | int = ...,
     **changes: Unpack[Changes],
 ) -> Prototypes: ...
 
@@ -64,6 +69,7 @@ def synthesize(
     seed: int | Sequence[int] = ...,
     terms: Terms = ...,
     progress: bool | Watch | None = ...,
+    film: bool | int = ...,
     **changes: Unpack[Changes],
 ) -> Prototypes: ...
 
@@ -77,6 +83,7 @@ def synthesize(
     seed: int | Sequence[int] = 0,
     terms: Terms = (),
     progress: bool | Watch | None = None,
+    film: bool | int = False,
     **changes: Unpack[Changes],
 ) -> Any:
     """Climb from grey to the picture of a direction or feature; of several and several seeds together.
@@ -92,6 +99,7 @@ def synthesize(
     progress   True a bar, False nothing, None a bar where there is a terminal or notebook, with a line before it about
                time, memory and device; or a callable that is given the step and the scores (J,), and if it takes three
                arguments the J pictures so far (PIL; none of a model on a server)
+    film       True, or how many: pictures on the way are kept as `Prototype.film`, 24 of them
 
     Returns a Prototype for one direction and one seed, else Prototypes, direction by direction. Ctrl-C ends the climb
     and gives the pictures so far; of a model on a server it asks whether to leave the work there (see `submit`), and
@@ -107,9 +115,9 @@ def synthesize(
     (32, 32)
     """
     order = settled(vlm, directions, settings, seed, terms, {**changes})
-    total = sum(chosen.steps for _, chosen in batches(order.settings))
+    total, frames = sum(chosen.steps for _, chosen in batches(order.settings)), frames_of(film, vlm)
     with vlm.alone(), watching(progress, total, lambda: _forecast(vlm, order)) as watch:
-        prototypes = _all(vlm, order.jobs, order.settings, order.terms, watch)
+        prototypes = _all(vlm, order.jobs, order.settings, order.terms, watch, frames)
         if prototypes and prototypes[-1].interrupted and hasattr(watch, "line"):
             done, steps = len(prototypes[-1].history), order.settings[-1].steps
             missing = len(order.jobs) - len(prototypes)
@@ -134,7 +142,12 @@ def climb_pairs(
 
 
 def _all(
-    vlm: VLM, jobs: list[tuple[Aim, int]], settings: Sequence[Settings], terms: Sequence[Any], watch: Watch | None
+    vlm: VLM,
+    jobs: list[tuple[Aim, int]],
+    settings: Sequence[Settings],
+    terms: Sequence[Any],
+    watch: Watch | None,
+    frames: int = 0,
 ) -> list[Prototype]:
     """The prototypes in the order of the jobs; where it is interrupted, those that there are."""
     places: list[int] = []
@@ -144,7 +157,7 @@ def _all(
         for ascent in ascents:
             places += ascent.note["places"]
             try:
-                prototypes += ascent.climb(watch)
+                prototypes += _climbed(ascent, watch, frames)
             except KeyboardInterrupt:
                 getattr(watch, "pause", lambda: None)()
                 if vlm.remote is None or not vlm.remote.away or not leaves():
@@ -154,6 +167,15 @@ def _all(
             if prototypes[-1].interrupted:
                 break
     return [prototype for _, prototype in sorted(zip(places, prototypes, strict=True), key=lambda pair: pair[0])]
+
+
+def _climbed(ascent: Ascent, watch: Any, frames: int) -> list[Prototype]:
+    """The prototypes of an ascent, with so many pictures on the way."""
+    if not frames:
+        return ascent.climb(watch)
+    camera = Camera(watch, frames, ascent.steps)
+    made = ascent.climb(camera)
+    return [dataclasses.replace(p, film=camera.film(i, p.image, p.label)) for i, p in enumerate(made)]
 
 
 class LeftRunning(KeyboardInterrupt):

@@ -80,6 +80,8 @@ from .sweeps.jobs import jobs_of as jobs_of
 from .sweeps.store import Store as Store
 from .sweeps.sweep import Swept as Swept
 from .sweeps.sweep import sweep as sweep
+from .synthesis.compare import Comparison as Comparison
+from .synthesis.compare import compare as compare
 from .synthesis.detached import RemoteJob as RemoteJob
 from .synthesis.detached import collect as collect
 from .synthesis.detached import submit as submit
@@ -88,6 +90,9 @@ from .synthesis.film import film_of_layers as film_of_layers
 from .synthesis.prototype import Prototype as Prototype
 from .synthesis.prototypes import Prototypes as Prototypes
 from .synthesis.request import Away as Away
+from .synthesis.series import interpolate as interpolate
+from .synthesis.series import strengths as strengths
+from .synthesis.series import sums as sums
 from .synthesis.settings import Settings as Settings
 from .synthesis.synthesize import synthesize as synthesize
 from .version import __version__ as __version__

@@ -431,7 +431,15 @@ def test_a_detail_by_mouse_and_keys(page: Path, tmp_path: Path) -> None:
         line = "return document.querySelector('polyline').getAttribute('points').split(' ').length;"
         assert tab.run(line) == 120
         sizes = "return Promise.all([...document.querySelectorAll('dialog img')].map(i => i.decode().then(() => i.naturalWidth)));"
-        assert tab.run(sizes) == [32, 256, 32, 32, 32]  # the picture, its map, the same at three layers
+        assert tab.run(sizes) == [
+            32,
+            32,
+            256,
+            32,
+            32,
+            32,
+            32,
+        ]  # the picture, its map over it, a film, the same at three layers
         wide = "return document.querySelector('dialog .zoom img').getBoundingClientRect().width;"
         small = tab.run(wide)
         tab.click("dialog .zoom")
@@ -457,6 +465,35 @@ def test_a_detail_by_mouse_and_keys(page: Path, tmp_path: Path) -> None:
         focused = "document.activeElement.getAttribute('aria-label')"
         name = tab.run(f"return new Promise(done => setTimeout(() => done({focused}), 500));")
         assert name.startswith(third)  # back in the sheet, where one came to
+        assert tab.troubles == []
+
+
+@chromium.needed
+def test_heat_over_the_picture_layers_as_a_film_and_two_compared(page: Path, tmp_path: Path) -> None:
+    with chromium.opened(page, tmp_path) as tab:
+        tab.click(".cell")
+        seen = "return getComputedStyle(document.querySelector('.heat img + img')).opacity;"
+        assert tab.run(seen) == "1"
+        tab.click(".switch input")
+        assert tab.run(seen) == "0"
+        told = "return document.querySelector('.film output').textContent;"
+        before = tab.run(told)
+        tab.run("document.querySelector('.film input').value = '0'")
+        tab.run("document.querySelector('.film input').focus()")
+        tab.press("ArrowRight")
+        assert tab.run(told) != before or tab.run("return document.querySelector('.film input').value;") == "1"
+        assert tab.run("return document.querySelector('.film img').alt;").endswith(tab.run(told))
+        title = tab.run("return document.getElementById('name').textContent;")
+        tab.click(".pin")
+        assert tab.run("return document.querySelector('.differ');") is None
+        tab.click("[aria-label=next]")
+        assert tab.run("return document.querySelector('[aria-label=compared] figcaption').textContent;").startswith(
+            f"pinned: {title}"
+        )
+        assert (
+            tab.run("return getComputedStyle(document.querySelector('.differ img + img')).mixBlendMode;")
+            == "difference"
+        )
         assert tab.troubles == []
 
 

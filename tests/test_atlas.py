@@ -298,3 +298,38 @@ def test_on_a_phone(large: Path, tmp_path: Path) -> None:
             tab.run("return view.scale") == pytest.approx(3 * before, rel=0.05) or tab.run("return view.scale") == 320
         )
         assert tab.troubles == []
+
+
+#: The ratio of WCAG 2 of every visible text with its ground, and what is smaller than a finger.
+CONTRAST = """
+const channel = v => (v /= 255, v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const parts = text => text.match(/[0-9.]+/g).map(Number);
+const ground = node => { for (let n = node; n; n = n.parentElement) { const c = parts(getComputedStyle(n).backgroundColor); if (c.length < 4 || c[3] > 0) return c; } return dark ? [18, 18, 18] : [255, 255, 255]; };
+const bad = [];
+for (const node of document.querySelectorAll('body *')) {
+  const own = [...node.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  if (!own || ['SCRIPT', 'NOSCRIPT', 'OPTION'].includes(node.tagName) || !node.getClientRects().length) continue;
+  const [a, b] = [light(parts(getComputedStyle(node).color)), light(ground(node))].sort((x, y) => y - x);
+  if ((a + 0.05) / (b + 0.05) < 4.5) bad.push([node.tagName, node.textContent.slice(0, 30), (a + 0.05) / (b + 0.05)]);
+}
+const small = [...document.querySelectorAll('button, input, select')].filter(n => n.getClientRects().length && n.getBoundingClientRect().height < 24).map(n => n.outerHTML.slice(0, 80));
+return [bad, small];
+"""
+
+
+@chromium.needed
+@pytest.mark.parametrize("width", [390, 1440])
+def test_texts_can_be_read_and_buttons_hit(large: Path, tmp_path: Path, width: int) -> None:
+    with chromium.opened(large, tmp_path, width) as tab:
+        tab.run("const m = document.querySelector('select'); m.value = 'rate'; m.dispatchEvent(new Event('change'));")
+        for scheme in ("light", "dark"):
+            tab.call("Emulation.setEmulatedMedia", features=[dict(name="prefers-color-scheme", value=scheme)])
+            tab.run("choose(7); reveal(7); await new Promise(r => setTimeout(r, 300))")
+            dark = f"const dark = {json.dumps(scheme == 'dark')};"
+            assert tab.run(dark + CONTRAST) == [[], []], scheme
+            tab.run("list(within(region()), 'pictures'); await new Promise(r => setTimeout(r, 100))")
+            assert tab.run(dark + CONTRAST) == [[], []], scheme
+        unnamed = "return [...document.querySelectorAll('button, input, select, img, [role=img]')].filter(n => !(n.ariaLabel || n.alt || n.textContent.trim() || n.closest('label'))).length"
+        assert tab.run(unnamed) == 0
+        assert tab.run("return document.documentElement.scrollWidth") <= width

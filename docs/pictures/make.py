@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import flow
 from PIL import Image, ImageDraw, ImageFont
 
 import nnsight_dream as nd
@@ -139,8 +140,13 @@ def prototype(vlm: nd.VLM) -> None:
     sheet(panels, "prototype", 7)
 
 
+def how(vlm: nd.VLM) -> None:
+    """The whole way, from a word to a picture, in one figure."""
+    flow.draw(vlm, HERE / "how.webp")
+
+
 SHEETS: dict[str, Callable[[nd.VLM], None]] = {
-    f.__name__: f for f in (hero, site, direction, centre, pooling, canvas, prototype)
+    f.__name__: f for f in (hero, how, site, direction, centre, pooling, canvas, prototype)
 }
 
 

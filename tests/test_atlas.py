@@ -154,8 +154,18 @@ def test_what_is_told_is_only_text_and_large_pictures_lie_beside(tmp_path: Path)
     assert told["large"][0] == ""
     assert max(Image.open(tmp_path / told["large"][1]).size) == 256
     assert made.cells.tolist() == told["cells"]
+    assert made.likeness is None
+
+
+def test_the_page_tells_whether_neighbours_look_alike(tmp_path: Path) -> None:
+    points = [(x, y) for x in range(4) for y in range(4)]
+    pictures = [coloured(x // 2) for x, _ in points]
+    made = pages.write(pictures, [Tile("a")] * 16, np.eye(16), tmp_path, points=points, told="Said.")
     assert made.likeness is not None
-    assert made.likeness.pairs == 1
+    assert made.likeness.p < 0.05
+    assert data_of(made.index)["told"].startswith(
+        f"Said. Neighbours' pictures correlate by {made.likeness.neighbours:.2f}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import time
 from pathlib import Path
@@ -135,6 +136,18 @@ def jobs_key(vlm: nd.VLM, job: Any, done: Any) -> str:
     from nnsight_dream.sweeps.sweep import plan
 
     return next(k for c in plan(vlm, [job], settings=FEW).chunks for k in c.keys)
+
+
+def test_jobs_of_features_travel_to_workers(tiny_vlm: nd.VLM, sae: Any) -> None:
+    """As Ray sends them: pickled, climbed elsewhere to the same bits."""
+    from nnsight_dream.sweeps.sweep import plan, run
+
+    (chunk,) = plan(tiny_vlm, jobs_of_aims(tiny_vlm, nd.feature(sae, [3, 5])), settings=FEW).chunks
+    there = pickle.loads(pickle.dumps(chunk))
+    assert there.jobs == chunk.jobs
+    assert [job.key(**there.of) for job in there.jobs] == list(chunk.keys)
+    here, elsewhere = run(tiny_vlm, chunk), run(tiny_vlm, there)
+    assert [p.image.tobytes() for p in here] == [p.image.tobytes() for p in elsewhere]
 
 
 def test_one_that_fails_is_left_out_and_told(tiny_vlm: nd.VLM, tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ INDEX = "index.html"
 LARGE = 256  # most pixels a side of the picture that a click shows, where the tile is smaller
 
 
+FEW = 12  # pictures, of fewer than which it is not told whether neighbours look alike
+
+
 MODALITIES = ("", "text", "picture", "both", "neither")
 
 
@@ -67,7 +70,7 @@ class Tile:
 class Atlas:
     """A written atlas: its `index` page, `cells` (n, 2) by column and row, and how alike neighbours are.
 
-    likeness   None of a single picture
+    likeness   None of fewer than twelve pictures, of which it says nothing
     failed     of directions without a picture: label and error
     """
 
@@ -121,7 +124,7 @@ def write(
         large.append(_large(picture, place / "pictures") if min(picture.size) > size else "")
     if len(small) != len(several):
         raise ValueError(f"{len(small)} pictures for {len(several)} tiles: one for each is needed")
-    alike = likeness(small, cells, seed=seed) if len(small) > 1 else None
+    alike = likeness(small, cells, seed=seed) if len(small) >= FEW else None
     data = dict(
         title=title,
         told=" ".join(filter(None, (told, _told(alike)))),

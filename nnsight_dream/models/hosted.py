@@ -37,7 +37,7 @@ def without_weights(x: Any, processor: Any, family: Family | None, place: Remote
     from nnsight.modeling.transformers import TransformersModel
     from transformers import AutoConfig
 
-    if not isinstance(x, str) or x == "demo" or Path(x).is_dir():
+    if not isinstance(x, str) or x in ("demo", "gemma-270m") or Path(x).is_dir():
         raise ValueError(
             f"remote={place.where!r}: a server knows models by their hub ids, such as 'google/gemma-3-27b-it'; got "
             f"{x if isinstance(x, str) else type(x).__name__!r}. For a model of your own there is remote='local'"

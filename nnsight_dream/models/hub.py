@@ -57,6 +57,10 @@ def place(x: str | os.PathLike[str], file: str = "config.json", what: str = "mod
         from ..demo import bundle
 
         return str(bundle.folder() / "vlm")
+    if name == "gemma-270m":
+        from ..demo.gemma import gemma_folder
+
+        return str(gemma_folder())
     if not name.strip():
         raise ValueError(f"the {what}'s name is empty: give a folder, {_EXAMPLE}, or 'demo'")
     path = Path(name).expanduser()

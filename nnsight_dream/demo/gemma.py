@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..io import cache, files
+from ..state.quiet import quiet_transformers
 from . import bundle
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def gemma_folder(trained: str | os.PathLike[str] | None = None) -> Path:
         key.update((ours / name).read_bytes())
     with _made_once(cache.folder() / NAME / f"model-{key.hexdigest()[:16]}") as draft:
         if draft is not None:
-            _put_together(language, ours, draft)
+            with quiet_transformers():
+                _put_together(language, ours, draft)
     return cache.folder() / NAME / f"model-{key.hexdigest()[:16]}"
 
 
@@ -84,10 +86,8 @@ def language_folder() -> Path:
                 f"{draft.parent} as float32 (1.1 GB; about a minute)",
                 file=sys.stderr,
             )
-            if package:
-                _write_language(*_joined(package, draft), draft)
-            else:
-                _write_language(Path(str(snapshot)), {}, draft)
+            with quiet_transformers():
+                _write_language(*(_joined(package, draft) if package else (Path(str(snapshot)), {})), draft)
     return cache.folder() / NAME / name
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..io import cache, files
+from ..io import files
 from ..state.quiet import quiet_transformers
 from . import bundle
 
@@ -45,7 +45,7 @@ _FORM = "1"  # of what is kept in the cache: a new one where that changes
 def gemma_folder(trained: str | os.PathLike[str] | None = None) -> Path:
     """The checkpoint folder of Gemma 3 270M with eyes, as `nd.load` takes it, put together on first use.
 
-    trained   a folder of tower, projector and adapter (`recipes/train_gemma.py` writes such); the bundled one by default
+    trained   a folder of tower, projector and adapter, as `recipes/train_gemma.py` writes; the bundled one by default
 
     It is kept in the cache folder, 1.1 GB and 0.4 GB for each further folder of trained files. Raises
     FileNotFoundError where trained files are not there, or no language model is; ValueError for files that do not fit
@@ -56,11 +56,12 @@ def gemma_folder(trained: str | os.PathLike[str] | None = None) -> Path:
     key = hashlib.sha256(language.name.encode())
     for name in (CONFIG, WEIGHTS):
         key.update((ours / name).read_bytes())
-    with _made_once(cache.folder() / NAME / f"model-{key.hexdigest()[:16]}") as draft:
+    place = _shelf() / f"model-{key.hexdigest()[:16]}"
+    with _made_once(place) as draft:
         if draft is not None:
             with quiet_transformers():
                 _put_together(language, ours, draft)
-    return cache.folder() / NAME / f"model-{key.hexdigest()[:16]}"
+    return place
 
 
 def language_folder() -> Path:
@@ -78,8 +79,8 @@ def language_folder() -> Path:
             "Either way the Gemma Terms of Use apply (ai.google.dev/gemma/terms)"
         )
     source = SHA256 if package else str(snapshot)
-    name = f"language-{hashlib.sha256(f'{_FORM} {source}'.encode()).hexdigest()[:16]}"
-    with _made_once(cache.folder() / NAME / name) as draft:
+    place = _shelf() / f"language-{hashlib.sha256(f'{_FORM} {source}'.encode()).hexdigest()[:16]}"
+    with _made_once(place) as draft:
         if draft is not None:
             print(
                 f"nnsight-dream: {'the package ' + PACKAGE if package else HUB} is read once and kept in "
@@ -88,7 +89,7 @@ def language_folder() -> Path:
             )
             with quiet_transformers():
                 _write_language(*(_joined(package, draft) if package else (Path(str(snapshot)), {})), draft)
-    return cache.folder() / NAME / name
+    return place
 
 
 def config_with_eyes(language: Path, tower: Mapping[str, Any], tokenizer: Any, image_tokens: int) -> Any:
@@ -98,6 +99,7 @@ def config_with_eyes(language: Path, tower: Mapping[str, Any], tokenizer: Any, i
     text = json.loads((language / "config.json").read_text(encoding="utf-8"))
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
     named = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
+    more: dict[str, Any] = {**named, "eos_token_id": ends, "tie_word_embeddings": True, "dtype": "float32"}
     config = Gemma3Config(
         text_config={**text, **named, "eos_token_id": ends[0]},
         vision_config={**tower, "model_type": "siglip_vision_model"},
@@ -105,10 +107,7 @@ def config_with_eyes(language: Path, tower: Mapping[str, Any], tokenizer: Any, i
         boi_token_index=tokenizer.boi_token_id,
         eoi_token_index=tokenizer.eoi_token_id,
         image_token_index=tokenizer.image_token_id,
-        eos_token_id=ends,
-        tie_word_embeddings=True,
-        dtype="float32",
-        **named,
+        **more,
     )
     config.architectures = ["Gemma3ForConditionalGeneration"]
     return config
@@ -151,6 +150,12 @@ def read_trained(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     """Weights in float32 and config of a folder of trained files. Raises ValueError for a damaged one."""
     tensors, _ = files.unpack((folder / WEIGHTS).read_bytes())
     return {k: v.float() for k, v in tensors.items()}, json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+
+
+def _shelf() -> Path:
+    from ..io import cache  # which imports torch
+
+    return cache.folder() / NAME
 
 
 def _trained(given: str | os.PathLike[str] | None) -> Path:
@@ -247,7 +252,7 @@ def _write_language(source: Path, how: dict[str, str], folder: Path) -> None:
 
 
 def _put_together(language: Path, ours: Path, folder: Path) -> None:
-    """Write a checkpoint: the adapter is added to the decoder's maps; the table of words is the language model's file."""
+    """Write a checkpoint: the adapter is added to the decoder's maps, the table of words is the language model's."""
     from safetensors.torch import load_file, save_file
 
     trained, settings = read_trained(ours)

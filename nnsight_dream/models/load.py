@@ -80,9 +80,8 @@ def load(
 ) -> VLM:
     """Wrap a vision-language model.
 
-    x            "demo" (the bundled model), "gemma-270m" (real Gemma 3 270M with eyes; see `demo.gemma_folder`), a hub
-                 id, a local folder, a Hugging Face model or an nnsight model of one (with its `processor`), or a
-                 TransformerBridge
+    x            "demo" (the bundled model), "gemma-270m" (see `demo.gemma_folder`), a hub id, a local folder, a Hugging
+                 Face model or an nnsight model of one (with its `processor`), or a TransformerBridge
     up_to_layer  load only this many decoder blocks: the weights above are never read, nor files fetched that hold
                  nothing else (ids and folders only)
     head         False: load neither final norm nor language-model head, which only `top_logits` and writing need (ids

@@ -119,9 +119,10 @@ def start_projector(model: nn.Module, pictures: Tensor, seed: int) -> None:
         seen.append(projector.mm_soft_emb_norm(pooled.transpose(1, 2)).reshape(-1, width).cpu())
     x = torch.cat(seen)
     values, axes = torch.linalg.eigh(x.T @ x / len(x))
-    turned = torch.linalg.qr(torch.randn(words, width, generator=generator)).Q.T
-    start = axes / (values + 0.01 * values.mean()).sqrt() @ turned
-    some = table(torch.arange(1000, 6000, device=keep.device)).norm(dim=-1).mean().cpu()
+    turned = torch.linalg.qr(torch.randn(max(words, width), min(words, width), generator=generator)).Q
+    start = axes / (values + 0.01 * values.mean()).sqrt() @ (turned.T if words >= width else turned)
+    count = len(table.weight)
+    some = table(torch.arange(0, count, max(1, count // 4096), device=keep.device)).norm(dim=-1).mean().cpu()
     keep.copy_(start * some / (x @ start).norm(dim=1).mean())
 
 

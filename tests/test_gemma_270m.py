@@ -363,7 +363,7 @@ def test_the_recipe_learns_saves_and_exports_what_it_computes(recipe, installed:
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
     optimiser = torch.optim.Adam(parameters, lr=1e-2)
     losses = []
-    for _ in range(12):
+    for _ in range(40):
         generator = torch.Generator().manual_seed(1)
         loss = recipe.loss_of(model, pictures, ids, labels, pieces, generator)
         optimiser.zero_grad()

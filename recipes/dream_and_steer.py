@@ -78,6 +78,7 @@ def main() -> None:
     """Dream, steer, show."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo", help="a hub id or a folder")
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu (default: the best there is)")
     parser.add_argument("--word", default="strawberry")
     parser.add_argument("--minus", default="bus", help="what is subtracted, so that what all words share goes")
     parser.add_argument("--layer", type=int, default=1)
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few steps")
     args = parser.parse_args()
     folder = check_folder(args.folder)
-    vlm = nd.load(args.model)
+    vlm = nd.load(args.model, device=args.device)
     direction = nd.concept(vlm, args.word, layer=args.layer) - nd.concept(vlm, args.minus, layer=args.layer)
     prototype = nd.synthesize(vlm, direction, **({"steps": 10} if args.quick else {}))
     answers = steered(vlm, direction, args.say, args.add)

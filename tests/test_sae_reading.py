@@ -234,8 +234,8 @@ def test_feature_draws(
     assert nd.Prototype.load(out / "feature-3-layer3-seed0").direction["objective"] == "decoder"
     status, said, _ = run(capsys, "feature", folder.parent, "sae", 3, *common)
     assert status == 0
-    assert "tokens firing" in said
-    assert "saved 1 prototype" in said
+    assert "encoder" in said
+    assert "saved 1 picture" in said
 
 
 def test_features_lists(folder: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -261,7 +261,7 @@ def test_features_lists(folder: Path, tiny_folder: Path, tmp_path: Path, capsys:
         (("feature", "{folder}", "3", "x"), "'x' is no feature's number"),
         (("feature", "{folder}", "sae"), "which features of"),
         (("feature", "{folder}", "99"), "features 0 to 39"),
-        (("feature", "nowhere", "some-id", "3"), "no release 'nowhere'"),
+        (("feature", "nowhere", "some-id", "3"), "no autoencoder 'nowhere'"),
         (("feature", "gemma-scope-2-4b-it-res", "some-id", "3"), "has no SAE id 'some-id'"),
         (("feature", "{folder}", "3", "--steps", "0"), "at least 1 is needed"),
         (("features", "{folder}"), "Give --word octopus, --picture FILE, or both"),

@@ -46,7 +46,7 @@ def directions(tiny_vlm: nd.VLM) -> list[nd.Direction]:
         ({"rate": -0.1}, "rate=-0.1: a positive number"),
         ({"rate": float("nan")}, "rate=nan: a positive number"),
         ({"clip": float("inf")}, "clip=inf: a positive number"),
-        ({"optimiser": "Adam"}, "optimiser='Adam': allowed are 'sgd' and 'adam'"),
+        ({"optimiser": "Adam"}, "optimiser='Adam': allowed are 'sgd', 'adam' and 'normalised'"),
         ({"schedule": "linear"}, "schedule='linear': allowed are 'constant' and 'cosine'"),
         ({"augment": nd.Noise}, r"not the class: augment=nd\.Noise\(0\.2\)"),
         ({"augment": [nd.Shift(), None]}, r"augment=None: a value is needed: nd\.Shift\(\), "),

@@ -266,7 +266,7 @@ def test_features_lists(folder: Path, tiny_folder: Path, tmp_path: Path, capsys:
         (("feature", "{folder}", "3", "--steps", "0"), "at least 1 is needed"),
         (("features", "{folder}"), "Give --word octopus, --picture FILE, or both"),
         (("features", "{folder}", "--picture", "nowhere.png"), "no picture nowhere.png"),
-        (("features", "{folder}/nowhere", "--word", "x"), "no release"),
+        (("features", "{folder}/nowhere", "--word", "x"), "no autoencoder"),
     ],
 )
 def test_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture, arguments: tuple, words: str) -> None:

@@ -272,6 +272,7 @@ def test_features_lists(folder: Path, tiny_folder: Path, tmp_path: Path, capsys:
 def test_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture, arguments: tuple, words: str) -> None:
     status, said, told = run(capsys, *(a.format(folder=folder) for a in arguments))
     assert (status, said) == (1, "")
-    (line,) = told.strip().splitlines()
+    *notes, line = told.strip().splitlines()
+    assert all(note.startswith("nnsight-dream: note: ") for note in notes), told
     assert line.startswith("nnsight-dream: ")
     assert words in line

@@ -18,6 +18,9 @@ import torch
 
 import nnsight_dream as nd
 
+# scripts, which do their work when they are imported, as the search for doctests does
+collect_ignore = ["typed_user.py"]
+
 tiny.quiet()
 torch.set_num_threads(1)
 # a shell that starts a job in the background has it ignore Ctrl-C, which some tests press

@@ -54,7 +54,12 @@ def _check_paths(vlm: VLM) -> None:
             vlm.hf.get_submodule(path)
         except AttributeError:
             there = [n for n, _ in vlm.hf.named_modules() if n and n.count(".") <= 3]
-            if field == "root" and set(map(str, family.layers.split("."))) & {n.partition(".")[0] for n in there}:
+            headless = getattr(vlm.hf, "get_output_embeddings", lambda: None)() is None
+            if (
+                field == "root"
+                and headless
+                and set(map(str, family.layers.split("."))) & {n.partition(".")[0] for n in there}
+            ):
                 raise ValueError(
                     f"{type(vlm.hf).__name__} is the inner part of a model of family {family.name}, without what "
                     "stands around it: give the whole, as AutoModelForImageTextToText.from_pretrained makes it"

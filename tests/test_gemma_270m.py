@@ -25,6 +25,7 @@ from nnsight_dream.demo import gemma
 
 ROOT = Path(__file__).parents[1]
 WIDTH, LAYERS = 32, 2
+PACKED = gguf.GGMLQuantizationType.Q8_0
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 MARKS = ["<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>"]
 WORDS = ["\n", "\n\n", "▁", *map(chr, range(33, 127)), "us", "er", "user", "mod", "el", "model", "oc", "to", "octo"]
@@ -46,6 +47,7 @@ def write_gguf(path: Path) -> None:
     w.add_rope_freq_base(1e6)
     w.add_sliding_window(512)
     w.add_vocab_size(len(pieces))
+    w.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     w.add_tokenizer_model("llama")
     w.add_tokenizer_pre("default")
     w.add_token_list(pieces)
@@ -66,7 +68,11 @@ def write_gguf(path: Path) -> None:
         maps |= dict.fromkeys(("attn_q_norm", "attn_k_norm"), (16,))
         shapes |= {f"blk.{i}.{k}": v for k, v in maps.items()}
     for name, shape in shapes.items():
-        w.add_tensor(f"{name}.weight", chance.standard_normal(shape).astype(np.float32) * 0.1 + ("norm" in name))
+        weight = chance.standard_normal(shape).astype(np.float32) * 0.1 + ("norm" in name)
+        if "norm" in name:
+            w.add_tensor(f"{name}.weight", weight)
+        else:  # in blocks of 32 numbers of 8 bits
+            w.add_tensor(f"{name}.weight", gguf.quantize(weight, PACKED), raw_dtype=PACKED)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -148,6 +154,15 @@ def test_the_parts_are_joined_and_dequantised_to_what_transformers_reads(install
     assert not list(installed.glob("draft-*"))
 
 
+def test_transformers_is_asked_to_unpack_weights_that_kernels_could_read_packed(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, load = [], AutoModelForCausalLM.from_pretrained  # by 5.23 it unpacks a Gemma 3 anyway, other kinds not
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: (asked.append(k), load(*a, **k))[1])
+    gemma.language_folder()
+    assert asked[0]["quantization_config"].dequantize is True
+
+
 def test_a_pictures_piece_follows_the_last_word_as_in_gemma_3(installed: Path) -> None:
     folder = gemma.language_folder()
     words = AutoTokenizer.from_pretrained(folder)
@@ -179,10 +194,11 @@ def test_with_a_part_missing_or_no_gguf_it_says_what_to_install(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = gemma.importlib.util.find_spec
-    with monkeypatch.context() as patch:
-        patch.setattr(gemma.importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
-        with pytest.raises(ImportError, match=r"nnsight-dream\[gemma\]"):
-            gemma.language_folder()
+    for missing in ("gguf", "accelerate"):
+        with monkeypatch.context() as patch:
+            patch.setattr(gemma.importlib.util, "find_spec", lambda name: None if name == missing else find(name))  # noqa: B023
+            with pytest.raises(ImportError, match=rf"not here: {missing}\. pip install 'nnsight-dream\[gemma\]'"):
+                gemma.language_folder()
     shutil.rmtree(tmp_path / "site" / "tiny_gguf_part3")
     with pytest.raises(FileNotFoundError, match=r"nnsight-dream\[gemma\].*hf download google/gemma-3-270m.*Terms"):
         gemma.language_folder()

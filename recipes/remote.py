@@ -20,6 +20,7 @@ from pathlib import Path
 
 import nnsight_dream as nd
 from nnsight_dream.io.files import check_folder, option_path
+from nnsight_dream.synthesis.settings import changed
 
 QUICK = ["--quick"]
 
@@ -53,8 +54,7 @@ def main() -> None:
         keep(nd.collect(vlm, args.collect), args.folder)
     elif args.sweep:
         jobs = nd.jobs_of([(word, "", word) for word in args.words], args.layers)
-        chosen = nd.Settings.demo() if args.model == "demo" else None
-        settings = (lambda layer: (chosen or nd.Settings.paper(layer)).but(**changes)) if changes else chosen
+        settings = changed(vlm, **changes)
         print(nd.sweep(vlm, jobs, args.folder, settings=settings, remote_concurrency=args.remote_concurrency))
     else:
         # nothing is sent yet: the vectors are made in the job that climbs them

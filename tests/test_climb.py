@@ -513,3 +513,13 @@ def test_paper_preset(layer, rate):
     s = nd.Settings.paper(layer)
     assert (s.steps, s.batch, s.rate, s.clip, s.optimiser, s.canvas.size) == (600, 8, rate, 1.0, "sgd", 448)
     assert {s.pooling.tau, nd.Settings.paper(layer, tau_middle=0.5).pooling.tau} == {0.5, 0.005}
+
+
+def test_a_choice_with_some_settings_changed(vlm):
+    """What is None stays; where all is None, so does the choice."""
+    from nnsight_dream.synthesis.settings import changed
+
+    assert changed(vlm, "demo", steps=None, quality=None) == "demo"
+    of_layer = changed(vlm, steps=3, quality="draft", rate=None)
+    assert of_layer(12) == nd.Settings.paper(12).but(quality="draft", steps=3)
+    assert changed(vlm, nd.Settings.demo(), steps=3)(1) == nd.Settings.demo().but(steps=3)

@@ -49,10 +49,11 @@ def atlas(
     if asked and (judge or cards is not None or pictures is not None):
         raise ValueError("--judge, --cards and --pictures are for features: leave out --word and --layer")
     vlm = load_model(model, device)
-    how: dict[str, Any] = dict(
-        tile=tile, seed=seed, settings=_settings(vlm, steps, draft), ray=_cluster(vlm, model, workers)
-    )
     from ..atlas import make
+    from ..synthesis.settings import changed
+
+    settings = changed(vlm, steps=steps, quality="draft" if draft else None)
+    how: dict[str, Any] = dict(tile=tile, seed=seed, settings=settings, ray=_cluster(vlm, model, workers))
 
     if asked:
         from ..directions.text import concept
@@ -110,13 +111,6 @@ def _words(words: list[str] | None, most: int | None) -> list[str]:
         asked = [c.name for c in concepts()]
     asked = list(dict.fromkeys(asked))
     return asked if most is None or len(asked) <= most else [asked[i * len(asked) // most] for i in range(most)]
-
-
-def _settings(vlm: Any, steps: int | None, draft: bool) -> Any:
-    from ..synthesis.settings import choose
-
-    changes: dict[str, Any] = {**({"quality": "draft"} if draft else {}), **({"steps": steps} if steps else {})}
-    return (lambda layer: choose(vlm, layer).but(**changes)) if changes else None
 
 
 def _cluster(vlm: Any, model: str, workers: int | None) -> Any:

@@ -48,12 +48,13 @@ def sweep(
         refuse_unshown(list(named), strict=False)
     from ..sweeps import jobs
     from ..sweeps.sweep import sweep as draw
+    from ..synthesis.settings import changed
 
     given = [(name, group, "") for name, group in named.items()]
     wanted = jobs.jobs_of(given, layers_of(layer or ["1"]), seeds=distinct(seed or [0], "seed"), controls=controls)
     with waiting(f"loading {model}"):
         vlm = load_model(model, device)
-    done = draw(vlm, wanted, out, settings=_changed(vlm, steps=steps, quality=quality and quality.value))
+    done = draw(vlm, wanted, out, settings=changed(vlm, steps=steps, quality=quality and quality.value))
     rows = _judged(done.store) if judge and not done.interrupted else []
     for key, why in done.failed.items():
         note(f"{key} failed: {why}")
@@ -90,14 +91,6 @@ def _told(done: Any, rows: list[dict[str, Any]]) -> None:
         print("\nhow often the bundled judge names the word, among all words of its category:\n")
         print(to_markdown(rows, ["layer", "concepts", "pictures", "rate", "low", "high", "chance"]))
     print(f"\nto look through them: nnsight-dream report {done.store.folder}")
-
-
-def _changed(vlm: Any, **changes: Any) -> Any:
-    """Settings of each layer with some choices changed; None where none is."""
-    from ..synthesis.settings import choose
-
-    given: Any = {name: value for name, value in changes.items() if value is not None}
-    return (lambda layer: choose(vlm, layer).but(**given)) if given else None
 
 
 def _judged(store: Any) -> list[dict[str, Any]]:

@@ -234,3 +234,12 @@ def choose(vlm: VLM, layer: int, choice: Choice = None) -> Settings:
     if not isinstance(chosen, Settings):
         raise TypeError(_NONE.format(given=f"{arguments.shown(choice)}, which gives {arguments.shown(chosen)}"))
     return chosen
+
+
+def changed(vlm: VLM, choice: Choice = None, **changes: Any) -> Choice:
+    """A choice with some settings changed, those that are None left as they are; the choice itself where all are.
+
+    Raises as `choose` and `Settings.but`, the latter when the settings of a layer are asked for.
+    """
+    given: Any = {name: value for name, value in changes.items() if value is not None}
+    return (lambda layer: choose(vlm, layer, choice).but(**given)) if given else choice

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from PIL import Image
 
 from .. import arguments
 from ..io.files import check_folder, digest, make_folder, write_whole
-from ..report.pages import filled, written
+from ..report.pages import filled, template, written
 from . import layout, sheets
 from .likeness import Likeness, likeness
 
@@ -137,13 +136,7 @@ def write(
         large=large if any(large) else [],
         **_table(several),
     )
-    return Atlas(written(place / INDEX, filled(template(), data=data)), cells, alike)
-
-
-@functools.cache
-def template() -> str:
-    """The page without its data."""
-    return Path(__file__).parents[1].joinpath("report", "html", "atlas.html").read_text(encoding="utf-8")
+    return Atlas(written(place / INDEX, filled(template("atlas"), data=data)), cells, alike)
 
 
 def _told(alike: Likeness | None) -> str:

@@ -17,7 +17,7 @@ from .. import arguments
 from ..io.files import check_file
 from ..io.pictures import own_png
 from ..report.page_pictures import Shelf
-from ..report.pages import filled, written
+from ..report.pages import filled, template, written
 from ..sae.activations import features_of
 from ..sweeps.store import now
 from ..synthesis.blocks import reading_rows
@@ -121,8 +121,7 @@ def page(
     lists = [c["near"] + c["makes"] for c in data["cards"]] + [p["features"] for p in data["pictures"]]
     mentioned = {row[0] for rows in lists for row in rows}
     data |= dict(images=shelf.urls(), labels={i: word for i, word in (labels or {}).items() if i in mentioned})
-    template = Path(__file__).parents[1].joinpath("report", "html", "cards.html").read_text(encoding="utf-8")
-    return written(path, filled(shelf.allowed(template), data=data))
+    return written(path, filled(shelf.allowed(template("cards")), data=data))
 
 
 def _active(one: Active) -> list[Any]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..arguments import text
 from ..io.files import check_file
-from ..report.pages import filled, written
+from ..report.pages import filled, template, written
 from .section import Report
 
 PIXELS = 160  # most pixels a side of a drawn picture on the page
@@ -28,8 +28,7 @@ def page(report: Report, path: str | os.PathLike[str], *, title: str = "") -> Pa
     for told, section in zip(data["sections"], report.sections, strict=True):
         told["pictures"] = [known | {"src": _embedded(image)} for (image, _), known in
                             zip(section.pictures, told["pictures"], strict=True)]  # fmt: skip
-    template = Path(__file__).parent.joinpath("html", "check.html").read_text(encoding="utf-8")
-    return written(place, filled(template, data=data, title=named))
+    return written(place, filled(template("check"), data=data, title=named))
 
 
 def _embedded(image: Image.Image) -> str:

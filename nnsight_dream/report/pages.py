@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import math
@@ -73,8 +74,15 @@ def page(
         cells=[_cell(store, e, by_key.get(e.key, []), judges, shelf) | {"model": models[e.key]} for e in entries],
     )
     data["images"] = shelf.urls()
-    template = Path(__file__).parent.joinpath("html", "page.html").read_text(encoding="utf-8")
-    return written(path, filled(shelf.allowed(template), data=data))
+    return written(path, filled(shelf.allowed(template("page")), data=data))
+
+
+@functools.cache
+def template(name: str) -> str:
+    """The page of that name in `report/html` without its data, with the script that all pages share."""
+    folder = Path(__file__).parent / "html"
+    page, shared = ((folder / file).read_text(encoding="utf-8") for file in (f"{name}.html", "make.js"))
+    return page.replace("__MAKE__\n", shared, 1)
 
 
 def filled(template: str, *, data: Any, title: str = "") -> str:

@@ -19,7 +19,7 @@ from ..judges.tally import opened
 from ..sweeps.jobs import slug
 from ..sweeps.store import now
 from .page_pictures import Shelf
-from .pages import CHOICE, COLUMNS, FREE, NONE, PICTURE, filled, written
+from .pages import CHOICE, COLUMNS, FREE, NONE, PICTURE, filled, template, written
 
 if TYPE_CHECKING:
     from ..io.html_pages import Page
@@ -84,8 +84,7 @@ def raters_page(
     items = [{**item, "image": urls[item["image"]]} for item in items]
     identity = hashlib.sha256(" ".join(str(i["id"]) for i in items).encode()).hexdigest()[:12]
     data = dict(items=items, place=f"nnsight-dream-{identity}", free=FREE, choice=CHOICE, none=NONE)
-    template = Path(__file__).parent.joinpath("html", "raters.html").read_text(encoding="utf-8")
-    return written(path, filled(shelf.allowed(template), data=data, title=title))
+    return written(path, filled(shelf.allowed(template("raters")), data=data, title=title))
 
 
 def _once_each(entries: Mapping[str, Entry]) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -21,6 +22,12 @@ needed = pytest.mark.skipif(PROGRAM is None, reason="no Chromium: apt-get instal
 QUIET = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"""
 KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, **{str(n): 48 + n for n in range(10)}}
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    """What a page shows, as it stands in it."""
+    text = page.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
 
 
 class Tab:

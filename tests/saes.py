@@ -48,6 +48,13 @@ def build(
     return sae
 
 
+def on_neuronpedia() -> Any:
+    """A jumprelu SAE that names no model, with an id of Neuronpedia."""
+    made = build("jumprelu", model=None)
+    made.cfg.metadata.neuronpedia_id = "tiny/2-res"
+    return made
+
+
 def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]], filled: dict[str, dict[tuple, torch.Tensor]]) -> None:
     """A float32 safetensors file of zeros, holes on disk, with some columns (None, j) and rows (j,) filled."""
     header, at = {}, 0

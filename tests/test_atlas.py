@@ -138,17 +138,12 @@ def test_a_thumbnail_is_the_middle_of_a_picture() -> None:
 # -- the folder ------------------------------------------------------------------------------------------------------
 
 
-def data_of(page: Path) -> dict:
-    text = page.read_text(encoding="utf-8")
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
-
-
 def test_what_is_told_is_only_text_and_large_pictures_lie_beside(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
     tiles = [Tile(evil, 3, (evil, "fox"), 0.5, "both", "yes", "a fox", card="cards/x"), Tile("b")]
     made = pages.write([coloured(0), coloured(1).resize((300, 300))], tiles, [[0, 1], [1, 0]], tmp_path, tile=32)
     assert evil not in made.index.read_text(encoding="utf-8")
-    told = data_of(made.index)
+    told = chromium.data_of(made.index)
     assert told["names"] == [evil, "b"]
     assert told["vocabulary"] == [evil, "fox"]
     assert told["large"][0] == ""
@@ -163,7 +158,7 @@ def test_the_page_tells_whether_neighbours_look_alike(tmp_path: Path) -> None:
     made = pages.write(pictures, [Tile("a")] * 16, np.eye(16), tmp_path, points=points, told="Said.")
     assert made.likeness is not None
     assert made.likeness.p < 0.05
-    assert data_of(made.index)["told"].startswith(
+    assert chromium.data_of(made.index)["told"].startswith(
         f"Said. Neighbours' pictures correlate by {made.likeness.neighbours:.2f}"
     )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -45,19 +43,12 @@ def references() -> Any:
 
 @pytest.fixture(scope="module")
 def sae() -> Any:
-    made = saes.build("jumprelu", model=None)
-    made.cfg.metadata.neuronpedia_id = "tiny/2-res"
-    return made
+    return saes.on_neuronpedia()
 
 
 @pytest.fixture(scope="module")
 def material() -> Material:
     return Material(WORDS, tuple(noise(len(WORDS))), WORDS, {w: "thing" for w in WORDS})
-
-
-def data_of(page: Path) -> dict:
-    text = page.read_text(encoding="utf-8")
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
 
 
 def test_live_features_are_drawn_and_told(tiny_vlm: nd.VLM, sae: Any, material: Material, tmp_path: Path) -> None:
@@ -74,7 +65,7 @@ def test_live_features_are_drawn_and_told(tiny_vlm: nd.VLM, sae: Any, material: 
     )
     found = responses(tiny_vlm, sae, nd.feature(sae, 0).site(tiny_vlm), WORDS, material.pictures, WORDS)
     live = [n for n in range(40) if (found.by_word[:, n] > 0).any() or (found.by_picture[:, n] > 0).any()]
-    told = data_of(made.index)
+    told = chromium.data_of(made.index)
     assert told["numbers"] == [live[i * len(live) // 12] for i in range(12)]
     for i, number in enumerate(told["numbers"]):
         assert told["rates"][i] == pytest.approx(float((found.by_picture[:, number] > 0).float().mean()), abs=1e-5)
@@ -155,7 +146,7 @@ def test_one_that_fails_is_left_out_and_told(tiny_vlm: nd.VLM, tmp_path: Path) -
     zero = nd.from_tensor(tiny_vlm, torch.zeros(32), 2, label="nowhere")
     made = make.make_atlas(tiny_vlm, [*good, zero], tmp_path, settings=FEW, progress=False)
     assert [label for label, _ in made.failed] == ["nowhere"]
-    assert data_of(made.index)["names"] == ["axis 0", "axis 1", "axis 2"]
+    assert chromium.data_of(made.index)["names"] == ["axis 0", "axis 1", "axis 2"]
 
 
 def test_what_cannot_be_one_map_is_refused(tiny_vlm: nd.VLM, sae: Any, tmp_path: Path) -> None:
@@ -176,7 +167,7 @@ def test_a_click_leads_to_the_card(tiny_vlm: nd.VLM, sae: Any, material: Materia
         tiny_vlm, sae, tmp_path / "atlas", features=[3, 5, 8], material=material, cards=tmp_path / "cards of it",
         settings=FEW, progress=False,
     )  # fmt: skip
-    assert data_of(made.index)["cards"] == [
+    assert chromium.data_of(made.index)["cards"] == [
         "../cards%20of%20it/index.html#feature-3",
         "",
         "../cards%20of%20it/index.html#feature-8",
@@ -212,7 +203,7 @@ def test_by_the_command_line(tiny_folder: Path, tmp_path: Path, capsys: pytest.C
     asked += ["--out", str(tmp_path / "map")]
     assert cli.main(asked) == 0
     assert "3 pictures in" in capsys.readouterr().out
-    assert data_of(tmp_path / "map" / "index.html")["names"] == ["fox", "bear", "panda"]
+    assert chromium.data_of(tmp_path / "map" / "index.html")["names"] == ["fox", "bear", "panda"]
     for wrong, said in (
         (["--most", "0"], "--most"),
         (["--tile", "4"], "--tile"),

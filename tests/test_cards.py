@@ -58,9 +58,7 @@ def vlm(tiny_parts: tuple) -> nd.VLM:
 
 @pytest.fixture(scope="module")
 def sae() -> Any:
-    made = saes.build("jumprelu", model=None)
-    made.cfg.metadata.neuronpedia_id = "tiny/2-res"
-    return made
+    return saes.on_neuronpedia()
 
 
 @pytest.fixture(scope="module")

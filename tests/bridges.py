@@ -55,6 +55,19 @@ def boot(hf: torch.nn.Module, processor: Any = None, kind: str = "", copied: boo
     return bridge
 
 
+def runnable(bridge: Any) -> Any:
+    """The bridge with what TransformerLens 3.9 reads of Qwen 3.5's linear attention and transformers 5.24 has no more.
+
+    `bridge.run_with_cache` ends in an AttributeError there; this package does not go that way.
+    """
+    for module in bridge.modules():
+        if type(module).__name__ in ("Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet"):
+            home = sys.modules[type(module).__module__]
+            vars(module).setdefault("causal_conv1d_fn", None)  # None: it convolves by torch
+            vars(module).setdefault("chunk_gated_delta_rule", home.torch_chunk_gated_delta_rule)
+    return bridge
+
+
 def native(bridge: Any) -> Any:
     """The bridge with the vision tower's norms computed as Hugging Face does."""
     for module in getattr(bridge, "vision_encoder", torch.nn.Identity()).modules():
@@ -100,7 +113,7 @@ class Cached:
 def cached(name: str, check: bool = True) -> Cached:
     """Activations at every hook point of the third block, for two texts and a picture, against `run_with_cache`."""
     hf, processor, load, size = miniature(name)
-    bridge = boot(hf, processor)
+    bridge = runnable(boot(hf, processor))
     vlm = nd.load(bridge, check=check, **load)
     ids, mask = torch.arange(10, 24).view(2, 7), torch.ones(2, 7, dtype=torch.long)
     _, text = bridge.run_with_cache(ids, attention_mask=mask, names_filter=lambda n: True, **vlm.family.text(ids))

@@ -49,6 +49,7 @@ SETTLE = 0.2  # the last part of all steps, in which the rate falls to zero
 RATE = 1.5e-3
 DRAWING_WEIGHT = 16.0  # the gradient of the drawing loss is 9 times smaller than that of the cross-entropy
 MORE_SHARE = 0.35  # of the pictures of a step, how many are of classes beside the concepts
+PIECE = 5  # pictures of full size at a time on a CPU: their attention maps stay in its cache
 FAST = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -205,43 +206,60 @@ class Drawings:
         self.label[rows] = torch.multinomial(self.often, n, replacement=True, generator=g)
         self.age[rows] = 0
 
-    def _impure(self, vectors: torch.Tensor, most: float) -> torch.Tensor:
-        """Unit directions (count, width) of the drawings' classes, with up to `most` of others and of noise added.
+    def _impure(self, vectors: torch.Tensor, label: torch.Tensor, most: float) -> torch.Tensor:
+        """Unit directions (n, width) of the classes `label` (n,), with up to `most` of others and of noise added.
 
         No word's vector in a language model is pure, and a projector turns what it reads.
         """
-        n, g = len(self.label), self.generator
+        n, g = len(label), self.generator
         mix = torch.randn(n, len(vectors), generator=g).to(self.device)
         others = F.normalize(mix @ vectors.detach(), dim=-1)
         noise = F.normalize(torch.randn(n, vectors.shape[1], generator=g), dim=-1).to(self.device)
         which, share = (torch.rand(n, 1, generator=g).to(self.device) for _ in range(2))
         other = F.normalize(others + noise * (which < 0.5), dim=-1)
-        return F.normalize(vectors[self.label.clone().to(self.device)] + most * share * other, dim=-1)
+        return F.normalize(vectors[label] + most * share * other, dim=-1)
 
-    def loss(self, model: Matcher) -> torch.Tensor:
-        """Mean of 1 - cosine(gradient, way to the target); moves the drawings on.
+    def loss(self, model: Matcher, weight: float, piece: int) -> float:
+        """Mean of 1 - cosine(gradient, way to the target), whose gradient times `weight` is added to the parameters', at
+        `piece` drawings at a time; moves the drawings on.
 
         Both are seen at three scales, as means of 4 x 4, of 4 x 4 without what is coarser than 16 pixels, and of 2 x 2
         without what is coarser than 8 (at 64 pixels; half of it at 32), about evenly weighted.
         """
         n, g, device = len(self.canvas), self.generator, self.device
-        target = self.art[self.label.to(device)]
-        way = target[:, :3] + (1 - target[:, 3:]) * self.ground - self.canvas
         reach = max(1, self.side // (16 if torch.rand((), generator=g) < 0.7 else 6))
         shift = torch.randint(-reach, reach + 1, (2,), generator=g).tolist()
+        grads, total = [], 0.0
+        for rows in torch.arange(n).split(piece):
+            loss, grad = self._losses(model, rows.to(device), shift)
+            (weight / n * loss).backward()
+            grads.append(grad)
+            total += loss.item() / n
+        self._move(torch.cat(grads))
+        return total
+
+    def _way(self, rows: torch.Tensor) -> torch.Tensor:
+        """From the canvases `rows` to their targets (n, 3, side, side)."""
+        target = self.art[self.label.to(self.device)[rows]]
+        return target[:, :3] + (1 - target[:, 3:]) * self.ground[rows] - self.canvas[rows]
+
+    def _losses(self, model: Matcher, rows: torch.Tensor, shift: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of the losses of `rows`, and their gradients at the pixels."""
+        n, g, device = len(rows), self.generator, self.device
+        way = self._way(rows)
         strength = 0.2 * torch.rand(n, 1, 1, 1, generator=g)
         noise = (strength * torch.randn(way.shape, generator=g)).to(device)
-        x = (torch.roll(self.canvas, shift, (2, 3)) + noise).requires_grad_(True)
+        x = (torch.roll(self.canvas[rows], shift, (2, 3)) + noise).requires_grad_(True)
         hidden = model.hidden(x)
         head = (torch.rand(n, generator=g) < 0.25).to(
             device
         )  # the others climb in the space that a projector will read
         texts, known = model.texts(), model.means.any(1)
         spread = F.normalize((model.means - model.means[known].mean(0)) * known[:, None], dim=-1)
-        wanted = torch.where(head[:, None], self._impure(texts, 0.4), self._impure(spread, 1.2))
+        label = self.label.to(device)[rows]
+        wanted = torch.where(head[:, None], self._impure(texts, label, 0.4), self._impure(spread, label, 1.2))
         seen = torch.where(head[:, None], model.unit(hidden), F.normalize(hidden - model.means[known].mean(0), dim=-1))
-        score = (seen * wanted).sum()
-        (grad,) = torch.autograd.grad(score, x, create_graph=True)
+        (grad,) = torch.autograd.grad((seen * wanted).sum(), x, create_graph=True)
         grad = torch.roll(grad, [-s for s in shift], (2, 3))
         loss = torch.ones(n, device=device)
         fine = max(1, self.side // 32)
@@ -250,15 +268,20 @@ class Drawings:
             if coarser > 1:
                 a, b = (t - F.interpolate(F.avg_pool2d(t, coarser), t.shape[-2:], mode="bilinear") for t in (a, b))
             loss = loss - share * F.cosine_similarity(a.flatten(1), b.flatten(1))
-        with torch.no_grad():
-            grad = F.interpolate(F.avg_pool2d(grad, fine), grad.shape[-2:], mode="bilinear")
-            step = grad / grad.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
-            step = step * way.flatten(1).norm(dim=1)[:, None, None, None]
-            self.canvas += (0.15 + 0.35 * torch.rand(n, 1, 1, 1, generator=g)).to(device) * step
-            self.canvas.clamp_(0, 1)
-            self.age += 1
-            self.begin()
-        return loss.mean()
+        return loss.sum(), grad.detach()
+
+    @torch.no_grad()
+    def _move(self, grad: torch.Tensor) -> None:
+        """A step of each canvas along its gradient, as long as a part of its way to the target."""
+        fine = max(1, self.side // 32)
+        grad = F.interpolate(F.avg_pool2d(grad, fine), grad.shape[-2:], mode="bilinear")
+        step = grad / grad.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+        way = self._way(torch.arange(len(self.canvas), device=self.device))
+        step = step * way.flatten(1).norm(dim=1)[:, None, None, None]
+        share = 0.15 + 0.35 * torch.rand(len(step), 1, 1, 1, generator=self.generator)
+        self.canvas.add_(share.to(self.device) * step).clamp_(0, 1)
+        self.age += 1
+        self.begin()
 
 
 def words_of(concepts: list[art.Concept], npm: Path, more: list[str]) -> tuple[list[list[int]], list[str]]:
@@ -452,22 +475,25 @@ def train(
         if attacked:
             delta.requires_grad_(True)
         label = y[here].to(device)
-        hidden = model.hidden((x + delta).clamp(0, 1))
-        model.remember(hidden, label)
-        seen = model.unit(hidden)
-        logits = model.logits(seen)
-        loss = F.cross_entropy(logits, label, label_smoothing=0.05)
-        loss = loss + 0.5 * F.cross_entropy(model.patch_logits(hidden), label, label_smoothing=0.05)
-        loss = loss + F.mse_loss(model.thumbnail(seen), thumbs[here].to(device)) / spread
+        piece = PIECE * SIDE**2 // side**2 if device.type == "cpu" else len(x)
         model.zero_grad(set_to_none=True)
-        loss.backward()
+        mean, right = 0.0, 0
+        for rows in torch.arange(len(x)).split(piece):
+            hidden = model.hidden((x[rows] + delta[rows]).clamp(0, 1))
+            model.remember(hidden, label[rows])
+            seen = model.unit(hidden)
+            logits = model.logits(seen)
+            loss = F.cross_entropy(logits, label[rows], label_smoothing=0.05)
+            loss = loss + 0.5 * F.cross_entropy(model.patch_logits(hidden), label[rows], label_smoothing=0.05)
+            loss = loss + F.mse_loss(model.thumbnail(seen), thumbs[here[rows]].to(device)) / spread
+            loss = len(rows) / len(x) * loss
+            loss.backward()
+            mean, right = mean + loss.item(), right + int((logits.argmax(1) == label[rows]).sum())
         if attacked:
             if drawing_weight:
                 if drawings is None or drawings.side != side:
                     drawings = Drawings(source, y, d.often, drawn, side, generator, device)
-                drawing_loss = drawings.loss(model)
-                (drawing_weight * drawing_loss).backward()
-                aligned = 0.98 * aligned + 0.02 * drawing_loss.item()
+                aligned = 0.98 * aligned + 0.02 * drawings.loss(model, drawing_weight, piece)
             g = delta.grad
             g = g / g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
             delta = _ball(delta.detach() + 0.8 * eps * g, eps)
@@ -485,10 +511,10 @@ def train(
             line = dict(
                 step=step,
                 side=side,
-                loss=round(loss.item(), 3),
+                loss=round(mean, 3),
                 eps=round(eps, 2),
                 drawing=round(aligned, 3),
-                batch=round((logits.argmax(1) == label).float().mean().item(), 3),
+                batch=round(right / len(x), 3),
                 seconds=round(time.time() - began),
             )
             if step % 500 == 0 or step == total:

@@ -31,7 +31,7 @@ class VLM:
     """A vision-language model, ready to be read and climbed. Made by `load`.
 
     model      the nnsight model; trace it as you would any other
-    hf         the Hugging Face module inside it, untouched
+    hf         the Hugging Face module inside it, untouched; typed Any, as its submodules are its family's own
     processor  its processor, or None; `tokenizer` its tokenizer
     family     the record of facts about its family
     pixels     the numbers of its image processor
@@ -45,7 +45,7 @@ class VLM:
     """
 
     model: nnsight.NNsight
-    hf: torch.nn.Module
+    hf: Any
     tokenizer: Any
     processor: Any
     family: Family

@@ -82,7 +82,7 @@ class Prototype:
     readings: Mapping[str, Any] | None = None
     image_size: tuple[int, int] | None = None
     straight_through: float | None = None
-    film: Film | None = None
+    film: Film | Any = None  # None where none was asked for; `Any` spares a check where `film=True` stands beside it
 
     @property
     def images(self) -> list[Image.Image]:

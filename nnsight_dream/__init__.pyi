@@ -89,6 +89,8 @@ from .synthesis.film import Film as Film
 from .synthesis.film import film_of_layers as film_of_layers
 from .synthesis.prototype import Prototype as Prototype
 from .synthesis.prototypes import Prototypes as Prototypes
+from .synthesis.reach import Reach as Reach
+from .synthesis.reach import reach as reach
 from .synthesis.request import Away as Away
 from .synthesis.series import interpolate as interpolate
 from .synthesis.series import strengths as strengths

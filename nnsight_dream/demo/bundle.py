@@ -89,8 +89,7 @@ def pictures(names: Iterable[str] | None = None, *, background: float = 1.0) -> 
             raise ValueError(
                 f"no picture of {arguments.shown(name)}; the nearest names are {near}; demo.concepts() has them all"
             )
-    with Image.open(folder() / "pictures" / "held_out.webp") as file:
-        sheet = file.convert("RGBA")
+    sheet = _sheet(folder() / "pictures" / "held_out.webp")
     shown = []
     for name in wanted:
         i = known[name]
@@ -100,6 +99,15 @@ def pictures(names: Iterable[str] | None = None, *, background: float = 1.0) -> 
         ground.alpha_composite(art)
         shown.append(Picture(name, concepts()[i].category, ground.convert("RGB"), art.getchannel("A")))
     return shown
+
+
+@functools.lru_cache(maxsize=1)
+def _sheet(path: Path) -> Image.Image:
+    """The sheet of all pictures, RGBA, which takes longer to decode than a picture to be read."""
+    from PIL import Image
+
+    with Image.open(path) as file:
+        return file.convert("RGBA")
 
 
 def sae_folder(name: str | int | None = None) -> Path:

@@ -54,6 +54,18 @@ def _readings(value: Any) -> bool:
     return _named(lambda part: True)(value) and all(_or_none(_number)(value.get(name)) for name in READINGS)
 
 
+def _reach(value: Any) -> bool:
+    numbers = ("score", "best_own", "best_cut")
+    return (
+        _named(lambda part: True)(value)
+        and value.get("unit") in ("score", "activation")
+        and all(_or_none(_number)(value.get(name)) for name in numbers)
+        and _whole(value.get("pictures", 0))
+        and _text(value.get("reason", ""))
+        and _or_none(_many(_number))(value.get("ground"))
+    )
+
+
 def _site(value: Any) -> bool:
     if not isinstance(value, Mapping) or set(value) != {"layer", "kind", "tokens"}:
         return False
@@ -100,6 +112,7 @@ PROTOTYPE: Form = {
     "interrupted": (lambda v: isinstance(v, bool), "true or false"),
     "readings": (_or_none(_readings), "an object of numbers, or null"),
     "film": (_or_none(_many(_text)), "a list of texts, or null"),
+    "reach": (_or_none(_reach), "an object of numbers, or null"),
 }
 
 

@@ -9,6 +9,8 @@ from .film import Film as Film
 from .film import film_of_layers as film_of_layers
 from .prototype import Prototype as Prototype
 from .prototypes import Prototypes as Prototypes
+from .reach import Reach as Reach
+from .reach import reach as reach
 from .request import Away as Away
 from .series import interpolate as interpolate
 from .series import strengths as strengths

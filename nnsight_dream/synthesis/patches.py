@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from .. import arguments
-from ..directions.centres import Grey, NaturalNoise, Pictures
 from ..directions.direction import Direction
 from ..io.pictures import as_tensors
 from ..models.reading import read_pictures
 from ..sae.feature import Feature
 from .centres import centre as centre_at
-from .settings import as_plain
+from .recorded import Untold, centre_of, check_own
 
 if TYPE_CHECKING:
     from ..models.vlm import VLM
@@ -59,11 +58,7 @@ class Patches:
 def patches(prototype: Prototype, vlm: VLM, towards: Direction | Feature | None, centre: Any) -> Patches:
     """See `Prototype.patches`."""
     arguments.model(vlm)
-    if prototype.model != vlm.id or prototype.image_size not in (None, vlm.image_size):
-        raise ValueError(
-            f"this picture was made for {prototype.model} at {prototype.image_size} px; {vlm.id} sees "
-            f"{vlm.image_size} px. nd.from_images(vlm, prototype.image, layer) reads pictures of any model and size"
-        )
+    check_own(prototype, vlm)
     site = vlm.site(prototype.site)
     with torch.no_grad():
         (read,) = read_pictures(vlm, as_tensors([prototype.image], "image")[0], [site]).values()
@@ -101,9 +96,7 @@ def _scores(
 
 def _centre_of(prototype: Prototype, vlm: VLM) -> Any:
     """The centre of the run that made a prototype, as far as its record tells."""
-    record = prototype.settings.get("centre")
-    known = (Grey(), NaturalNoise(), *([Pictures.bundled()] if vlm.is_demo else []))
-    for choice in known:
-        if as_plain(choice) == record:
-            return choice
-    raise ValueError(f"the centre of this picture's run is recorded as {arguments.shown(record)}: give it as centre=")
+    try:
+        return centre_of(prototype, vlm)
+    except Untold as untold:
+        raise ValueError(f"{untold}: give it as centre=") from None

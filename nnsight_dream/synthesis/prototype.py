@@ -21,6 +21,7 @@ from ..io.files import write_whole
 from ..models.sites import Site
 from .blocks import Blocks, enlarged, image_tag, link_tag, picture_row, reading_rows, to_png
 from .film import Film, slider
+from .reach import Reach
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,6 +64,7 @@ class Prototype:
     image_size    (height, width) in pixels at which the model saw the picture; None in records that do not tell
     straight_through   the temperature of a surrogate gradient, None where the gradient was the model's own
     film      pictures on the way, where they were asked for: see `synthesize`
+    reach     its score beside the best real picture's, once `nd.reach` has measured it
     """
 
     image: Image.Image
@@ -83,6 +85,7 @@ class Prototype:
     image_size: tuple[int, int] | None = None
     straight_through: float | None = None
     film: Film | Any = None  # None where none was asked for; `Any` spares a check where `film=True` stands beside it
+    reach: Reach | None = None
 
     @property
     def images(self) -> list[Image.Image]:
@@ -115,6 +118,12 @@ class Prototype:
         real = {name: f" (a real picture {value:.3f})" for name, value in beside.items()}
         return {name: f"{float(value):.3f}{real.get(name, '')}" for name, value in self.scores.items()}
 
+    def told_reach(self) -> Reach | None:
+        """Its reach as far as it is known; of the bundled model's concepts it is measured now, and not kept."""
+        from .real_pictures import reach_here
+
+        return reach_here(self)
+
     # -- showing -------------------------------------------------------------------------------------------------
 
     def enlarged(self, side: int = 256) -> Image.Image:
@@ -135,6 +144,8 @@ class Prototype:
     def _repr_html_(self) -> str:
         rows = "".join(picture_row(k, v) for k, v in self.told_scores().items())
         rows += "".join(picture_row(*reading) for reading in reading_rows(self.readings))
+        if reached := self.told_reach():
+            rows += picture_row("reach", str(reached))
         if link := self.direction.get("link"):
             rows += f'<tr><td colspan="2">{link_tag(str(link))}</td></tr>'
         return (
@@ -155,10 +166,11 @@ class Prototype:
             f"  layer {self.site.layer}  seed {self.seed}  ", style="default"
         )
         title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
-        if not self.readings:
-            return Group(title, Blocks(self.image))
-        readings = "  ".join(f"{name} {value}" for name, value in reading_rows(self.readings))
-        return Group(title, Text(readings, style="dim"), Blocks(self.image))
+        lines = [Text(str(reached))] if (reached := self.told_reach()) else []
+        if self.readings:
+            told = "  ".join(f"{name} {value}" for name, value in reading_rows(self.readings))
+            lines.append(Text(told, style="dim"))
+        return Group(title, *lines, Blocks(self.image))
 
     # -- keeping -------------------------------------------------------------------------------------------------
 
@@ -168,6 +180,8 @@ class Prototype:
         record = {k: dict(v) if isinstance(v, Mapping) else v for k, v in record.items()}
         record["site"] = {"layer": self.site.layer, "kind": self.site.kind, "tokens": self.site.tokens}
         record["heat"] = self.heat.tolist()
+        if (reached := record.pop("reach")) is not None:
+            record["reach"] = reached.record()
         pictures = {PICTURE: to_png(self.image), HEAT: to_png(self.heat_map())}
         if self.film is not None:
             record["film"], pictures[FILM] = list(self.film.captions), to_png(self.film.strip())
@@ -216,6 +230,8 @@ class Prototype:
             tokens = site["tokens"] if isinstance(site["tokens"], str) else tuple(site["tokens"])
             record["history"] = tuple(record["history"])
             record["heat"] = np.array(record["heat"], dtype=np.float32)
+            if record.get("reach") is not None:
+                record["reach"] = Reach.of_record(record["reach"])
             if record.get("image_size") is not None:
                 record["image_size"] = tuple(record["image_size"])
             if expected not in (None, files.digest(data)):
@@ -263,7 +279,7 @@ def save_beside(prototype: Prototype, place: Path, taken: set[Path]) -> Path:
             chosen, copy = place.with_name(f"{place.name}-{copy}"), copy + 1
         files.make_folder(chosen)
         for name, data in content.items():
-            if not (chosen / name).exists():
+            if not (chosen / name).exists() or (name == RECORD and prototype.reach is not None):  # measured since
                 write_whole(chosen / name, data)
     return chosen
 
@@ -285,6 +301,6 @@ def _record(data: bytes) -> dict[str, Any] | None:
     """A record without its digests, which older versions did not write; None for other files."""
     try:
         record = json.loads(data)
-        return {k: v for k, v in record.items() if k not in ("files", files.DIGEST)}
+        return {k: v for k, v in record.items() if k not in ("files", files.DIGEST, "reach")}
     except (ValueError, AttributeError):
         return None

@@ -431,7 +431,7 @@ def test_the_judge_on_features(vlm: nd.VLM, sae: Any, material: Material, deck: 
     asked = len(judge.questions)
     again = feature_judging.judge_features(vlm, sae, deck.cards, tmp_path, judge, material=material, settings=FEW)
     assert (again.rows, len(judge.questions)) == (judged.rows, asked)
-    assert "| features | strict | 2 | 4 | 50 % |" in tables.to_markdown(judged.rows)
+    assert "| features | asked freely | 2 | 4 | 50 % |" in tables.to_markdown(judged.rows)
     with pytest.raises(ValueError, match="made with other settings"):
         feature_judging.judge_features(
             vlm, sae, deck.cards, tmp_path, judge, material=material, settings=FEW.but(steps=9)

@@ -128,7 +128,7 @@ def test_inspect_tells_what_the_model_is(tiny_folder: Path, capsys: pytest.Captu
     shown = capsys.readouterr().out
     assert "Gemma3ForConditionalGeneration" in shown
     assert "blocks.0.hook_resid_post" in shown
-    assert "[4, 4]" in shown
+    assert "4 x 4" in shown
 
 
 def test_inspect_proves_the_record(tmp_path: Path, tiny_parts: tuple, capsys: pytest.CaptureFixture) -> None:

@@ -15,6 +15,7 @@ import pytest
 import nnsight_dream as nd
 from nnsight_dream import cli
 from nnsight_dream.cli import output
+from nnsight_dream.demo import bundle
 
 ROOT = Path(nd.__file__).parents[1]
 MAIN = "import sys; from nnsight_dream.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -131,3 +132,68 @@ def test_quality_is_drawn_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert cli.main(["synthesize", "fox", "--quality", "draft", *more, "--out", str(tmp_path / name)]) == 0
         (story,) = (tmp_path / name).rglob("*.json")
         assert len(json.loads(story.read_text())["history"]) == steps
+
+
+class Terminal(io.StringIO):
+    """What prints to it takes it for a terminal; `lines` is what a person sees, the states of bars one by one."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def lines(self) -> list[str]:
+        return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue()))
+
+
+WIDE = [
+    ["--help"],
+    *([command, "--help"] for command in ("synthesize", "features", "sweep", "check", "atlas")),
+    ["concepts"],
+    ["inspect", "demo"],
+    ["inspect", "TINY", "--layer", "2", "--config-only"],
+    ["features", "--word", "octopsu", "Christmas", "--top", "6"],
+    ["synthesize", "San Francisco", "octopsu", "--layer", "1", "4", "--steps", "1", "--judge"],
+    ["feature", "demo", "615", "--steps", "1"],
+    ["judge", "shown"],
+    ["sweep", "fox", "owl", "--layer", "1", "4", "--steps", "1", "--controls", "1", "--judge"],
+    [
+        "check",
+        "demo",
+        "--quick",
+        "--skip",
+        "activations",
+        "gradient",
+        "numerics",
+        "layers",
+        "sinks",
+        "cost",
+        "drawings",
+    ],
+    ["inspect", "someone/nothing-of-this-name"],
+]
+
+
+@pytest.mark.parametrize("arguments", WIDE, ids=lambda arguments: "-".join(arguments[:2]))
+def test_no_line_on_a_terminal_is_wider_than_it(
+    arguments: list[str], demo_vlm: nd.VLM, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    if arguments[0] == "judge":
+        (tmp_path / "shown").mkdir()
+        for name in ("a-picture-with-quite-a-long-name-that-leaves-little-room", "b"):
+            bundle.pictures(["fox"])[0].image.save(tmp_path / "shown" / f"{name}.png")
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    try:
+        status = cli.main([str(tiny_folder) if word == "TINY" else word for word in arguments])
+    except SystemExit as done:
+        status = done.code
+    monkeypatch.undo()
+    assert status == (arguments[-1] == "someone/nothing-of-this-name"), err.getvalue()
+    assert [line for line in [*out.lines, *err.lines] if len(line) > 80] == []
+    assert len("".join(out.lines + err.lines)) > 100

@@ -12,7 +12,7 @@ import typer
 from ..version import __version__
 from . import checking, drawing, looking, many
 from .atlas import atlas
-from .options import Command, UsageError, usage_message
+from .options import Command, Commands, UsageError, usage_message
 from .output import no_output, note, printable, short, short_warnings
 
 NAME = "nnsight-dream"
@@ -24,7 +24,7 @@ READER_GONE = 141  # 128 + SIGPIPE, as a shell reports of `yes | head`
 
 _HELPS_ITSELF = {"help_option_names": ["-h", "--help"]}
 
-app = typer.Typer(name=NAME, pretty_exceptions_enable=False, context_settings=_HELPS_ITSELF)
+app = typer.Typer(name=NAME, cls=Commands, pretty_exceptions_enable=False, context_settings=_HELPS_ITSELF)
 for _run_command in (
     drawing.synthesize,
     drawing.feature,
@@ -102,7 +102,10 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        note(short(_message(error)) + ("" if isinstance(error, _USERS) else " (--debug shows where)"))
+        from ..remote.errors import ServerError
+
+        told = isinstance(error, (*_USERS, ServerError))  # their messages say all
+        note(short(_message(error)) + ("" if told else " (--debug shows where)"))
         return 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +10,10 @@ import typer
 
 from .. import arguments
 from .drawing import layers_of, load_model
-from .options import Device, Judged, Model, Objective, Out, Steps, number, switch, word
-from .output import note
+from .options import Device, Folder, Json, Judged, Model, Objective, Quality, Steps, number, word
+from .output import note, print_json, say
+
+OUT = Path("atlas")
 
 
 def atlas(
@@ -24,7 +27,7 @@ def atlas(
         str | None,
         word("--layer", help="map concept vectors of this layer instead; without --word of all bundled words"),
     ] = None,
-    most: Annotated[int | None, number("--most", help="so many pictures at most, evenly spread (default all)")] = None,
+    most: Annotated[int | None, number("--most", help="at most so many pictures, evenly spread (default all)")] = None,
     pictures: Annotated[
         Path | None, typer.Option("--pictures", metavar="DIR", help="real pictures that features are read on")
     ] = None,
@@ -37,10 +40,11 @@ def atlas(
     model: Model = "demo",
     device: Device = None,
     steps: Steps = None,
-    draft: Annotated[bool, switch("--draft", help="fewer steps and views: rougher pictures, sooner")] = False,
+    quality: Quality = None,
     seed: Annotated[int, number("--seed", help="of the pictures and the layout (default 0)")] = 0,
     judge: Judged = False,
-    out: Out = Path("atlas"),
+    out: Annotated[Path, Folder("--out", "the atlas's folder (default atlas); called again, it goes on")] = OUT,
+    json: Json = False,
 ) -> int:
     """Map the pictures of all live features of a sparse autoencoder, or of many words; goes on where it stopped."""
     _check(model, out, most, workers, steps, tile)
@@ -52,7 +56,7 @@ def atlas(
     from ..atlas import make
     from ..synthesis.settings import changed
 
-    settings = changed(vlm, steps=steps, quality="draft" if draft else None)
+    settings = changed(vlm, steps=steps, quality=quality and quality.value)
     how: dict[str, Any] = dict(tile=tile, seed=seed, settings=settings, ray=_cluster(vlm, model, workers))
 
     if asked:
@@ -71,13 +75,18 @@ def atlas(
             vlm, sae, out, sae_id=sae_id, most=most, material=material, objective=objective.value, cards=cards,
             reference=pictures, judge=examiner, title=f"Features of {sae}", **how,
         )  # fmt: skip
-    return _tell(made)
+    return _tell(made, json)
 
 
-def _tell(made: Any) -> int:
+def _tell(made: Any, json: bool) -> int:
     for label, error in made.failed:
         note(f"{label}: {error}")
-    print(made)
+    if json:
+        likeness = made.likeness and dataclasses.asdict(made.likeness)
+        counts = {"pictures": len(made.cells), "failed": dict(made.failed), "likeness": likeness}
+        print_json({"page": str(made.index), **counts})
+    else:
+        say(str(made))
     return int(bool(made.failed))
 
 

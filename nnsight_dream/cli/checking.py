@@ -9,7 +9,7 @@ import typer
 
 from .drawing import layers_of, load_model
 from .options import Device, Dtype, Json, Remote, option_file, switch, word
-from .output import console, note, print_json
+from .output import note, print_json, say
 
 
 def check(
@@ -52,10 +52,7 @@ def check(
     if json:
         print_json(report.to_dict())
     else:
-        screen = console()
         for line in lines(report):
-            screen.print(
-                line, style="dim" if line.startswith("        note") else None, highlight=False, soft_wrap=True
-            )
-        screen.print(f"page: {out}" if out is not None else "--out page.html writes a page to look at and to send")
+            say(line.lstrip(), hang=8, first=" " * (len(line) - len(line.lstrip())))
+        say(f"page: {out}" if out is not None else "--out page.html writes a page to look at and to send")
     return 130 if report.interrupted else STATUS[report.state]

@@ -10,7 +10,7 @@ import typer
 from .. import arguments
 from .drawing import layers_of, load_model, place_of, refuse_unshown
 from .options import Device, Dtype, Json, Model, number, switch, word
-from .output import print_facts, print_json, waiting
+from .output import print_facts, print_json, say, waiting
 
 
 def features(
@@ -54,7 +54,7 @@ def features(
     for c, of_feature in zip(active, fires, strict=True):
         scores = [f"{name} {value:.3f}" for name in ("word", "picture") if (value := getattr(c, name)) is not None]
         names = ", ".join(arguments.brief(name, 20) for name, _ in of_feature) or "none of the words asked"
-        print(f"{c.index:>8}  {'  '.join(scores)}  fires for {names}")
+        say(f"{'  '.join(scores)}  fires for {names}", hang=12, first=f"{c.index:>8}  ")
     if not active:
         print("no feature fires")
 
@@ -109,7 +109,7 @@ def inspect(
     if json:
         print_json({**facts, "step": step})
     else:
-        print_facts({**facts, **step})
+        print_facts({**_in_words(facts), **step})
 
 
 def _step(x: Any, layer: int | str, vlm: Any, batch: int, options: dict[str, Any], json: bool) -> dict[str, Any]:
@@ -132,6 +132,15 @@ def _step(x: Any, layer: int | str, vlm: Any, batch: int, options: dict[str, Any
     if seconds is not None:
         words = f"{seconds:.3g}: a few steps were timed on {vlm.device}, {torch.get_num_threads()} thread(s)"
     return story(cpu, gpu, words)
+
+
+def _in_words(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts as a person reads them, where JSON has lists and bare numbers."""
+    if not facts:
+        return facts
+    sides = {"image": "{} x {} pixels", "grid": "{} x {}"}
+    told = {name: form.format(*facts[name]) for name, form in sides.items()}
+    return {**facts, **told, "parameters": f"{facts['parameters']:,}"}
 
 
 def _facts(vlm: Any, layer: int | str) -> dict[str, Any]:
@@ -183,7 +192,7 @@ def judge(
         print_json([{"path": str(f), "names": of_file} for f, of_file in zip(files, names, strict=True)])
         return
     for file, of_file in zip(files, names, strict=True):
-        print(f"{file}: {', '.join(f'{name} {p:.1%}' for name, p in of_file.items())}")
+        say(f"{file}: {', '.join(f'{name} {p:.1%}' for name, p in of_file.items())}")
 
 
 def _pictures_of(path: Path) -> list[Path]:
@@ -226,9 +235,9 @@ def remote(
         known = model.family or "no family known here"
         loaded = "" if model.ready else ", not loaded for pictures and text"
         revision = f" @ {model.revision}" if model.revision else ""
-        print(f"{model.state:<10} {model.id}{revision}  ({known}{loaded})")
+        say(f"{model.id}{revision}  ({known}{loaded})", hang=11, first=f"{model.state:<10} ")
     if not models:
-        print("the server has no vision-language model up; it may bring one up when it is asked for")
+        say("the server has no vision-language model up; it may bring one up when it is asked for")
 
 
 def concepts(
@@ -251,4 +260,4 @@ def concepts(
         return
     for name in dict.fromkeys(c.category for c in shown):
         names = [c.name + (f" ({', '.join(c.aliases)})" if c.aliases else "") for c in shown if c.category == name]
-        print(f"{name}: {', '.join(names)}")
+        say(f"{name}: {', '.join(names)}")

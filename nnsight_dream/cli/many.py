@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from .. import arguments
 from .drawing import layers_of, load_model, refuse_unshown
 from .options import Device, Folder, Json, Layers, Model, Quality, Seeds, Steps, number, switch, word
-from .output import distinct, note, print_json, waiting
+from .output import distinct, note, print_json, print_table, say, waiting
 
 STORE = Path("sweep")
 
@@ -84,13 +85,18 @@ def _named(words: list[str], categories: list[str]) -> dict[str, str]:
 
 
 def _told(done: Any, rows: list[dict[str, Any]]) -> None:
-    print(done)
+    if not (sys.stderr and sys.stderr.isatty()):  # where there is a bar, it has said so at its end
+        say(str(done))
     if rows:
-        from ..report.tables import to_markdown
+        from ..report.tables import cells, headings
 
-        print("\nhow often the bundled judge names the word, among all words of its category:\n")
-        print(to_markdown(rows, ["layer", "concepts", "pictures", "rate", "low", "high", "chance"]))
-    print(f"\nto look through them: nnsight-dream report {done.store.folder}")
+        columns = ["layer", "concepts", "pictures", "rate", "low", "high", "chance"]
+        print()
+        say("how often the bundled judge names the word when told its category:")
+        print()
+        print_table(headings(columns), cells(rows, columns))
+    print()
+    say(f"to look through them: nnsight-dream report {done.store.folder}")
 
 
 def _judged(store: Any) -> list[dict[str, Any]]:

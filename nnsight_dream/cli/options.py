@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ..io.files import option_path
 
@@ -101,8 +101,28 @@ AtOnce = Annotated[int | None, number("--at-once", help="less memory: at most N 
 Judged = Annotated[bool, switch("--judge", help="let the bundled judge name what it sees")]
 
 
+def _plain(params: list[Any]) -> list[Any]:
+    """Parameters beside which the help writes no type of Python's, where they are words or switches."""
+    for param in params:
+        if param.param_type_name == "argument" or getattr(param, "is_flag", False):
+            param.display_type_rich = lambda ctx: None
+    return params
+
+
+class Commands(TyperGroup):
+    """The command of commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """As click's."""
+        return _plain(super().get_params(ctx))
+
+
 class Command(TyperCommand):
     """A command whose options may take several values (`--seed 0 7`) or, as `--remote`, one or none."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """As click's."""
+        return _plain(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click's, of arguments in the form that click knows."""

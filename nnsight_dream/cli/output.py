@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +43,7 @@ def printable(*streams: Any) -> Iterator[None]:
 def short_warnings() -> Iterator[None]:
     """Within the block, warnings are one line for the reader, without the line of code that gave them."""
     before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"nnsight-dream: note: {short(str(message))}\n"
+    warnings.formatwarning = lambda message, *_, **__: _noted(f"note: {short(str(message))}") + "\n"
     try:
         yield
     finally:
@@ -55,9 +57,36 @@ def no_output() -> None:
         os.dup2(nowhere, sys.stdout.fileno())
 
 
+def width_of(stream: Any) -> int | None:
+    """Columns of the terminal that a stream is; None of a pipe or file, whose reader cuts lines as it likes."""
+    return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None
+
+
+def wrapped(text: str, width: int | None, hang: int = 4, first: str = "") -> str:
+    """A text in lines of at most `width` characters, all but the first indented by `hang`; whole for None.
+
+    Names and paths are broken only where a line of their own is too short for them.
+    """
+    if width is None:
+        return first + text
+    lines = textwrap.wrap(
+        text, max(width, hang + 20), initial_indent=first, subsequent_indent=" " * hang, break_on_hyphens=False
+    )
+    return "\n".join(lines) or first.rstrip()
+
+
+def say(text: str, hang: int = 4, first: str = "") -> None:
+    """One line of output, on a terminal in as many as it takes."""
+    print(wrapped(text, width_of(sys.stdout), hang, first))
+
+
+def _noted(text: str) -> str:
+    return wrapped(text, width_of(sys.stderr), 4, "nnsight-dream: ")
+
+
 def note(text: str) -> None:
-    """One line to stderr, beside the output."""
-    print(f"nnsight-dream: {text}", file=sys.stderr)
+    """One line to stderr, beside the output; on a terminal in as many as it takes."""
+    print(_noted(text), file=sys.stderr)
 
 
 def distinct(values: Sequence[Any], name: str) -> list[Any]:
@@ -110,16 +139,34 @@ def print_json(value: Any) -> None:
 
 def print_facts(facts: Mapping[str, Any]) -> None:
     """A table of two columns, on a terminal no wider than that; a mapping has a line for each of its entries."""
+    width, column = width_of(sys.stdout), max(map(len, facts), default=0) + 3
+    for key, value in facts.items():
+        first = f" {key}".ljust(column)
+        if not isinstance(value, dict):
+            print(wrapped(repr(value) if "\n" in str(value) else str(value), width, column, first))
+            continue
+        wide = max([11, *map(len, value)]) + 1
+        longest = max((len(f"{v}") for v in value.values()), default=0)
+        indent = column
+        if width is not None and column + wide + longest > width:  # beneath its name there is more room
+            print(first.rstrip())
+            first, indent = " " * 3, 3
+        for name, told in value.items():
+            print(wrapped(str(told), width, indent + wide, first + name.ljust(wide)))
+            first = " " * indent
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table with a line of headings, numbers to the right; on a terminal no wider than that."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(show_header=False, box=None)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in facts.items():
-        wide = max([11, *map(len, value)]) if isinstance(value, dict) else 0
-        lines = "\n".join(f"{k:<{wide}} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        lines = repr(value) if isinstance(value, str) and "\n" in value else lines
-        table.add_row(key, lines)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for head, *cells in zip(heads, *rows, strict=True):
+        digits = all(cell[:1].isdigit() or cell == "-" for cell in cells)
+        table.add_column(head, justify="right" if digits else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     screen = console()
     with screen.capture() as caught:
         screen.print(table)
@@ -162,10 +209,10 @@ def print_prototypes(prototypes: Any, verdicts: Sequence[Any], places: Sequence[
         screen.print(Tiles([[next(told) for _ in row] for row in prototypes.rows]))
     else:
         for prototype, verdict, place in zip(prototypes, verdicts, places, strict=True):
-            print(_line(prototype, verdict, place))
+            say(_line(prototype, verdict, place))
     sheet = save_new(out / "grid.png", to_png(prototypes.grid()))
     some = "1 picture" if len(prototypes) == 1 else f"{len(prototypes)} pictures"
-    print(f"saved {some} in {out}; all at one look: {sheet}")
+    say(f"saved {some} in {out}; all at one look: {sheet}")
 
 
 def _line(prototype: Any, verdict: Any, place: Path) -> str:

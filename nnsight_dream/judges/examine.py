@@ -215,6 +215,6 @@ def _bar(progress: bool | None, name: str, total: int) -> Iterator[Callable[[], 
     if not is_live(progress):
         yield lambda: None
         return
-    with bar(name, total, keep=True) as shown:
+    with bar(f"judge {name}", total, keep=True) as shown:
         count = itertools.count(1)
         yield lambda: shown.at(next(count))

@@ -130,7 +130,7 @@ def story(cpu: Estimate, gpu: Estimate, seconds: str = "") -> dict[str, Any]:
     }
     for name, step in (("CPU memory", cpu), ("GPU memory", gpu)):
         parts = {**{f"{k} weights": v for k, v in step.weights.items() if v}, "canvas": step.canvas_bytes}
-        parts |= {f"{k} kept": v for k, v in step.kept.items() if v > 0} | {"workspace": step.workspace}
+        parts |= {f"{k} activations": v for k, v in step.kept.items() if v > 0} | {"workspace": step.workspace}
         parts["process" if step.device == "cpu" else "CUDA (assumed)"] = step.own_bytes
         parts["in all"] = step.memory
         facts[f"{name}, {step.dtype}"] = {part: f"{n / 1e9:.3f} GB" for part, n in parts.items()}

@@ -12,11 +12,24 @@ from typing import Any
 
 from ..arguments import choice, rows_of, several, shown
 from ..io.files import check_file, make_folder, write_whole
-from ..judges.questions import PROTOCOLS
+from ..judges.questions import IN_WORDS, PROTOCOLS
 from ..judges.tally import agreement_of
 from ..stats.intervals import bootstrap, wilson
 
 Row = Mapping[str, Any]
+
+#: What heads a column where people read it; the keys are those of rows, of JSON and CSV, and stay.
+HEADINGS = {
+    "rate": "named",
+    "low": "95 % from",
+    "high": "to",
+    "chance": "random directions",
+    "controls": "pictures of these",
+    "shuffled": "shuffled labels",
+    "protocol": "the judge was",
+    "drawn": "named, no word in it",
+    "written": "named, word in it",
+}
 
 
 def rates(
@@ -156,21 +169,31 @@ def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> Path:
 
 
 def to_markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """Rows as a Markdown table; rates in %, other fractions with two digits, "-" for None.
+    """Rows as a Markdown table, headed by `HEADINGS`; rates in %, other fractions with two digits, "-" for None.
 
-    >>> print(to_markdown([{"layer": 1, "rate": 0.5, "p": 0.001, "works": True}]))
-    | layer | rate | p | works |
-    |---|---|---|---|
-    | 1 | 50 % | 0.001 | yes |
+    >>> print(to_markdown([{"layer": 1, "protocol": "hint", "rate": 0.5, "p": 0.001, "works": True}]))
+    | layer | the judge was | named | p | works |
+    |---|---|---|---|---|
+    | 1 | told the category | 50 % | 0.001 | yes |
     """
     rows = rows_of(rows)
     if not rows:
         return "(no rows)"
     columns = list(rows[0]) if columns is None else columns
     names, _ = several(columns, str, "columns", "a column's name, or a list of them, is")
-    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    lines += [f"| {' | '.join(_cell(name, row.get(name)) for name in names)} |" for row in rows]
+    lines = [f"| {' | '.join(headings(names))} |", f"|{'---|' * len(names)}"]
+    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells(rows, names)]
     return "\n".join(lines)
+
+
+def headings(columns: Sequence[str]) -> list[str]:
+    """What heads columns where people read them."""
+    return [HEADINGS.get(name, name.replace("_", " ")) for name in columns]
+
+
+def cells(rows: Sequence[Row], columns: Sequence[str]) -> list[list[str]]:
+    """Rows as texts, column by column, each in one line."""
+    return [[_cell(name, row.get(name)) for name in columns] for row in rows]
 
 
 _PERCENT = {"rate", "low", "high", "chance", "shuffled", "drawn", "written", "share"}
@@ -180,6 +203,8 @@ def _cell(name: str, value: Any) -> str:
     say: Callable[[Any], str] = str
     if value is None or value != value:
         return "-"
+    if name == "protocol":
+        return IN_WORDS.get(value, str(value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -188,4 +213,4 @@ def _cell(name: str, value: Any) -> str:
             if name in _PERCENT
             else (lambda v: f"{v:.3f}" if name == "p" else f"{v:.2f}")
         )
-    return say(value).replace("|", "\\|").replace("\n", " ")
+    return say(value).replace("\n", " ")

@@ -28,11 +28,11 @@ def display(progress: bool | None, planned: Any, done: Any, out: TextIO | None =
         print(f"sweep: {done}", file=out, flush=True)
         return
     with bar("sweep", planned.jobs, out) as shown:
-        shown.at(done.found, str(counted))
+        shown.at(done.found, counted.beside_a_bar())
 
         def tell(event: str, chunk: Any, step: int) -> None:
             counted.tell(event, chunk, step)
-            shown.at(counted.pictures, str(counted))
+            shown.at(counted.pictures, counted.beside_a_bar())
 
         yield tell
     print(f"sweep: {done}", file=out, flush=True)
@@ -59,9 +59,18 @@ class _Count:
         under_way = sum(jobs * share for jobs, share in self.running.values())
         return self.done.found + self.done.made + len(self.done.failed) + under_way
 
+    @property
+    def speed(self) -> float:
+        """Pictures a second."""
+        return (self.pictures - self.there) / max(1e-9, time.monotonic() - self.began)
+
+    def beside_a_bar(self) -> str:
+        """What the bar, its count and its time do not say."""
+        failed = [f"{len(self.done.failed)} failed"] if self.done.failed else []
+        return ", ".join([*failed, *([f"{60 * self.speed:.1f} a minute"] if self.speed > 0 else [])])
+
     def __str__(self) -> str:
-        spent = max(1e-9, time.monotonic() - self.began)
-        speed = (self.pictures - self.there) / spent
+        speed = self.speed
         running = sum(jobs for jobs, _ in self.running.values())
         message = (
             f"{self.done.found + self.done.made} of {self.planned.jobs} done, {running} running, "

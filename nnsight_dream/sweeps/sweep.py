@@ -109,7 +109,7 @@ class Swept:
         stopped = ", interrupted" if self.interrupted else ""
         damaged = f", {len(self.damaged)} of them anew since damaged" if self.damaged else ""
         counts = f"{self.made} made{damaged}, {self.found} there before, {len(self.failed)} failed"
-        return f"{counts}{stopped}; {self.store.folder}"
+        return f"{counts}{stopped}, in {self.store.folder}"
 
 
 def plan(vlm: VLM, jobs: Iterable[Job], *, settings: Choice = None, shard: tuple[int, int] = (0, 1)) -> Plan:

@@ -47,6 +47,9 @@ def presets() -> dict[str, nd.Settings]:
         "demo": base,
         "fine": base.but(steps=200, batch=8),
         "light": base.but(steps=120, batch=4, augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
+        "even steps": base.but(
+            optimiser="normalised", rate=0.08, steps=60, batch=2, augment=(nd.Shift(pixels=1), nd.Noise(0.02))
+        ),
         "canvas 64": base.but(steps=120, batch=4, canvas=nd.Pixels(64)),
     }
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 STAGES = ("fetch", "render", "tower", "language", "judge", "bundle", "score")
 DATA = Path(__file__).parents[1] / "nnsight_dream" / "data"
+TOWER = Path(__file__).parent / "demo_training" / "tower.safetensors"  # a finished tower that no model has yet
 # of the full schedule, to see that everything runs (minutes)
 QUICK_TOWER = dict(clean=((32, 20),), robust=((32, 10), (48, 5), (64, 3)))
 
@@ -67,9 +68,8 @@ def run(stage: str, work: Path, seed: int, quick: bool, minutes: float, kind: st
             raise SystemExit("the tower is not ready: run this again to go on")
     elif stage == "language":
         quickly = {"stages": [replace(s, steps=4) for s in language.STAGES]} if quick else {}
-        seeing = work / "tower"
-        if not seeing.exists():  # then the bundled model's
-            seeing = DATA / "vlm" / "model.safetensors"
+        candidates = (work / "tower", TOWER, DATA / "vlm" / "model.safetensors")
+        seeing = next(file for file in candidates if file.exists())
         language.train(pictures, npm, seeing, work / "language.pt", work / "vlm", seed=seed, **quickly)
     elif stage == "judge":
         judge.train(pictures, npm, work / "judge.pt", seed=seed, **({"steps": 20} if quick else {}))

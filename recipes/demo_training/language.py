@@ -136,9 +136,13 @@ def start_projector(model: Gemma3ForConditionalGeneration, file: Path, pictures:
     """
     projector = model.model.multi_modal_projector
     if file.suffix == ".safetensors":
-        projector.mm_input_projection_weight.copy_(load_file(file)["multi_modal_projector.mm_input_projection_weight"])
-        return
-    head = torch.load(file / "average.pt", map_location="cpu")["image.weight"].T
+        tensors = load_file(file)
+        if "image.weight" not in tensors:
+            projector.mm_input_projection_weight.copy_(tensors["multi_modal_projector.mm_input_projection_weight"])
+            return
+    else:
+        tensors = torch.load(file / "average.pt", map_location="cpu")
+    head = tensors["image.weight"].float().T
     seen = torch.cat([model.model.vision_tower(2 * x - 1).last_hidden_state.mean(1) for x in pictures.split(128)])
     seen = F.normalize(seen @ head, dim=-1)
     axes = torch.linalg.svd(seen - seen.mean(0), full_matrices=False).Vh[: TEXT["hidden_size"]]

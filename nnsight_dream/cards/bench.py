@@ -19,12 +19,15 @@ from ..io.pictures import as_image, as_tensors
 from ..models.reading import read_pictures
 from ..sae import reference as references
 from ..sae.activations import features_of, strangeness
-from ..sae.encoding import encoded
+from ..sae.encoding import encoded, most, patches
 from ..sae.readouts import nearest_rows, top_logits
 from ..sae.responses import Responses, responses
 from ..sae.weights import TRANSCODERS, facts_of
 from ..synthesis.blocks import to_png
 from ..synthesis.prototype import Prototype, write_over
+from ..synthesis.reach import Reach
+from ..synthesis.real_pictures import Ground, real_picture
+from ..synthesis.recorded import ground_of
 from ..synthesis.synthesize import climb_pairs
 from .card import RECORD, TOP, Material, Shot
 
@@ -49,13 +52,14 @@ class Bench:
     reference: references.Reference | None = None
     missing: Sequence[int] = ()
     _centre: torch.Tensor | None = None
+    _cuts: dict[Ground, dict[int, float]] = dataclasses.field(default_factory=dict)
 
     def make(self, aim: Feature, place: Path) -> None:
         index = aim.parts[0][1].index
         prototypes = self._prototypes(aim, place)
         make_folder(place)
-        patches = self._patches(prototypes[0])
-        fires = torch.cat([part[:, index] for part in encoded(self.sae, patches)]).reshape(self.vlm.grid)
+        tokens = self._patches(prototypes[0])
+        fires = torch.cat([part[:, index] for part in encoded(self.sae, tokens)]).reshape(self.vlm.grid)
         heat = dataclasses.replace(prototypes[0], heat=fires.clamp(min=0).numpy()).heat_map(256)
         write_whole(place / "fires.png", to_png(heat))
         seen = self._responses()
@@ -78,7 +82,7 @@ class Bench:
             near=nearest_rows(self.sae, index, TOP),
             makes=[(f.index, f.max, f.mean, f.share) for f in features_of(self.vlm, self.sae, prototypes[0], 2 * TOP)],
             fires=fires.tolist(),
-            middle=(patches.mean(0).cpu() - self._middle()).tolist(),
+            middle=(tokens.mean(0).cpu() - self._middle()).tolist(),
             most_real=float(seen.by_picture[:, seen.column(index)].max()),
             strange=strange,
             link=aim.link,
@@ -101,8 +105,32 @@ class Bench:
             if any(p.interrupted for p in prototypes):
                 raise KeyboardInterrupt
             for shot, prototype in zip(group, prototypes, strict=True):
+                if not shot.negative:
+                    self._compare(aim.parts[0][1].index, prototype)
                 write_over(prototype, place / shot.name)
         return [Prototype.load(place / s.name) for s in self.shots]
+
+    def _compare(self, index: int, made: Prototype) -> None:
+        """Keep with a prototype how far it reaches beside the material's pictures."""
+        seen, ground, score = self._responses(), ground_of(made), float((made.readings or {})["act_max"])
+        own, cut = float(seen.by_picture[:, seen.column(index)].max()), self._cut(index, ground)
+        found = Reach.between("activation", score, own, cut, len(self.material.pictures), ground)
+        object.__setattr__(made, "reach", found)
+
+    def _cut(self, index: int, ground: Ground) -> float | None:
+        """The feature's highest activation on the material's pictures cut out and laid on a ground; None of no such."""
+        material = self.material
+        covered = [
+            real_picture(p, c) for p, c in zip(material.pictures, material.covers, strict=False) if c is not None
+        ]
+        laid = [real.on(ground) for real in covered if real.cover is not None]
+        if not laid:
+            return None
+        if index not in self._cuts.get(ground, {}):
+            features = self._responses().features
+            rows = torch.stack([most(self.sae, tokens, features) for _, tokens in patches(self.vlm, laid, self.site)])
+            self._cuts[ground] = dict(zip(features, rows.amax(0).tolist(), strict=True))
+        return self._cuts[ground][index]
 
     def _patches(self, made: Prototype) -> torch.Tensor:
         (picture,) = as_tensors(made.image, "image")

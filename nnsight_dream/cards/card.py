@@ -21,8 +21,10 @@ from PIL import Image
 from .. import arguments
 from ..io import records
 from ..io.files import DIGEST, damage, is_sealed
-from ..io.pictures import ENDINGS, as_image, files
+from ..io.pictures import ENDINGS, files, read
 from ..synthesis.prototype import Prototype
+from ..synthesis.reach import Reach
+from ..synthesis.recorded import ground_of
 
 RECORD = "card.json"
 
@@ -35,16 +37,20 @@ class Material:
     """What features are read on: words, and pictures with a name each.
 
     categories   of words, as a judge is told them with a hint; a word may have none
+    covers       of each picture what is opaque (255) and clear (0), mode L, or None; nothing where none is known
 
-    Raises ValueError for no word, no picture, or not one name for each picture.
+    Raises ValueError for no word, no picture, or not one name, and one cover, for each picture.
     """
 
     words: tuple[str, ...]
     pictures: tuple[Image.Image, ...]
     names: tuple[str, ...]
     categories: Mapping[str, str] = field(default_factory=dict)
+    covers: tuple[Image.Image | None, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.covers and len(self.covers) != len(self.pictures):
+            raise ValueError(f"{len(self.pictures)} pictures but {len(self.covers)} covers: one for each is needed")
         if not self.words or not self.pictures or len(self.names) != len(self.pictures):
             raise ValueError(
                 f"{len(self.words)} words, {len(self.pictures)} pictures and {len(self.names)} names: at least one "
@@ -63,7 +69,8 @@ class Material:
 
         shown = bundle.pictures()
         names = tuple(p.name for p in shown)
-        return cls(names, tuple(p.image for p in shown), names, {c.name: c.category for c in bundle.concepts()})
+        categories = {c.name: c.category for c in bundle.concepts()}
+        return cls(names, tuple(p.image for p in shown), names, categories, tuple(p.mask for p in shown))
 
     @classmethod
     def of_folder(cls, folder: str | Path, words: Sequence[str] | None = None) -> Material:
@@ -76,8 +83,9 @@ class Material:
             raise FileNotFoundError(f"{folder} holds no picture: files ending in {', '.join(ENDINGS)} are looked for")
         bundled = cls.bundled()
         texts = bundled.words if words is None else tuple(words)
-        shown = tuple(as_image(p, p.name) for p in there)
-        return cls(texts, shown, tuple(p.stem for p in there), bundled.categories)
+        shown = tuple(read(p, p.name) for p in there)
+        names, covers = tuple(p.stem for p in there), tuple(one.cover for one in shown)
+        return cls(texts, tuple(one.image for one in shown), names, bundled.categories, covers)
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,14 @@ class Card:
     def prototype(self, shot: Shot | None = None) -> Prototype:
         """One of its pictures; the first by default."""
         return Prototype.load(self.folder / (shot or self.shots[0]).name)
+
+    def reach(self, made: Prototype | None = None) -> Reach:
+        """The activation of a prototype, the first by default, over the highest on any of the material's pictures."""
+        made = made or self.prototype()
+        if made.reach is not None:
+            return made.reach
+        score, pictures = float((made.readings or {}).get("act_max", 0.0)), int(self.facts.get("pictures", 0))
+        return Reach.between("activation", score, self.most_real, None, pictures, ground_of(made))
 
     @property
     def label(self) -> str:

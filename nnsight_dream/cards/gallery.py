@@ -145,7 +145,7 @@ def _pairs(rows: Sequence[tuple[Any, float]]) -> list[list[Any]]:
 def _shown(card: Card, near: Sequence[tuple[int, float]], verdicts: Sequence[Any], kept: Any) -> dict[str, Any]:
     prototypes = {shot: card.prototype(shot) for shot in card.shots}
     first = prototypes[card.shots[0]]
-    readings = dict(first.readings or {})
+    readings, reach = dict(first.readings or {}), card.reach(first)
     fires = kept(own_png(card.folder / "fires.png"))
     real = []
     for n, (name, value) in enumerate(card.shown):
@@ -165,7 +165,9 @@ def _shown(card: Card, near: Sequence[tuple[int, float]], verdicts: Sequence[Any
         near=_pairs(card.near),
         like=_pairs(near),
         makes=[[row[0], *map(_round, row[1:])] for row in card.makes],
-        strength=_round(readings.get("act_max", 0.0) / card.most_real) if card.most_real > 0 else 0.0,
+        strength=_round(reach.own or 0.0),
+        reached=reach.reached,
+        reach=str(reach),
         link=card.link or "",
         facts=_facts(card, first, readings),
         verdicts=[list(map(str, row)) for row in verdicts],

@@ -79,10 +79,14 @@ class Drawing:
     def draw(self, vlm: Any, targets: Sequence[Any]) -> int:
         """Climb, save, judge and show; returns the exit status: 0, or 130 where it was interrupted."""
         from ..synthesis import synthesize
+        from ..synthesis.reach import reach
 
         changes: Any = {"steps": self.steps, "at_once": self.at_once, "quality": self.quality}
         changes = {name: value for name, value in changes.items() if value is not None}
         prototypes = synthesize.synthesize(vlm, targets, seed=list(self.seeds or [0]), **changes)
+        if vlm.is_demo and vlm.remote is None:  # of which real pictures are known
+            with waiting("comparing with real pictures"):
+                reach(vlm, prototypes)
         places, moved = prototypes.save_each(self.out)
         for asked, chosen in moved:
             note(f"{asked} holds another picture, which stays; this one is in {chosen}")

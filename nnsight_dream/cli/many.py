@@ -90,7 +90,7 @@ def _told(done: Any, rows: list[dict[str, Any]]) -> None:
     if rows:
         from ..report.tables import cells, headings
 
-        columns = ["layer", "concepts", "pictures", "rate", "low", "high", "chance"]
+        columns = ["layer", "concepts", "pictures", "rate", "low", "high", "chance", "reached"]
         print()
         say("how often the bundled judge names the word when told its category:")
         print()
@@ -112,7 +112,8 @@ def _judged(store: Any) -> list[dict[str, Any]]:
 
 def _entry(entry: Any) -> dict[str, Any]:
     named = {name: getattr(entry.job, name) for name in ("concept", "layer", "seed", "control")}
-    return named | {"picture": str(entry.folder / "prototype.png")}
+    reach = None if entry.reach is None else entry.reach.record()
+    return named | {"picture": str(entry.folder / "prototype.png"), "reach": reach}
 
 
 def report(

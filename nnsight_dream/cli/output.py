@@ -183,6 +183,7 @@ def prototype_row(prototype: Any, verdict: Any) -> dict[str, Any]:
         "steps": len(prototype.history),
         "interrupted": prototype.interrupted,
         "scores": dict(prototype.scores),
+        "reach": None if prototype.reach is None else prototype.reach.record(),
     }
     if prototype.readings is not None:
         row["readings"] = dict(prototype.readings)
@@ -225,5 +226,6 @@ def _line(prototype: Any, verdict: Any, place: Path) -> str:
     share = dict(reading_rows(prototype.readings)).get("tokens firing")
     firing = "" if share is None else f"; {share} of tokens firing"
     judged = "" if verdict is None else f"; judge: {verdict}"
+    reached = "" if (reach := prototype.reach) is None or reach.reached is None else f"; {reach}"
     label = arguments.brief(prototype.label)
-    return f"{label}, layer {prototype.site.layer}, seed {prototype.seed}: {scores}{firing}{judged}; {picture}"
+    return f"{label}, layer {prototype.site.layer}, seed {prototype.seed}: {scores}{firing}{reached}{judged}; {picture}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..arguments import choice, several, shown
+from ..synthesis.reach import Reach
 from .desk import standing
 from .questions import PROTOCOLS
 
@@ -50,6 +51,8 @@ def results(store: Place, judges: str | Sequence[str] | None = None, *, grader: 
     top        the most frequent answer, "" if there is none
     written    share of the readings that find the word written in the picture; None if "written" was not asked
     drawn      the score if the word is not written (`written` under a half), else 0; None if either is unknown
+    reach      the picture's own score over the best real picture's on its own ground; `reach_cut` cut out on the
+               canvas's ground; None where it was not measured. `reached` says whether all that is known is at least 1
 
     judges    all that answered by default
     grader    whose grades count, where several graded; those of the first to grade an answer, by default
@@ -61,12 +64,14 @@ def results(store: Place, judges: str | Sequence[str] | None = None, *, grader: 
     models = models_of(entries)
     for entry in entries:
         about = _told(entry.job) | dict(model=models[entry.key], settings=entry.settings)
+        reach = entry.reach or Reach("score")
+        beside = dict(reach=reach.own, reach_cut=reach.cut, reached=reach.reached)
         for judge in names:
             rows = standing(place.answers(entry.key, judge))
             told = [_tally(entry.job, rows, p, grader) for p in PROTOCOLS if any(r["protocol"] == p for r in rows)]
             written = next((t["score"] for t in told if t["protocol"] == "written"), None)
             for one in told:
-                tallies.append(dict(key=entry.key, **about, judge=judge, **one, **_split(one, written)))
+                tallies.append(dict(key=entry.key, **about, judge=judge, **one, **_split(one, written), **beside))
     return tallies
 
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import os
+import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ HEADINGS = {
     "protocol": "the judge was",
     "drawn": "named, no word in it",
     "written": "named, word in it",
+    "reached": "reach real pictures",
+    "reach": "median reach",
 }
 
 
@@ -45,7 +48,9 @@ def rates(
     `high` (over concepts; Wilson's where each has one picture and a score of 0 or 1); `chance`, the rate with random
     directions in the concepts' place, of `controls` pictures; `shuffled`, the rate against other concepts;
     `written` and `drawn`, the shares that are recognised and do or do not write the word (None if not asked);
-    `unanswered`, the refusals, empty and broken answers. Rates are None where nothing is graded.
+    `unanswered`, the refusals, empty and broken answers; `reached`, the share of graded pictures whose reach was
+    measured that reach what real pictures do (see `nd.reach`), and `reach`, the median of their scores over the best
+    real picture's on its own ground. Rates are None where nothing is graded.
 
     Rows of several models, or of several settings at one layer and pooling, are never put into one rate: each has a
     group of its own, told apart by the columns `model` and `settings`.
@@ -120,6 +125,8 @@ def _rate(rows: Sequence[Row]) -> dict[str, Any]:
         drawn=_mean([float(r["drawn"]) for r in graded if r.get("drawn") is not None]),
         written=_mean([r["score"] * (r["written"] >= 0.5) for r in graded if r.get("written") is not None]),
         unanswered=sum(int(r[k]) for r in rows for k in ("refusals", "empty", "broken")),
+        reached=_mean([float(r["reached"]) for r in graded if r.get("reached") is not None]),
+        reach=_median([float(r["reach"]) for r in graded if r.get("reach") is not None]),
     )
 
 
@@ -137,6 +144,10 @@ def interval(scores: Sequence[float], concepts: Sequence[Hashable]) -> tuple[flo
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def seed_agreement(rows: Sequence[Row], *, protocol: str = "hint") -> dict[str, float | int | None]:
@@ -196,7 +207,7 @@ def cells(rows: Sequence[Row], columns: Sequence[str]) -> list[list[str]]:
     return [[_cell(name, row.get(name)) for name in columns] for row in rows]
 
 
-_PERCENT = {"rate", "low", "high", "chance", "shuffled", "drawn", "written", "share"}
+_PERCENT = {"rate", "low", "high", "chance", "shuffled", "drawn", "written", "share", "reached"}
 
 
 def _cell(name: str, value: Any) -> str:

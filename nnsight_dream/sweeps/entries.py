@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..io.files import damage, digest, is_sealed
 from ..synthesis.prototype import PICTURE, Prototype
+from ..synthesis.reach import Reach
 from .jobs import job_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ class Entry:
     def settings(self) -> str:
         """Steps and a hash of all that was chosen but model and job: equal for pictures that can be compared."""
         return str(self._about["settings"])
+
+    @property
+    def reach(self) -> Reach | None:
+        """The picture's score beside the best real picture's; None where that was not measured when it was made."""
+        told = self.record.get("reach")
+        return None if told is None else Reach.of_record(told)
 
     @functools.cached_property
     def _about(self) -> Mapping[str, Any]:
@@ -113,7 +120,8 @@ def about(prototype: Prototype, of: dict[str, Any]) -> dict[str, Any]:
         choices |= {"image_size": prototype.image_size, "straight_through": prototype.straight_through}
     text = json.dumps(choices, sort_keys=True, default=str)
     name = dict(model=prototype.model, revision=prototype.revision)
-    return {**name, "settings": f"{steps} steps, {digest(text.encode())[:6]}", "of": of}
+    reach = {} if prototype.reach is None else {"reach": prototype.reach.record()}
+    return {**name, "settings": f"{steps} steps, {digest(text.encode())[:6]}", "of": of, **reach}
 
 
 def _about_of(place: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ..io.files import check_folder
 from ..models.load import load
 from ..models.vlm import VLM
 from ..synthesis.digests import digest
+from ..synthesis.real_pictures import keep_reach
 from ..synthesis.settings import checked, choose
 from ..synthesis.synthesize import climb_pairs
 from .aims import directions_of
@@ -304,6 +305,7 @@ def _climbed(
         return [r for one in good for r in _climbed(vlm, [one], settings, None)]
     if any(p.interrupted for p in prototypes):
         raise KeyboardInterrupt
+    keep_reach(vlm, prototypes, [d for d, _ in good], settings)
     return list(prototypes)
 
 

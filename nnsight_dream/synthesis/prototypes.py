@@ -167,6 +167,9 @@ def lines_of(prototype: Prototype) -> list[Text]:
     stopped = ", stopped early" if prototype.interrupted else ""
     score, _, real = score.partition(" (")
     beside = [Text(real.rstrip(")"), style="dim")] if real else []
+    reach = prototype.told_reach()
+    if reach is not None and reach.reached is not None:
+        beside.append(Text(reach.verdict))
     return [
         Text(arguments.brief(prototype.label), style="bold"),
         Text(f"layer {prototype.site.layer}, seed {prototype.seed}{stopped}"),
@@ -180,11 +183,13 @@ def _tile(prototype: Prototype) -> str:
     name, score = next(iter(prototype.scores.items()), ("", 0.0))
     label = html.escape(arguments.brief(prototype.label))
     names = html.escape(f"{prototype.site.tl_name} = {prototype.hf_name}")
+    reach = prototype.reach
+    reached = "" if reach is None or reach.reached is None else f"<br>{html.escape(reach.verdict)}"
     return (
         f'<figure title="{names}" style="display:inline-block;margin:4px;width:132px;vertical-align:top">'
         f"{image_tag(prototype.enlarged(128), prototype.label)}<figcaption><b>{label}</b><br>"
         f"layer {int(prototype.site.layer)}, seed {int(prototype.seed)}<br>{html.escape(name)} {score:.3f}"
-        f"{', stopped early' if prototype.interrupted else ''}</figcaption></figure>"
+        f"{', stopped early' if prototype.interrupted else ''}{reached}</figcaption></figure>"
     )
 
 

@@ -72,6 +72,27 @@ class Reach:
         told = ", ".join(f"{share:.2f} of the best {where}" for where, share in grounds if share is not None)
         return f"{self.verdict}: {told or self.reason}"
 
+    @classmethod
+    def between(
+        cls,
+        unit: str,
+        score: float,
+        best_own: float,
+        best_cut: float | None,
+        pictures: int,
+        ground: tuple[float, float, float],
+    ) -> Reach:
+        """A prototype's score beside those of real pictures, with the reason for each share that this leaves out."""
+        what = "fires it" if unit == "activation" else "scores above 0"
+        wanting = [
+            f"no real picture {what} {where}"
+            for where, best in (("on its own ground", best_own), ("cut out", best_cut))
+            if best is not None and not best > 0
+        ]
+        if best_cut is None:
+            wanting.append("no real picture is transparent, so that none could be cut out")
+        return cls(unit, score, best_own, best_cut, pictures, ground, "; ".join(wanting))
+
     def record(self) -> dict[str, Any]:
         """All of it as plain data, with `own`, `cut` and `reached`, for JSON."""
         return {**dataclasses.asdict(self), "own": self.own, "cut": self.cut, "reached": self.reached}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,21 +13,26 @@ import torch
 
 from .. import arguments
 from ..demo import bundle
+from ..directions.centres import Pictures
 from ..directions.direction import MODELS, Direction, climbable
 from ..engine.measure import measured_direction
 from ..engine.pixels import shares
 from ..engine.pooling import Mean, reported
 from ..engine.terms import placed
+from ..io import cache
 from ..io.pictures import as_tensors, files, read
 from ..sae.encoding import patches
 from ..sae.feature import Feature
 from .centres import centre
+from .digests import digest
 from .reach import Reach
 from .recorded import GREY, Untold, aim_of, centre_of, check_own, ground_of, pooling_of, score_of
 from .settings import Settings, as_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from PIL import Image
 
     from ..models.sites import Site
     from ..models.vlm import VLM
@@ -80,11 +85,13 @@ def _real(picture: Any) -> list[Real]:
     if isinstance(picture, torch.Tensor) or several:
         return [Real(one, None) for tensor in as_tensors([picture], "pictures") for one in tensor.split(1)]
     held = read(picture, "pictures")
-    mask = picture.mask if isinstance(picture, bundle.Picture) else held.cover
-    (own,) = as_tensors([held.image], "pictures")
-    if mask is None:
-        return [Real(own, None)]
-    return [_with(own, shares(torch.from_numpy(np.array(mask)))[None, None])]
+    return [real_picture(held.image, picture.mask if isinstance(picture, bundle.Picture) else held.cover)]
+
+
+def real_picture(image: Image.Image, mask: Image.Image | None) -> Real:
+    """A picture on white, with what of it is opaque (255) and clear (0), mode L; None where it is not transparent."""
+    (own,) = as_tensors([image], "pictures")
+    return Real(own, None) if mask is None else _with(own, shares(torch.from_numpy(np.array(mask)))[None, None])
 
 
 def _with(own: torch.Tensor, cover: torch.Tensor) -> Real:
@@ -147,16 +154,14 @@ def compared(vlm: VLM, prototype: Prototype, pictures: Any, towards: Any, settin
         raise ValueError(flaw)
     if flaw:
         return Reach(unit, reason=flaw)
-    own, cut, count = _tokens(vlm, site, real, ground)
-    mine, best_own, best_cut = score(tokens), max(map(score, own)), max(map(score, cut), default=None)
-    wanting = [
-        f"no real picture {'fires it' if unit == 'activation' else 'scores above 0'} {where}"
-        for where, best in (("on its own ground", best_own), ("cut out", best_cut))
-        if best is not None and not best > 0
-    ]
-    if best_cut is None:
-        wanting.append("no real picture is transparent, so that none could be cut out")
-    return Reach(unit, mine, best_own, best_cut, count, ground, "; ".join(wanting))
+    best: tuple[float, float | None]
+    if real is None:
+        best, count = _best_of_bundled(vlm, site, aim, score, ground), len(bundle.concepts())
+    else:
+        own = _read(vlm, site, [one.own for one in real])
+        cut = _read(vlm, site, [one.on(ground) for one in real if one.cover is not None])
+        best, count = (max(map(score, own)), max(map(score, cut), default=None)), len(real)
+    return Reach.between(unit, score(tokens), *best, count, ground)
 
 
 def _check_site(vlm: VLM, aim: Direction | Feature, site: Site) -> None:
@@ -165,31 +170,31 @@ def _check_site(vlm: VLM, aim: Direction | Feature, site: Site) -> None:
         raise ValueError(f"{aim} is at {own}, this picture's activations at {site}: give one made for that site")
 
 
-def _tokens(
-    vlm: VLM, site: Site, real: list[Real] | None, ground: Ground
-) -> tuple[Iterable[torch.Tensor], Iterable[torch.Tensor], int]:
-    """Activations (n, d) of each real picture, on its own ground and cut out, and how many pictures there are.
+def _best_of_bundled(
+    vlm: VLM, site: Site, aim: Direction | Feature, score: Callable[[torch.Tensor], float], ground: Ground
+) -> tuple[float, float]:
+    """The best that any bundled picture scores on its own ground, and cut out; of features kept in the user's cache.
 
-    Those of all the bundled pictures are kept for the next feature.
+    The pictures' activations are kept for the next feature, but for grounds that are seldom met twice.
     """
-    if real is not None:
-        cut = [one.on(ground) for one in real if one.cover is not None]
-        return _read(vlm, site, [one.own for one in real]), _read(vlm, site, cut), len(real)
-    kept, every = vlm.memo.real_tokens.at(vlm, site), None
-    found = []
+    key = None
+    if isinstance(aim, Feature) and vlm.remote is None:
+        about = (vlm.weights_tag(site), str(site), str(vlm.dtype), vlm.device.type, list(vlm.image_size))
+        key = digest((about, aim.parts, ground, Pictures.bundled().digest))
+        if (known := cache.read("reach", key, 2)) is not None:
+            return known[0].item(), known[1].item()
+    kept, best = vlm.memo.real_tokens.at(vlm, site), []
     for place in (None, ground):
-        key = (place, vlm.device, vlm.dtype)
-        tokens = kept.get(key)
+        tokens = kept.get(where := (place, vlm.device, vlm.dtype))
         if tokens is None:
-            every = every or bundled()
-            laid = [
-                one.own if place is None else one.on(place) for one in every if place is None or one.cover is not None
-            ]
-            tokens = torch.stack(_read(vlm, site, laid))
-            if place in (None, GREY):  # another ground is seldom met twice
-                kept[key] = tokens
-        found.append(tokens)
-    return found[0], found[1], len(found[0])
+            every = [one for one in bundled() if place is None or one.cover is not None]
+            tokens = torch.stack(_read(vlm, site, [one.own if place is None else one.on(place) for one in every]))
+            if place in (None, GREY):
+                kept[where] = tokens
+        best.append(max(map(score, tokens)))
+    if key is not None:
+        cache.write("reach", key, torch.tensor(best))
+    return best[0], best[1]
 
 
 def _read(vlm: VLM, site: Site, pictures: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -261,11 +266,25 @@ def _demo_of(prototype: Prototype) -> VLM | None:
 
 
 def reach_here(prototype: Prototype) -> Reach | None:
-    """Its reach, measured where that takes no time: of the bundled model's concepts."""
+    """Its reach, measured where that takes no time and there is something to compare: of the bundled model's concepts.
+
+    It is not kept.
+    """
     if prototype.reach is not None or (vlm := _demo_of(prototype)) is None:
         return prototype.reach
     found = compared(vlm, prototype, None, None, None)
     return None if found.reached is None else found
+
+
+def keep_reach(vlm: VLM, prototypes: Sequence[Prototype], aims: Sequence[Any], settings: Settings) -> None:
+    """Measure and keep the reach of those prototypes of which a real picture is known here: the demo's concepts."""
+    if not vlm.is_demo or vlm.remote is not None:
+        return
+    with vlm.alone():
+        for prototype, aim in zip(prototypes, aims, strict=True):
+            if prototype.direction.get("method") == "concept":
+                found = compared(vlm, prototype, None, aim, settings)
+                object.__setattr__(prototype, "reach", None if found.reached is None else found)
 
 
 def real_scores(prototype: Prototype) -> dict[str, float]:

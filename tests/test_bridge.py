@@ -284,9 +284,8 @@ def test_what_else_reads_a_model_reads_a_bridge(demo_vlm: nd.VLM) -> None:
     assert words[0] == words[1] == words[2]
     sae = saes.build("jumprelu", hook="blocks.3.hook_resid_post", hf_hook=None, model=None, d_in=vlm.width)
     picture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert [a.index for a in nd.features_of(vlm, sae, picture)] == [
-        a.index for a in nd.features_of(demo_vlm, sae, picture)
-    ]
+    mine, theirs = (nd.features_of(v, sae, picture, by="activation") for v in (vlm, demo_vlm))
+    assert [a.index for a in mine] == [a.index for a in theirs]
     ids, mask = torch.arange(10, 17)[None], torch.ones(1, 7, dtype=torch.long)
     edited = nd.load(nd.from_tensor(vlm, axis, 2).edit(vlm, 0.5), processor=vlm.processor, check=False)
     before, after = (nd.read_text(v, ids, mask, [2])[nd.Site(2)] for v in (vlm, edited))

@@ -15,7 +15,9 @@ from PIL import Image
 
 import nnsight_dream as nd
 from nnsight_dream import cli
+from nnsight_dream.demo import bundle
 from nnsight_dream.sae import encoding as sae_encoding
+from nnsight_dream.sae import ranges
 from nnsight_dream.sae import reference as reference_module
 
 
@@ -66,6 +68,52 @@ def test_features_of_pictures(vlm: nd.VLM, sae: Any) -> None:
         assert f.share == pytest.approx((column > 0).float().mean().item(), abs=0.05)
     every = nd.features_of(vlm, sae, images, top=1000)
     assert len(every) == int((acts.amax(0) > 0).sum())
+
+
+def test_features_by_their_own_range(vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    sae, images, others = saes.build("jumprelu", model=None), noise(1), noise(4)[1:]
+    with torch.no_grad():
+        acts = [sae.encode(read(vlm, some)).flatten(0, 1).amax(0) for some in (images, others)]
+        for i in (acts[0] > acts[1]).nonzero().flatten().tolist()[:2]:  # to fire on the first picture alone
+            sae.threshold[i] = (acts[0][i] + acts[1][i]) / 2
+        here, there = (sae.encode(read(vlm, some)).flatten(0, 1).amax(0) for some in (images, others))
+    fires = (here > 0).nonzero().flatten().tolist()
+    by_hand = {i: float(here[i] / there[i]) for i in fires if there[i] > 0}
+    silent = sorted((i for i in fires if not there[i] > 0), key=lambda i: -float(here[i]))
+    assert by_hand
+    assert silent
+    found = nd.features_of(vlm, sae, images, top=1000, by="range", reference=others)
+    assert [f.index for f in found] == [*sorted(by_hand, key=lambda i: -by_hand[i]), *silent]
+    assert [f.of_range for f in found[: len(by_hand)]] == pytest.approx(
+        sorted(by_hand.values(), reverse=True), rel=1e-3
+    )
+    assert {f.of_range for f in found[len(by_hand) :]} == {None}
+    assert nd.features_of(vlm, sae, images, top=1000, reference=others) == found
+    plain = nd.features_of(vlm, sae, images, top=1000)
+    assert plain == nd.features_of(vlm, sae, images, top=1000, by="activation")
+    assert [f.index for f in plain] != [f.index for f in found]
+    assert {f.of_range for f in plain} == {None}
+    assert {f.word for f in plain} == {""}
+    with pytest.raises(ValueError, match="by="):
+        nd.features_of(vlm, sae, images, by="range of")
+    monkeypatch.setattr(ranges, "most", None)  # the range is known, here and in the user's cache folder
+    assert nd.features_of(vlm, sae, images, top=1000, reference=others) == found
+    monkeypatch.setattr(vlm.memo, "ranges", type(vlm.memo.ranges)())
+    assert nd.features_of(vlm, sae, images, top=1000, reference=others) == found
+    with torch.no_grad():
+        sae.W_enc.mul_(2)
+    with pytest.raises(TypeError):  # another autoencoder has another range
+        nd.features_of(vlm, sae, images, reference=others)
+
+
+def test_features_of_the_bundled_model_have_words(demo_vlm: nd.VLM) -> None:
+    sae, (egg,) = nd.demo_sae(), bundle.pictures(["egg"])
+    by_range, by_activation = (nd.features_of(demo_vlm, sae, egg, top=5, by=by) for by in ("range", "activation"))
+    assert nd.features_of(demo_vlm, sae, egg, top=5) == by_range
+    assert by_range[0].of_range == pytest.approx(1, abs=1e-4)  # it is one of those that the range is of
+    assert "egg" in [f.word for f in by_range]
+    assert "egg" not in [f.word for f in by_activation]
+    assert max(f.max for f in by_range) < max(f.max for f in by_activation)
 
 
 def test_pictures_of_any_form(vlm: nd.VLM) -> None:

@@ -80,7 +80,7 @@ class Bench:
             bottom=logits.bottom,
             note=logits.note,
             near=nearest_rows(self.sae, index, TOP),
-            makes=[(f.index, f.max, f.mean, f.share) for f in features_of(self.vlm, self.sae, prototypes[0], 2 * TOP)],
+            makes=self._makes(prototypes[0]),
             fires=fires.tolist(),
             middle=(tokens.mean(0).cpu() - self._middle()).tolist(),
             most_real=float(seen.by_picture[:, seen.column(index)].max()),
@@ -131,6 +131,10 @@ class Bench:
             rows = torch.stack([most(self.sae, tokens, features) for _, tokens in patches(self.vlm, laid, self.site)])
             self._cuts[ground] = dict(zip(features, rows.amax(0).tolist(), strict=True))
         return self._cuts[ground][index]
+
+    def _makes(self, made: Prototype) -> list[tuple[int, float, float, float]]:
+        found = features_of(self.vlm, self.sae, made, 2 * TOP, reference=self.reference)
+        return [(f.index, f.max, f.mean, f.share) for f in found]
 
     def _patches(self, made: Prototype) -> torch.Tensor:
         (picture,) = as_tensors(made.image, "image")

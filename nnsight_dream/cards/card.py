@@ -111,7 +111,7 @@ class Card:
     words, shown      (word or number of the real picture in its folder, name, activation), the most active first
     top, bottom       tokens that the decoder row raises most and least, see `top_logits`; `note` on them
     near              (feature, cosine of decoder rows), the nearest first
-    makes             (feature, highest, mean activation, share of tokens) of the first prototype, by activation
+    makes             (feature, highest, mean activation, share of tokens) of the first prototype, see `features_of`
     fires             (rows, cols) the feature's activation on the first prototype, by `sae.encode`
     middle            (d,) the first prototype's mean image token, less that of real pictures
     most_real         the highest activation on any of the material's pictures

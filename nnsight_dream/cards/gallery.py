@@ -92,7 +92,7 @@ def page(
     pictures   pictures with the features that make them, see `seen_by`
     verdicts   by a card's key, rows of (question, what the judge said, "yes" or "no")
     rates      rows of `feature_judging.judge_features`
-    labels     words for features that have no card, by number
+    labels     words for features that have no card, by number; for those of `pictures` what `seen_by` knows
 
     Names are only ever text in it. Raises ValueError for no card, OSError where the file cannot be written.
     """
@@ -120,7 +120,8 @@ def page(
     )
     lists = [c["near"] + c["makes"] for c in data["cards"]] + [p["features"] for p in data["pictures"]]
     mentioned = {row[0] for rows in lists for row in rows}
-    data |= dict(images=shelf.urls(), labels={i: word for i, word in (labels or {}).items() if i in mentioned})
+    known = {f.index: f.word for p in pictures for f in p.features if f.word} | dict(labels or {})
+    data |= dict(images=shelf.urls(), labels={i: word for i, word in known.items() if i in mentioned})
     return written(path, filled(shelf.allowed(template("cards")), data=data))
 
 

@@ -82,6 +82,7 @@ class Memo:
     Of a site, emptied when the model changes (see `Shelf`):
     centres, reference_means   (d,), float32
     norms       mean norms of a patch of reference pictures
+    ranges      (features,), float32, of autoencoders' features: the highest activations, the most activating words
     real_tokens   (pictures, n, d), float32, image tokens of all the bundled pictures on a ground: 20 MB each
     baselines   (d,), float32, means of baseline texts
 
@@ -102,6 +103,7 @@ class Memo:
     centres: Shelf[torch.Tensor] = field(default_factory=Shelf)
     reference_means: Shelf[torch.Tensor] = field(default_factory=Shelf)
     norms: Shelf[float] = field(default_factory=Shelf)
+    ranges: Shelf[torch.Tensor] = field(default_factory=Shelf)
     real_tokens: Shelf[torch.Tensor] = field(default_factory=Shelf)
     baselines: Shelf[torch.Tensor] = field(default_factory=Shelf)
     look: Look | None = None

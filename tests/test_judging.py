@@ -397,6 +397,7 @@ def test_results_by_hand(tmp_path: Path) -> None:
         key=key, concept="octopus", category="animal", layer=3, seed=2, control="", pooling="mean", judge="fake",
         protocol="hint", grader="equality", answers=5, score=2 / 5, shuffled=None, refusals=1, empty=1, broken=0,
         broken_grades=0, top="Frog", written=None, drawn=None, model="tiny @ abc", settings=row["settings"],
+        reach=None, reach_cut=None, reached=None,
     )  # fmt: skip
     assert row["settings"].startswith("3 steps, ")
 

@@ -9,8 +9,8 @@
 `key.json` holds the labels: it is opened by `hint` for the categories, only once every name is written, and by `score`.
 A tenth of the pictures are controls, prototypes of random directions; "none" is right for them.
 
-strict = the name says the concept or one of its other names; near = or something of its line in kin.txt; hint = the name
-given in the second form, which says the category.
+asked freely = the name says the concept or one of its other names; near = or something of its line in kin.txt; told the
+category = the name given in the second form, which says the category.
 """
 
 from __future__ import annotations
@@ -157,8 +157,11 @@ def kin() -> dict[str, tuple[str, ...]]:
     return {name: group for group in groups for name in group}
 
 
+WORDS = {"strict": "asked freely", "hint": "told the category"}
+
+
 def rights(item: dict[str, Any]) -> tuple[bool, bool, bool | None]:
-    """Whether a picture was named strictly, nearly, and with hint (None where no second form was filled)."""
+    """Whether a picture was named asked freely, nearly, and told the category (None where no second form was filled)."""
     if item["concept"] is None:
         right = item["name"] == NONE
         return right, right, None if item["with_hint"] is None else item["with_hint"] == NONE
@@ -192,7 +195,9 @@ def table(items: list[dict[str, Any]], images: list[Image.Image]) -> None:
         "layer": lambda i: i["layer"],
         "kind": lambda i: "animals" if i["category"] == "animal" else "other things",
     }
-    print("| | eyes, strict | eyes, near | eyes, hint | judge, strict | judge, hint |\n|---|---|---|---|---|---|")
+    print(
+        "| | rater, asked freely | rater, near | rater, told the category | judge, asked freely | judge, told the category |\n|---|---|---|---|---|---|"
+    )
     for way, of in ways.items():
         rows = items if way == "all" else [i for i in items if i["concept"] is not None]
         for value in sorted({str(of(i)) for i in rows}):
@@ -206,7 +211,7 @@ def table(items: list[dict[str, Any]], images: list[Image.Image]) -> None:
         both = [i for i in concepts if i[eyes] is not None]
         if both:
             print(
-                f"kappa, {eyes}: {cohen_kappa_score([i[eyes] for i in both], [i[machine] for i in both]):.2f} ({len(both)} pictures)"
+                f"kappa, {WORDS[eyes]}: {cohen_kappa_score([i[eyes] for i in both], [i[machine] for i in both]):.2f} ({len(both)} pictures)"
             )
 
 

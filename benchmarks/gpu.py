@@ -73,7 +73,7 @@ def determinism(device: torch.device) -> Found:
     apart = max(abs(a - b) for a, b in zip(one.history, among.history, strict=True))
     same = one.history == again.history and one.image.tobytes() == again.image.tobytes()
     words = "the same bits twice" if same else "not the same bits twice"
-    return OK if same and apart < 0.02 else WRONG, f"{words}; alone and in company scores are {apart:.1e} apart"
+    return OK if same and apart < 0.02 else WRONG, f"{words}; alone and in a batch scores are {apart:.1e} apart"
 
 
 def dtypes(device: torch.device) -> Found:

@@ -5,8 +5,8 @@
     python benchmarks/recognition.py canvases   [--animals 20]   at equal steps and at equal time; horama's too
     python benchmarks/recognition.py sources    [--animals 20]   directions from words and from pictures
 
-strict = named first among all concepts; hint = first among animals. Controls: random directions of the same norm
-(does the judge name a given animal by chance?), and the same pictures with their labels shuffled.
+Asked freely = named first among all concepts; told the category = first among animals. Controls: random directions of
+the same norm (does the judge name a given animal by chance?), and the same pictures with their labels shuffled.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def animals(count: int) -> list[str]:
 
 
 def recognised(judge: nd.DemoJudge, images: Sequence[Any], names: Sequence[str]) -> tuple[int, int, int]:
-    """How many pictures are named (strictly, with hint, with hint among the first five)."""
+    """How many pictures are named (asked freely, told the category, told it among the first five)."""
     strict = sum(v.names[0] == n for v, n in zip(judge.judge(images), names, strict=True))
     hinted = judge.judge(images, category="animal")
     hint = sum(v.names[0] == n for v, n in zip(hinted, names, strict=True))
@@ -50,7 +50,7 @@ def recognised(judge: nd.DemoJudge, images: Sequence[Any], names: Sequence[str])
 def layers(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], settings: nd.Settings, out: Path | None) -> None:
     """Every layer, with controls."""
     print(
-        "| layer | strict | hint | hint, top 5 | random direction, hint | shuffled labels, hint | cosine | cpu seconds a picture |"
+        "| layer | asked freely | told the category | told, top 5 | random direction, told | shuffled labels, told | cosine | cpu seconds a picture |"
     )
     print("|---|---|---|---|---|---|---|---|")
     found = nd.concept(vlm, names, list(range(1, vlm.layers + 1)))
@@ -114,7 +114,7 @@ def sources(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Setting
         row(vlm, judge, names, layer, "a held-out picture", base, directions=own)
 
 
-HEAD = "| {} | layer | strict | hint | hint, top 5 | cosine | cpu seconds a picture |\n|---|---|---|---|---|---|---|"
+HEAD = "| {} | layer | asked freely | told the category | told, top 5 | cosine | cpu seconds a picture |\n|---|---|---|---|---|---|---|"
 
 
 def shifted(base: nd.Settings, fraction: float) -> tuple[Any, ...]:

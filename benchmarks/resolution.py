@@ -4,7 +4,7 @@
 
 Canvas sizes with the model at its own 64 pixels, then smaller inputs, with positions interpolated, from a native
 canvas. The shift is the same part of the picture at every size. The judge looks at every picture at its own 64 pixels.
-strict = named first among all concepts; hint = first among animals; seconds are CPU seconds a picture.
+asked freely = named first among all concepts; told the category = first among animals; seconds are CPU seconds a picture.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def main() -> None:
         return demo.but(canvas=canvas, augment=(nd.Shift(pixels=max(1, round(side / shift))), *others))
 
     print(f"{len(names)} animals, {demo.steps} steps of {demo.batch} views, {args.threads} thread(s)\n")
-    print("| canvas px | model sees px | layer | strict | hint | hint, top 5 | cosine | cpu seconds a picture |")
+    print(
+        "| canvas px | model sees px | layer | asked freely | told the category | told, top 5 | cosine | cpu seconds a picture |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for layer in args.layer:
         for side in args.canvas:

@@ -107,7 +107,7 @@ PANELS = {
     "gap": "cosine, own pictures less others",
     "auc": "AUC, all words",
     "two_auc": "AUC, {}",
-    "rate": "recognised with hint",
+    "rate": "named, told the category",
 }
 
 

@@ -2,7 +2,7 @@
 # # Text and pictures align from layer one
 #
 # The experiment of "Representations of Text and Images Align From Layer One" (arXiv 2601.08017, section 3, appendices
-# E to G): a prototype of every concept at every layer, judged with and without a hint, with the controls that the paper
+# E to G): a prototype of every concept at every layer, named by a judge asked freely and told the category, with the controls that the paper
 # lacks. It stops and goes on at any moment.
 #
 #     python recipes/early_alignment.py                                    the bundled model and judge, minutes
@@ -31,6 +31,7 @@ from nnsight_dream.demo import bundle
 from nnsight_dream.io.files import check_folder, option_path
 from nnsight_dream.judges import examine as judging
 from nnsight_dream.judges.desk import Asked
+from nnsight_dream.judges.questions import IN_WORDS
 from nnsight_dream.report import figures, pages, raters, tables
 from nnsight_dream.sweeps.jobs import slug
 from nnsight_dream.sweeps.ray import Cluster
@@ -151,7 +152,7 @@ def results(vlm: nd.VLM, store: nd.Store, keys: frozenset[str], args: argparse.N
                 table = tables.rates(plain, by=by, protocol=protocol, judge=judge)
                 tables.write_csv(table, out / f"{stem}-{protocol}-by-{'-'.join(by)}.csv")
                 if by == ("layer",):
-                    print(f"\n{judge}, {protocol}\n{tables.to_markdown(table)}")
+                    print(f"\n{judge}, {IN_WORDS[protocol]}\n{tables.to_markdown(table)}")
         figures.recognition(plain, out / f"{stem}-recognition")
         if any(r["pooling"] for r in mine):
             figures.pooling(mine, out / f"{stem}-pooling")
@@ -166,7 +167,7 @@ def results(vlm: nd.VLM, store: nd.Store, keys: frozenset[str], args: argparse.N
             figures.models({str(args.folder): plain, str(args.against): theirs}, out / f"{stem}-models")
         beside = prediction(vlm, [r for r in plain if r["key"] in keys], judge)
         tables.write_csv(beside, out / f"{stem}-prediction.csv")
-        print(f"\nalignment of words with labelled pictures, and how often {judge} names prototypes with hint\n"
+        print(f"\nalignment of words with labelled pictures, and how often {judge} names prototypes, told the category\n"
               f"{tables.to_markdown(beside)}")  # fmt: skip
     pages.page(store, store.folder / "index.html", rows=rows, title=f"Early alignment: {args.model}")
     raters.raters_page(store, store.folder / "raters.html")

@@ -87,7 +87,7 @@ def text_tokens(vlm: nd.VLM, layer: int, count: int, seed: int) -> torch.Tensor:
 
 # %%
 def art_views(data: Path, side: int, seed: int) -> Iterator[torch.Tensor]:
-    """Views (16, 3, side, side) of the art of the model's own vendors, every concept equally often, without end."""
+    """Views (16, 3, side, side) of the art of the model's own artists, every concept equally often, without end."""
     with np.load(data) as z:
         pictures, style, concept = z["pictures"], z["style"], z["concept"]
     mine = np.flatnonzero(np.array([s.side == "model" for s in art.STYLES.values()])[style])

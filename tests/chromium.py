@@ -21,13 +21,58 @@ PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 needed = pytest.mark.skipif(PROGRAM is None, reason="no Chromium: apt-get install chromium")
 QUIET = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"""
-KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, **{str(n): 48 + n for n in range(10)}}
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, **{str(n): 48 + n for n in range(10)}}
 
 
 def data_of(page: Path) -> dict[str, Any]:
     """What a page shows, as it stands in it."""
     text = page.read_text(encoding="utf-8")
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+#: WCAG 2.2 AA as far as a script can tell: contrast of each visible text with its ground (4.5 : 1, or 3 : 1 where it is
+#: large) and of a control's edge or ground (3 : 1), targets of 24 px (but boxes and sliders as the
+#: browser draws them), names of controls and pictures, a language and a
+#: title; and whether the page is wider than its window.
+FAULTS = """
+const channel = v => (v /= 255, v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const parts = text => text.match(/[0-9.]+/g).map(Number);
+const clear = c => c.length > 3 && c[3] === 0;
+const ground = node => { for (let n = node; n; n = n.parentElement) { const c = parts(getComputedStyle(n).backgroundColor); if (!clear(c)) return c; } return dark ? [18, 18, 18] : [255, 255, 255]; };
+const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + 0.05) / (y + 0.05); };
+const open = document.querySelector('dialog[open]');
+const seen = n => n.checkVisibility({opacityProperty: true, visibilityProperty: true}) && n.getClientRects().length && (!open || open.contains(n));
+const found = [], say = (what, n) => found.push(`${what}: ${n.outerHTML.slice(0, 90)}`);
+for (const node of document.querySelectorAll('body *')) {
+  const own = [...node.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  if (!own || ['SCRIPT', 'STYLE', 'NOSCRIPT', 'OPTION'].includes(node.tagName) || !seen(node) || node.disabled) continue;
+  const style = getComputedStyle(node), size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+  const is = ratio(parts(style.color), ground(node));
+  if (is < (large ? 3 : 4.5)) say(`contrast ${is.toFixed(2)}`, node);
+}
+const controls = [...document.querySelectorAll('button, input, select, textarea, summary, a[href]')].filter(seen);
+for (const node of controls) {
+  const box = node.getBoundingClientRect(), label = node.closest('label')?.getBoundingClientRect();
+  if (node.tagName !== 'A' && !['checkbox', 'radio', 'range'].includes(node.type) && Math.max(box.height, label?.height || 0) < 24) say(`${box.height} px high`, node);
+  if (node.tabIndex < 0 && !node.disabled) say('no way to it by keys', node);
+  const style = getComputedStyle(node), behind = ground(node.parentElement), edge = parts(style.borderTopColor);
+  const boxed = parseFloat(style.borderTopWidth) > 0 && style.borderTopStyle !== 'none' && !clear(edge);
+  if (['SELECT', 'TEXTAREA'].includes(node.tagName) || (node.tagName === 'INPUT' && ['text', 'search', 'number'].includes(node.type)))
+    if (!(boxed && ratio(edge, behind) >= 3) && ratio(ground(node), behind) < 3) say('edge is faint', node);
+  const name = node.ariaLabel || node.getAttribute('aria-labelledby') || node.closest('label')?.textContent.trim() || node.labels?.length || node.textContent.trim() || node.title;
+  if (!name || (node.tagName === 'SELECT' && !node.ariaLabel && !node.labels.length)) say('no name', node);
+}
+for (const node of [...document.querySelectorAll('img, svg, canvas, [role=img]')].filter(seen)) {
+  const within = node.parentElement.closest('[aria-label], button, figure, [role=img], [aria-hidden=true]');
+  const told = node.ariaLabel || node.getAttribute('alt') || node.ariaHidden === 'true' || node.querySelector?.('title');
+  const beside = node.getAttribute('alt') === '' && within && (within.ariaLabel || within.ariaHidden === 'true' || within.textContent.trim());
+  if (!told && !beside) say('a picture without words', node);
+}
+if (!document.documentElement.lang || !document.title) found.push('no language or title');
+if (document.documentElement.scrollWidth > innerWidth) found.push(`${document.documentElement.scrollWidth} wide in a window of ${innerWidth}`);
+return [...new Set(found)];
+"""
 
 
 class Tab:
@@ -75,6 +120,24 @@ class Tab:
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
 
+    def show(self, page: Path, width: int, scheme: str = "light") -> None:
+        """Open a page from disk, in a window of that width, in light or dark."""
+        self.call("Emulation.setEmulatedMedia", features=[dict(name="prefers-color-scheme", value=scheme)])
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+        )
+        self.call("Page.navigate", url=page.as_uri())
+        limit = time.monotonic() + 60
+        while not self.run(
+            f"return location.href === {json.dumps(page.as_uri())} && document.readyState === 'complete';"
+        ):
+            assert time.monotonic() < limit, f"{page} does not load"
+            time.sleep(0.05)
+
+    def faults(self, dark: bool = False) -> list[str]:
+        """What keeps people from using what is shown: see FAULTS."""
+        return self.run(f"const dark = {json.dumps(dark)};" + FAULTS)
+
     @property
     def troubles(self) -> list[Any]:
         return [e["params"] for e in self.events if e["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
@@ -108,12 +171,7 @@ def opened(page: Path, folder: Path, width: int = 1280) -> Iterator[Tab]:
         tab.session = tab.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             tab.call(f"{domain}.enable")
-        tab.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
-        tab.call("Page.navigate", url=page.as_uri())
-        limit = time.monotonic() + 60
-        while not tab.run("return location.protocol === 'file:' && document.readyState === 'complete';"):
-            assert time.monotonic() < limit, f"{page} does not load"
-            time.sleep(0.05)
+        tab.show(page, width)
         yield tab
     finally:
         browser.kill()

@@ -16,8 +16,10 @@ from PIL import Image
 from .. import arguments
 from ..io.files import check_file
 from ..io.pictures import own_png
+from ..judges.questions import in_words
 from ..report.page_pictures import Shelf
 from ..report.pages import filled, template, written
+from ..report.tables import headings
 from ..sae.activations import features_of
 from ..sweeps.store import now
 from ..synthesis.blocks import reading_rows
@@ -116,7 +118,7 @@ def page(
         told=summary,
         cards=[_shown(c, near[c.key], (verdicts or {}).get(c.key, ()), kept) for c in cards],
         pictures=[dict(name=p.name, image=kept(p.image), features=[_active(f) for f in p.features]) for p in pictures],
-        rates=[[str(k) for k in rates[0]], *([_cell(k, v) for k, v in r.items()] for r in rates)] if rates else [],
+        rates=[headings(list(rates[0])), *([_cell(k, v) for k, v in r.items()] for r in rates)] if rates else [],
     )
     lists = [c["near"] + c["makes"] for c in data["cards"]] + [p["features"] for p in data["pictures"]]
     mentioned = {row[0] for rows in lists for row in rows}
@@ -132,6 +134,8 @@ def _active(one: Active) -> list[Any]:
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return "–"
+    if name == "question":
+        return in_words(str(value))
     return f"{value:.0%}" if name in ("rate", "low", "high") else str(value)
 
 

@@ -18,6 +18,12 @@ PROTOCOLS = ("strict", "hint", "written")
 IN_WORDS = {"strict": "asked freely", "hint": "told the category", "written": "asked for a written word"}
 
 
+def in_words(protocol: str) -> str:
+    """A protocol as people read it, with what stands behind its name: "told the category, first five"."""
+    name, comma, rest = protocol.partition(",")
+    return f"{IN_WORDS.get(name, name)}{comma}{rest}"
+
+
 KINDS = ("answer", "refusal", "empty", "broken")
 
 

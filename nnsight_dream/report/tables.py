@@ -13,7 +13,7 @@ from typing import Any
 
 from ..arguments import choice, rows_of, several, shown
 from ..io.files import check_file, make_folder, write_whole
-from ..judges.questions import IN_WORDS, PROTOCOLS
+from ..judges.questions import PROTOCOLS, in_words
 from ..judges.tally import agreement_of
 from ..stats.intervals import bootstrap, wilson
 
@@ -22,12 +22,14 @@ Row = Mapping[str, Any]
 #: What heads a column where people read it; the keys are those of rows, of JSON and CSV, and stay.
 HEADINGS = {
     "rate": "named",
+    "named": "times named",
     "low": "95 % from",
     "high": "to",
     "chance": "random directions",
     "controls": "pictures of these",
     "shuffled": "shuffled labels",
     "protocol": "the judge was",
+    "question": "the judge was",
     "drawn": "named, no word in it",
     "written": "named, word in it",
     "reached": "reach real pictures",
@@ -214,8 +216,8 @@ def _cell(name: str, value: Any) -> str:
     say: Callable[[Any], str] = str
     if value is None or value != value:
         return "-"
-    if name == "protocol":
-        return IN_WORDS.get(value, str(value))
+    if name in ("protocol", "question"):
+        return in_words(str(value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

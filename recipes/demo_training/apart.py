@@ -53,7 +53,7 @@ TEMPERATURE = 0.2
 
 
 def pictures(file: Path | None) -> np.ndarray:
-    """RGBA art (n, S, S, 4) of every vendor but the bundled pictures' own; without a file, the bundled pictures."""
+    """RGBA art (n, S, S, 4) of every artist but the bundled pictures' own; without a file, the bundled pictures."""
     if file is None:
         from nnsight_dream.demo import bundle
 

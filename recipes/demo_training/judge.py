@@ -1,6 +1,6 @@
-"""The judge: an ImageNet convolutional network taught what emoji show, by vendors the model never sees.
+"""The judge: an ImageNet convolutional network taught what emoji show, in the styles of artists the model never sees.
 
-Strong augmentation stands in for the vendors, and for the blurred, noisy, oddly coloured prototypes, it will meet.
+Strong augmentation stands in for other artists' styles, and for the blurred, noisy, oddly coloured prototypes, it will meet.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Material:
     labels: Tensor
     weight: Tensor
     held: tuple[Tensor, Tensor]  # judge-side pictures left out of training
-    unseen: tuple[Tensor, Tensor]  # another vendor's; reported, never used to choose anything
+    unseen: tuple[Tensor, Tensor]  # another artist's; reported, never used to choose anything
 
 
 def material(data: Path, npm: Path, *, trial: bool) -> Material:

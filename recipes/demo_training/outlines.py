@@ -1,4 +1,4 @@
-"""OpenMoji drawn again with other outlines, so that the judge does not lean on black contours no other vendor has.
+"""OpenMoji drawn again with other outlines, so that the judge does not lean on black contours no other emoji style has.
 
 A fifth of the concepts exist on the judge's side in OpenMoji alone; without this it would know them by their line work.
 """

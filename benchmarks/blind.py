@@ -33,7 +33,7 @@ from sklearn.metrics import cohen_kappa_score
 import nnsight_dream as nd
 from nnsight_dream.demo import bundle
 from nnsight_dream.judges.local import demo_aliases
-from nnsight_dream.judges.questions import mentions
+from nnsight_dream.judges.questions import in_words, mentions
 
 KEPT = Path(__file__).with_name("blind")
 TILE, COLUMNS, ROWS = 128, 6, 5
@@ -157,9 +157,6 @@ def kin() -> dict[str, tuple[str, ...]]:
     return {name: group for group in groups for name in group}
 
 
-WORDS = {"strict": "asked freely", "hint": "told the category"}
-
-
 def rights(item: dict[str, Any]) -> tuple[bool, bool, bool | None]:
     """Whether a picture was named asked freely, nearly, and told the category (None where no second form was filled)."""
     if item["concept"] is None:
@@ -211,7 +208,7 @@ def table(items: list[dict[str, Any]], images: list[Image.Image]) -> None:
         both = [i for i in concepts if i[eyes] is not None]
         if both:
             print(
-                f"kappa, {WORDS[eyes]}: {cohen_kappa_score([i[eyes] for i in both], [i[machine] for i in both]):.2f} ({len(both)} pictures)"
+                f"kappa, {in_words(eyes)}: {cohen_kappa_score([i[eyes] for i in both], [i[machine] for i in both]):.2f} ({len(both)} pictures)"
             )
 
 

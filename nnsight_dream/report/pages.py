@@ -17,7 +17,7 @@ from ..arguments import rows_of
 from ..io.files import check_file, make_folder, write_whole
 from ..io.html_pages import Page
 from ..judges.desk import standing
-from ..judges.questions import IN_WORDS, question
+from ..judges.questions import in_words, question
 from ..judges.tally import models_of, opened, results
 from ..sweeps.store import now
 from .page_pictures import Shelf
@@ -115,7 +115,7 @@ def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str]
         *([] if prototype.reach is None else [("reach", str(prototype.reach))]),
         ("model", prototype.model + (f" @ {prototype.revision}" if prototype.revision else "")),
         *([("stopped", f"after {len(prototype.history)} steps, before its last")] if prototype.interrupted else []),
-        *((f"{r['judge']}, {_asked(r['protocol'])}", _said(r)) for r in rows),
+        *((f"{r['judge']}, {in_words(r['protocol'])}", _said(r)) for r in rows),
     ]
     return dict(
         key=entry.key,
@@ -145,10 +145,6 @@ def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str]
     )
 
 
-def _asked(protocol: str) -> str:
-    return IN_WORDS.get(protocol, protocol)
-
-
 def _said(row: Row) -> str:
     verb = "read it" if row["protocol"] == "written" else "name it"
     score = "not graded" if row["score"] is None else f"{row['score']:.0%} {verb}"
@@ -168,7 +164,7 @@ def _answers(judge: str, concept: str, rows: Sequence[Row]) -> list[list[str]]:
         score = scores.get((r["protocol"], r["sample"]))
         text = r["text"] if r["kind"] == "answer" else f"({r['kind']}) {r['text']}"
         answers.append(
-            [judge, _asked(r["protocol"]), text, {1: "yes", 0: "no"}.get(score, "–") if score is not None else "–"]
+            [judge, in_words(r["protocol"]), text, {1: "yes", 0: "no"}.get(score, "–") if score is not None else "–"]
         )
     return answers
 

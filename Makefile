@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TRAIN ?= build/train
+WORKERS ?= 2
 
 .PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size check-gpu bridges bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo docs docs-links docs-pictures tutorials dist clean
 
@@ -18,7 +19,7 @@ demo: $(VENV)/.ready  ## a picture of a concept, drawn by the bundled model and 
 	$(BIN)/nnsight-dream synthesize fox --layer 1 --judge --out dreams
 
 test: $(VENV)/.ready  ## the default tests: offline, no GPU, under 12 minutes on two cores
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.ready  ## style, layers of imports, and the longest files and functions
 	$(BIN)/ruff check .

@@ -127,11 +127,20 @@ class Tab:
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
         )
         self.call("Page.navigate", url=page.as_uri())
+        self.wait(f"location.href === {json.dumps(page.as_uri())} && document.readyState === 'complete'")
+
+    def reload(self) -> None:
+        """Load the page anew; what it keeps has been written to the profile by then."""
+        time.sleep(1)
+        self.run("window.before = true;")
+        self.call("Page.reload")
+        self.wait("!window.before && document.readyState === 'complete'")
+
+    def wait(self, condition: str) -> None:
+        """Until a condition holds in the page, a minute at most."""
         limit = time.monotonic() + 60
-        while not self.run(
-            f"return location.href === {json.dumps(page.as_uri())} && document.readyState === 'complete';"
-        ):
-            assert time.monotonic() < limit, f"{page} does not load"
+        while not self.run(f"return {condition};"):
+            assert time.monotonic() < limit, f"after a minute it does not hold that {condition}"
             time.sleep(0.05)
 
     def faults(self, dark: bool = False) -> list[str]:

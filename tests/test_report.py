@@ -554,8 +554,7 @@ def test_a_person_rates_and_is_read_back(store: Store, tmp_path: Path) -> None:
         assert tab.run(said).startswith("picture 3 of 6")
         tab.click("#rater")
         tab.type("Ann")
-        tab.call("Page.reload")
-        time.sleep(0.5)
+        tab.reload()
         assert tab.run(said).startswith("picture 3 of 6")
         tab.click("#save")
         file = tmp_path / "Ann.csv"

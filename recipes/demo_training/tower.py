@@ -334,6 +334,21 @@ def fitted(tower: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tower
 
 
+@torch.no_grad()
+def start_classes(model: Matcher, file: Path, source: torch.Tensor, labels: torch.Tensor) -> None:
+    """Set the head to that in `file`, and each class's vectors to the means of its pictures (n, 4, s, s)."""
+    if "image.weight" in (tensors := load_file(file)):
+        model.image.weight.copy_(tensors["image.weight"].float())
+        model.image.bias.zero_()
+    device = model.mean.device
+    seen = torch.cat([model.hidden(augment.plain(x, SIDE).to(device)) for x in source.split(64)])
+    model.mean.copy_(seen.mean(0))
+    labels = labels.to(device)
+    model.means.index_add_(0, labels, seen).div_(torch.bincount(labels, minlength=len(model.means))[:, None].clamp(min=1))
+    model.own.copy_(F.normalize(model.image(model.means), dim=-1))
+    model.patch_class.copy_(F.normalize(model.means - model.mean, dim=-1))
+
+
 class Checkpoint:
     """A folder of a training's state, each file well below 16 MB; written whole or not at all."""
 
@@ -418,12 +433,15 @@ def train(
     replays: int = 3,
     seed: int = 0,
     start: Path | None = None,
+    settle: float = SETTLE,
     device: torch.device | str | None = None,
     minutes: float = math.inf,
 ) -> bool:
     """Train through the clean and the robust phases; resumes from the folder `out` if it holds a checkpoint.
 
-    `start` is a file whose tower to begin with (see `weights`), `more` the further classes of `art.render_more`.
+    `start` is a file whose tower to begin with (see `weights`), `more` the further classes of `art.render_more`,
+    `settle` the share of all steps in which the rate falls to zero. Without clean steps a tower that `keep` has written
+    goes on where it stood: the classes' vectors are set to the means of their pictures.
     With `drawing_weight=0` there is no drawing loss. Stops after `minutes`, and returns whether all steps are done.
 
     Phases go from small pictures to full size: most is learned where a step costs least.
@@ -439,6 +457,9 @@ def train(
     if start is not None:
         model.tower.load_state_dict(fitted(weights(start)))
     model.to(device)
+    checkpoint = Checkpoint(out)
+    if start is not None and not clean and not checkpoint.folder.exists():
+        start_classes(model, start, source, y)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "encoder.layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "encoder.layers" in n)]
     optimisers = [
@@ -448,7 +469,6 @@ def train(
     sides = [side for side, steps in clean + robust for _ in range(steps)]
     calm, total, step = sum(steps for _, steps in clean), len(sides), 0
     average = {k: v.clone() for k, v in model.state_dict().items()}
-    checkpoint = Checkpoint(out)
     if saved := checkpoint.load():
         model.load_state_dict(saved["model"])
         for optimiser, name in zip(optimisers, ("muon", "adam"), strict=True):
@@ -459,11 +479,12 @@ def train(
     ran = 0
     while step < total and time.time() - began < 60 * minutes:
         side = sides[step]
-        rate = RATE * min(1, (ran + 1) / 100, (total - step) / (SETTLE * total))
+        rate = RATE * min(1, (ran + 1) / 100, (total - step) / (settle * total))
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        eps = radius * side / SIDE * min(1, max(0, step - calm) / (0.15 * (total - calm)))
+        full = 1.0 if calm == 0 else min(1, max(0, step - calm) / (0.15 * (total - calm)))
+        eps = radius * side / SIDE * full
         attacked = step >= calm
         if not attacked or x is None or x.shape[-1] != side or (step - calm) % replays == 0:
             count = attacked_batch if attacked else batch

@@ -344,7 +344,9 @@ def start_classes(model: Matcher, file: Path, source: torch.Tensor, labels: torc
     seen = torch.cat([model.hidden(augment.plain(x, SIDE).to(device)) for x in source.split(64)])
     model.mean.copy_(seen.mean(0))
     labels = labels.to(device)
-    model.means.index_add_(0, labels, seen).div_(torch.bincount(labels, minlength=len(model.means))[:, None].clamp(min=1))
+    model.means.index_add_(0, labels, seen).div_(
+        torch.bincount(labels, minlength=len(model.means))[:, None].clamp(min=1)
+    )
     model.own.copy_(F.normalize(model.image(model.means), dim=-1))
     model.patch_class.copy_(F.normalize(model.means - model.mean, dim=-1))
 

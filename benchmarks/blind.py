@@ -45,7 +45,7 @@ def presets() -> dict[str, nd.Settings]:
     base = nd.Settings.demo()
     return {
         "demo": base,
-        "fine": base.but(steps=200, batch=8),
+        "fine": base.but(quality="fine"),
         "light": base.but(steps=120, batch=4, augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
         "even steps": base.but(
             optimiser="normalised", rate=0.08, steps=60, batch=2, augment=(nd.Shift(pixels=1), nd.Noise(0.02))

@@ -50,11 +50,11 @@ def drawings(given: Material) -> Section:
 
 
 def fine(vlm: VLM, layer: int, quick: bool) -> Settings:
-    """Settings of fine pictures: the paper's for a layer; the bundled model gets more steps and views than else."""
+    """Settings of fine pictures: the model's own for a layer, in the bundled model's case in `fine` quality."""
     settings = choose(vlm, layer)
     if quick:
         return settings if vlm.is_demo else settings.but(steps=40, batch=1)
-    return settings.but(steps=200, batch=8) if vlm.is_demo else settings
+    return settings.but(quality="fine") if vlm.is_demo else settings
 
 
 def _random(vlm: VLM, like: Direction, seed: int) -> Direction:

@@ -215,6 +215,26 @@ def test_the_start_is_exactly_grey(canvas):
     assert (canvas.render(canvas.start(2, generators(0, 1), "cpu")) == 0.5).all()
 
 
+@pytest.mark.parametrize("kind", [MultiResolution, Pixels])
+@pytest.mark.parametrize("ground", [0.02, 0.3, 0.5, 0.9, np.float32(0.98)])
+def test_pictures_start_from_their_ground(kind, ground):
+    canvas = kind(16, ground=ground)
+    parts = canvas.start(2, generators(0, 1), "cpu")
+    assert torch.allclose(canvas.render(parts), torch.full((2, 3, 16, 16), float(ground)), rtol=0, atol=1e-6)
+    moved = [part + 0.25 for part in parts]
+    start = math.atanh(2 * float(ground) - 1)
+    wanted = 0.5 + 0.5 * math.tanh(start + 0.25 * len(parts))
+    assert canvas.render(moved).mean().item() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [MultiResolution, Pixels])
+@pytest.mark.parametrize("ground", [0, 1, -0.2, 1.5, math.nan, True, "white"])
+def test_a_wrong_ground(kind, ground):
+    with pytest.raises(ValueError, match=r"allowed is a share of white between 0 and 1, both left out") as error:
+        kind(16, ground=ground)
+    assert mended(error)[0].render(mended(error)[0].start(1, generators(0), "cpu")).isfinite().all()
+
+
 def test_the_exponent_weighs_components():
     canvas = MultiResolution(16, resolutions=(16, 4, 8), exponent=2.0)
     assert canvas.ladder == (4, 8, 16)
@@ -224,7 +244,10 @@ def test_the_exponent_weighs_components():
         assert canvas.render(parts).mean().item() == pytest.approx(0.5 + 0.5 * math.tanh(0.3 * weight)), resolution
 
 
-@given(canvas=st.sampled_from([MultiResolution(16, exponent=1.0), Pixels(16)]), jobs=st.integers(1, 3))
+@given(
+    canvas=st.sampled_from([MultiResolution(16, exponent=1.0), Pixels(16), Pixels(16, ground=0.9)]),
+    jobs=st.integers(1, 3),
+)
 @FEW
 def test_start_from_renders_the_picture(canvas, jobs):
     pictures = torch.rand(jobs, 3, 16, 16, generator=torch.Generator().manual_seed(jobs))

@@ -160,6 +160,12 @@ def test_the_ground_of_a_canvas_of_ones_own(demo_vlm: nd.VLM, fox: nd.Direction)
     assert found.best_cut == pytest.approx(found.best_own, abs=0.02)
 
 
+@pytest.mark.parametrize("canvas", [nd.Pixels(32, ground=0.85), nd.MultiResolution(32, ground=0.85)])
+def test_the_ground_of_a_canvas_that_names_it(demo_vlm: nd.VLM, fox: nd.Direction, canvas: nd.Pixels) -> None:
+    found = nd.reach(demo_vlm, nd.synthesize(demo_vlm, fox, canvas=canvas, **QUICK))
+    assert found.ground == (0.85, 0.85, 0.85)
+
+
 def test_a_feature_is_compared_by_its_activation(demo_vlm: nd.VLM) -> None:
     sae = nd.demo_sae()
     aim = nd.feature("demo", 1466)

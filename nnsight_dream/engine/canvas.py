@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks import check_number, check_size, is_whole, keep_plain, plain, shown
+from .checks import check_ground, check_number, check_size, is_whole, keep_plain, plain, shown
 from .picture_checks import check_generators, check_parts, check_pictures
 
 #: Square root of the covariance of red, green and blue over ImageNet, a row for each of them
@@ -29,9 +29,9 @@ IMAGENET_COLOUR = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 @dataclass(frozen=True)
 class MultiResolution:
-    """A sum of components from coarse to fine, all starting at zero, so that every picture starts as exactly grey 0.5.
+    """A sum of components from coarse to fine, all starting at zero, so that every picture starts as exactly its ground.
 
-        x = 0.5 + 0.5 tanh( sum over r of w_r upscale(P_r) ),   w_r = (smallest r / r) ** exponent
+        x = 0.5 + 0.5 tanh( atanh(2 ground - 1) + sum over r of w_r upscale(P_r) ),   w_r = (smallest r / r) ** exponent
 
     with bilinear upscaling (half-pixel centres) from r x r to size x size (Direct Ascent Synthesis, 2025, arXiv
     2502.07753; exponent 0 is theirs, a larger one holds the fine components back).
@@ -39,8 +39,10 @@ class MultiResolution:
     evenly spaced from size / 56 to size, rounded to whole pixels, but none below 4 pixels and fewer of them where they
     would lie closer than 8 pixels: 4, 13, 21, 30, 38, 47, 55, 64 at 64.
     `resolutions` gives a ladder of your own: different whole numbers from 1 to size.
+    `ground` is the share of white that pictures start from: 0.5, the default and the paper's, is grey.
     Parts: (jobs, 3, r, r) for each r of `ladder`, coarsest first.
-    Raises ValueError for a size below 8, a resolution outside 1..size or given twice, an exponent that is not finite.
+    Raises ValueError for a size below 8, a resolution outside 1..size or given twice, an exponent that is not finite, a
+    ground that is not between 0 and 1.
 
     >>> canvas = MultiResolution(64)
     >>> canvas.ladder
@@ -56,11 +58,13 @@ class MultiResolution:
     _: KW_ONLY
     resolutions: tuple[int, ...] | None = None
     exponent: float = 0.0
+    ground: float = 0.5
 
     def __post_init__(self) -> None:
         check_size("MultiResolution", self.size)
         check_number("MultiResolution", "exponent", self.exponent)
-        keep_plain(self, "size", "exponent")
+        check_ground("MultiResolution", self.ground)
+        keep_plain(self, "size", "exponent", "ground")
         if self.resolutions is None:
             return
         given = self.resolutions
@@ -111,7 +115,7 @@ class MultiResolution:
             )
         jobs = pictures.shape[0]
         coarse = [torch.zeros(jobs, 3, r, r, dtype=torch.float32, device=pictures.device) for r in self.ladder[:-1]]
-        return [*coarse, unsquash(pictures, 5e-4) / self._weight(self.size)]
+        return [*coarse, above_ground(pictures, self.ground) / self._weight(self.size)]
 
     def render(self, parts: list[Tensor]) -> Tensor:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
@@ -122,7 +126,7 @@ class MultiResolution:
             )
             for resolution, part in zip(self.ladder, parts, strict=True):
                 total = total.add_(upscale(part, self.size), alpha=self._weight(resolution))
-            return squash(total)
+            return on_ground(total, self.ground)
 
     def _weight(self, resolution: int) -> float:
         return float((self.ladder[0] / resolution) ** self.exponent)
@@ -130,20 +134,24 @@ class MultiResolution:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Every pixel for itself, starting as exactly grey 0.5: the plainest canvas, to compare others with.
+    """Every pixel for itself, starting as exactly its ground: the plainest canvas, to compare others with.
 
-        x = 0.5 + 0.5 tanh(P)
+        x = 0.5 + 0.5 tanh( atanh(2 ground - 1) + P )
 
-    Parts: one (jobs, 3, size, size). Raises ValueError for a size below 8.
+    `ground` is the share of white that pictures start from: 0.5, the default, is grey.
+    Parts: one (jobs, 3, size, size). Raises ValueError for a size below 8 or a ground that is not between 0 and 1.
     """
 
     _ships = ("start", "render")
 
     size: int = 448
+    _: KW_ONLY
+    ground: float = 0.5
 
     def __post_init__(self) -> None:
         check_size("Pixels", self.size)
-        keep_plain(self, "size")
+        check_ground("Pixels", self.ground)
+        keep_plain(self, "size", "ground")
 
     def start(self, jobs: int, generators: list[torch.Generator], device: torch.device | str = "cpu") -> list[Tensor]:
         """One zero part (jobs, 3, size, size); the generators are not used. Raises ValueError as every canvas does."""
@@ -155,12 +163,12 @@ class Pixels:
 
         Raises ValueError for another shape or range and for values that are not finite.
         """
-        return [unsquash(check_pictures("Pixels", picture, self.size), 5e-4)]
+        return [above_ground(check_pictures("Pixels", picture, self.size), self.ground)]
 
     def render(self, parts: list[Tensor]) -> Tensor:
         """Pictures (jobs, 3, size, size) in [0, 1]; raises ValueError for parts of other shapes."""
         check_parts("Pixels", parts, [(3, self.size, self.size)])
-        return squash(parts[0])
+        return on_ground(parts[0], self.ground)
 
 
 @dataclass(frozen=True)
@@ -215,6 +223,17 @@ def squash(total: Tensor) -> Tensor:
 def unsquash(pictures: Tensor, margin: float) -> Tensor:
     """Numbers that `squash` makes these shares of, kept `margin` away from its ends."""
     return torch.atanh(2 * pictures.clamp(margin, 1 - margin) - 1)
+
+
+def on_ground(total: Tensor, ground: float) -> Tensor:
+    """Pictures of any numbers, zero being the ground."""
+    return squash(total if ground == 0.5 else total + math.atanh(2 * ground - 1))
+
+
+def above_ground(pictures: Tensor, ground: float) -> Tensor:
+    """Numbers that `on_ground` makes these pictures of, kept 0.0005 away from black and white."""
+    total = unsquash(pictures, 5e-4)
+    return total if ground == 0.5 else total - math.atanh(2 * ground - 1)
 
 
 def full_precision(like: Tensor) -> torch.autocast:

@@ -153,3 +153,13 @@ def check_number(who: str, name: str, value: float) -> None:
     """Raise ValueError unless a value is a finite number."""
     if not is_real(value):
         raise ValueError(f"{who}: {name}={shown(value)} given; allowed are finite numbers; mend: `{who}({name}=1.0)`")
+
+
+def check_ground(who: str, value: float) -> None:
+    """Raise ValueError unless a value is a share of white between 0 and 1, both left out."""
+    if not (is_real(value) and 0 < value < 1):
+        near = min(0.98, max(0.02, float(value))) if is_real(value) else 0.5
+        raise ValueError(
+            f"{who}: ground={shown(value)} given; allowed is a share of white between 0 and 1, both left out, where no "
+            f"gradient is; mend: `{who}(ground={near})`"
+        )

@@ -26,7 +26,7 @@ from ..sae.feature import Feature
 from .centres import centre
 from .digests import digest
 from .reach import Reach
-from .recorded import GREY, Untold, aim_of, centre_of, check_own, ground_of, pooling_of, score_of
+from .recorded import Untold, aim_of, centre_of, check_own, ground_of, pooling_of, score_of
 from .settings import Settings, as_plain
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _best_of_bundled(
         if tokens is None:
             every = [one for one in bundled() if place is None or one.cover is not None]
             tokens = torch.stack(_read(vlm, site, [one.own if place is None else one.on(place) for one in every]))
-            if place in (None, GREY):
+            if place is None or len(set(place)) == 1:  # white to black: what canvases begin as
                 kept[where] = tokens
         best.append(max(map(score, tokens)))
     if key is not None:

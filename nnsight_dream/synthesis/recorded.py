@@ -84,11 +84,12 @@ def centre_of(prototype: Prototype, vlm: VLM) -> Any:
 
 
 def ground_of(prototype: Prototype) -> tuple[float, float, float]:
-    """The colour (red, green, blue in 0 to 1) that its canvas begins as: grey; of a canvas of the user's own, of which
+    """The colour (red, green, blue in 0 to 1) that its canvas begins as; of a canvas of the user's own, of which
     the record tells only the name, the median colour along the picture's edges."""
     told = prototype.settings.get("canvas")
     if isinstance(told, Mapping) and told.get("is") in ON_GREY:
-        return GREY
+        ground = told.get("ground", 0.5)  # spectra, and records of earlier versions, name none
+        return GREY if ground == 0.5 else (ground, ground, ground)
     pixels = np.asarray(prototype.image.convert("RGB"), dtype=np.float64) / 255
     edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     red, green, blue = np.median(edges, 0).tolist()

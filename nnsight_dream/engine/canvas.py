@@ -29,7 +29,7 @@ IMAGENET_COLOUR = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 @dataclass(frozen=True)
 class MultiResolution:
-    """A sum of components from coarse to fine, all starting at zero, so that every picture starts as exactly its ground.
+    """A sum of components from coarse to fine, all starting at zero, so that a picture starts as exactly its ground.
 
         x = 0.5 + 0.5 tanh( atanh(2 ground - 1) + sum over r of w_r upscale(P_r) ),   w_r = (smallest r / r) ** exponent
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +25,6 @@ tiny.quiet()
 torch.set_num_threads(1)
 # a shell that starts a job in the background has it ignore Ctrl-C, which some tests press
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests get the same names in every process: none holds the address of an object."""
-    for item in items:
-        item._nodeid = re.sub(r" at 0x[0-9a-fA-F]+", "", item.nodeid)
 
 
 @pytest.fixture(autouse=True, scope="session")

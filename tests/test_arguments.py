@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 
@@ -116,7 +117,7 @@ def test_folders_and_files_are_not_taken_for_each_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", [[0, 1], (0, 1), range(2), np.arange(2), torch.arange(2), iter([0, 1]), {0: 1, 1: 2}.keys()], ids=repr
+    "value", [[0, 1], (0, 1), range(2), np.arange(2), torch.arange(2), iter([0, 1]), {0: 1, 1: 2}.keys()], ids=tiny.name
 )
 def test_several_seeds_and_layers_in_every_guise(value):
     assert arguments.seeds(value) == ([0, 1], False)
@@ -237,7 +238,7 @@ def test_a_job_of_a_wrong_type_is_refused_where_it_is_made_and_where_it_is_read(
             list(nd.Store(tmp_path).entries())
 
 
-@pytest.mark.parametrize("settings", [nd.Settings, 3, {"steps": 1}, [nd.Settings()]], ids=str)
+@pytest.mark.parametrize("settings", [nd.Settings, 3, {"steps": 1}, [nd.Settings()]], ids=tiny.name)
 def test_settings_that_are_none_are_refused_before_anything_is_loaded_or_made(settings, tmp_path):
     with pytest.raises(TypeError, match=r"Settings, or a function from a layer to Settings, is needed"):
         plan(nd.load("demo"), [nd.Job("fox")], settings=settings)
@@ -336,7 +337,7 @@ def test_sites_are_typed_and_take_numbers_in_any_guise():
         vlm.site([1, 4])
 
 
-@pytest.mark.parametrize("wrong", [nd.DemoJudge, nd.DemoExaminer, "demo", None, object()], ids=str)
+@pytest.mark.parametrize("wrong", [nd.DemoJudge, nd.DemoExaminer, "demo", None, object()], ids=tiny.name)
 def test_what_is_no_examiner_is_refused_before_anything_is_asked(wrong, tmp_path):
     (tmp_path / "jobs").mkdir()
     for call in (nd.examine, judging.plan_calls):

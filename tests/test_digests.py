@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 
@@ -187,7 +188,7 @@ def test_what_a_function_holds_is_in_its_digest(make: Callable[[Any], Any]) -> N
         (torch.eye(2).to_sparse(), torch.zeros(2, 2).to_sparse()),
         (np.array([None, 1], dtype=object), np.array([None, 2], dtype=object)),
     ],
-    ids=str,
+    ids=tiny.name,
 )  # fmt: skip
 def test_any_plain_content_counts(make: Callable[[Any], Any], one: Any, other: Any) -> None:
     assert digest(make(one)) != digest(make(other))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- "<start_of_turn>model\\n" -}}{%- endif -%}
 """
+
+
+def name(value: Any) -> str:
+    """A value's name in a test's id: its repr without addresses, which differ from process to process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def _wrap(raw: Tokenizer, **more: Any) -> PreTrainedTokenizerFast:

@@ -180,7 +180,7 @@ class Native:
     model. Raises TypeError for a canvas, which has a size already.
 
     >>> Native(Pixels).at(64)
-    Pixels(size=64)
+    Pixels(size=64, ground=0.5)
     """
 
     kind: Any = MultiResolution

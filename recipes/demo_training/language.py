@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor, PreTrainedTokenizerFast
@@ -556,9 +556,25 @@ def export(model: Gemma3ForConditionalGeneration, words: PreTrainedTokenizerFast
     state = {k: v.bfloat16() for k, v in model.state_dict().items()}
     model.config.architectures = ["Gemma3ForConditionalGeneration"]
     model.save_pretrained(folder, state_dict=state)
+    split(folder)
     config = json.loads((folder / "config.json").read_text())
     config["dtype"] = "float32"
     for part in ("text_config", "vision_config"):
         config[part]["dtype"] = "float32"
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     processor(words).save_pretrained(folder)
+
+
+def split(folder: Path) -> None:
+    """Write the table of words to a file of its own: later stages of training change nothing else."""
+    whole = folder / "model.safetensors"
+    tensors = load_file(whole)
+    places = {name: 2 if "embed_tokens" in name else 1 for name in sorted(tensors)}
+    files = {number: f"model-{number:05d}-of-00002.safetensors" for number in (1, 2)}
+    for number, file in files.items():
+        part = {name: tensors[name].contiguous() for name, place in places.items() if place == number}
+        save_file(part, folder / file, {"format": "pt"})
+    size = sum(t.numel() * t.element_size() for t in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": {name: files[place] for name, place in places.items()}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    whole.unlink()

@@ -53,7 +53,7 @@ def train(args: argparse.Namespace, causal: bool, folder: Path) -> None:
 
     tower = args.work / "tower"
     if not tower.exists():  # then the bundled model's
-        tower = bundle.folder() / "vlm" / "model.safetensors"
+        tower = bundle.folder() / "vlm"
     language.train(
         args.work / "art.npz",
         args.work / "npm",

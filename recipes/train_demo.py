@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 STAGES = ("fetch", "render", "tower", "language", "judge", "bundle", "score")
 DATA = Path(__file__).parents[1] / "nnsight_dream" / "data"
-TOWER = Path(__file__).parent / "demo_training" / "tower.safetensors"  # a finished tower that no model has yet
+TRAINED = Path(__file__).parent / "demo_training" / "vlm"  # a model that is trained and not yet bundled
 # of the full schedule, to see that everything runs (minutes)
 QUICK_TOWER = dict(clean=((32, 20),), robust=((32, 10), (48, 5), (64, 3)))
 
@@ -60,7 +60,7 @@ def run(stage: str, work: Path, seed: int, quick: bool, minutes: float, kind: st
         if not more.exists():
             art.render_more(npm, more)
     elif stage == "tower":
-        options = dict(QUICK_TOWER if quick else {}, start=DATA / "vlm" / "model.safetensors", minutes=minutes)
+        options = dict(QUICK_TOWER if quick else {}, start=DATA / "vlm", minutes=minutes)
         if kind == "robust":
             options["drawing_weight"] = 0.0
         folder = work / ("tower" if kind == "drawing" else "tower-robust")
@@ -68,14 +68,15 @@ def run(stage: str, work: Path, seed: int, quick: bool, minutes: float, kind: st
             raise SystemExit("the tower is not ready: run this again to go on")
     elif stage == "language":
         quickly = {"stages": [replace(s, steps=4) for s in language.STAGES]} if quick else {}
-        candidates = (work / "tower", TOWER, DATA / "vlm" / "model.safetensors")
+        candidates = (work / "tower", TRAINED, DATA / "vlm")
         seeing = next(file for file in candidates if file.exists())
         language.train(pictures, npm, seeing, work / "language.pt", work / "vlm", seed=seed, **quickly)
     elif stage == "judge":
         judge.train(pictures, npm, work / "judge.pt", seed=seed, **({"steps": 20} if quick else {}))
     elif stage == "bundle":
         if not quick:
-            shutil.copytree(work / "vlm", DATA / "vlm", dirs_exist_ok=True)
+            shutil.rmtree(DATA / "vlm")
+            shutil.copytree(work / "vlm", DATA / "vlm")
         bundle.everything(work, (work / "bundle") if quick else DATA)
     elif stage == "score":
         score.everything(pictures, (work if quick else DATA) / "vlm")

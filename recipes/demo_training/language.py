@@ -132,16 +132,13 @@ def start_projector(model: Gemma3ForConditionalGeneration, file: Path, pictures:
     """Begin where the tower's own contrastive head looks, on the axes in which `pictures` (n, 3, side, side) differ most.
 
     There a cosine tells things apart; among the tower's raw features a few directions (brightness, colour) outweigh all
-    others. From a model's file its projector is taken.
+    others. From a model its projector is taken.
     """
     projector = model.model.multi_modal_projector
-    if file.suffix == ".safetensors":
-        tensors = load_file(file)
-        if "image.weight" not in tensors:
-            projector.mm_input_projection_weight.copy_(tensors["multi_modal_projector.mm_input_projection_weight"])
-            return
-    else:
-        tensors = torch.load(file / "average.pt", map_location="cpu")
+    tensors = tower.tensors_of(file)
+    if "image.weight" not in tensors:
+        projector.mm_input_projection_weight.copy_(tensors["multi_modal_projector.mm_input_projection_weight"])
+        return
     head = tensors["image.weight"].float().T
     seen = torch.cat([model.model.vision_tower(2 * x - 1).last_hidden_state.mean(1) for x in pictures.split(128)])
     seen = F.normalize(seen @ head, dim=-1)
@@ -566,15 +563,17 @@ def export(model: Gemma3ForConditionalGeneration, words: PreTrainedTokenizerFast
 
 
 def split(folder: Path) -> None:
-    """Write the table of words to a file of its own: later stages of training change nothing else."""
+    """Write tower, language model and table of words to files of their own: each is trained while the others stand."""
     whole = folder / "model.safetensors"
     tensors = load_file(whole)
-    places = {name: 2 if "embed_tokens" in name else 1 for name in sorted(tensors)}
-    files = {number: f"model-{number:05d}-of-00002.safetensors" for number in (1, 2)}
+    places = {
+        name: 1 if name.startswith("vision_tower.") else 3 if "embed_tokens" in name else 2 for name in sorted(tensors)
+    }
+    files = {number: f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)}
     for number, file in files.items():
         part = {name: tensors[name].contiguous() for name, place in places.items() if place == number}
         save_file(part, folder / file, {"format": "pt"})
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": {name: files[place] for name, place in places.items()}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / tower.INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     whole.unlink()

@@ -50,6 +50,7 @@ RATE = 1.5e-3
 DRAWING_WEIGHT = 16.0  # the gradient of the drawing loss is 9 times smaller than that of the cross-entropy
 MORE_SHARE = 0.35  # of the pictures of a step, how many are of classes beside the concepts
 PIECE = 5  # pictures of full size at a time on a CPU: their attention maps stay in its cache
+INDEX = "model.safetensors.index.json"  # of a model in several files
 FAST = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -337,7 +338,7 @@ def fitted(tower: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def start_classes(model: Matcher, file: Path, source: torch.Tensor, labels: torch.Tensor) -> None:
     """Set the head to that in `file`, and each class's vectors to the means of its pictures (n, 4, s, s)."""
-    if "image.weight" in (tensors := load_file(file)):
+    if "image.weight" in (tensors := tensors_of(file)):
         model.image.weight.copy_(tensors["image.weight"].float())
         model.image.bias.zero_()
     device = model.mean.device
@@ -556,13 +557,19 @@ def train(
     return step >= total
 
 
-def weights(file: Path) -> dict[str, torch.Tensor]:
-    """The tower's averaged weights, float32, from a checkpoint folder of `train` or from a model's safetensors file."""
-    if file.suffix == ".safetensors":
-        found, prefix = load_file(file), "vision_tower."
-    else:
-        found, prefix = torch.load(file / "average.pt", map_location="cpu"), "tower."
-    return {k.removeprefix(prefix): v.float() for k, v in found.items() if k.startswith(prefix)}
+def tensors_of(place: Path) -> dict[str, torch.Tensor]:
+    """All of a checkpoint folder of `train` (averaged), of a model's folder, or of a safetensors file."""
+    if (average := place / "average.pt").exists():
+        return torch.load(average, map_location="cpu")
+    files = sorted(place.glob("model*.safetensors")) if place.is_dir() else [place]
+    return {k: v for file in files for k, v in load_file(file).items()}
+
+
+def weights(place: Path) -> dict[str, torch.Tensor]:
+    """The tower's weights, float32, from what `tensors_of` reads."""
+    tensors = tensors_of(place)
+    prefix = next(p for p in ("vision_tower.", "tower.") if any(k.startswith(p) for k in tensors))
+    return {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def keep(checkpoint: Path, file: Path) -> None:

@@ -43,23 +43,15 @@ NONE = "none"
 def presets() -> dict[str, nd.Settings]:
     """The settings whose pictures can be put on a sheet, by name."""
     base = nd.Settings.demo()
-    light = base.but(
-        optimiser="normalised",
-        rate=0.08,
-        steps=60,
-        batch=2,
-        canvas=nd.Pixels(64, ground=0.85),
-        augment=(nd.Shift(pixels=1), nd.Noise(0.02)),
-    )
+    even = base.but(optimiser="normalised", rate=0.08, steps=60, batch=2, augment=(nd.Shift(pixels=1), nd.Noise(0.02)))
+    light_ground = even.but(canvas=nd.Pixels(64, ground=0.85))
     return {
         "demo": base,
-        "light ground": light,
-        "light ground, mean": light.but(pooling=nd.Mean()),
+        "light ground": light_ground,
+        "light ground, mean": light_ground.but(pooling=nd.Mean()),
         "fine": base.but(quality="fine"),
         "light": base.but(steps=120, batch=4, augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
-        "even steps": base.but(
-            optimiser="normalised", rate=0.08, steps=60, batch=2, augment=(nd.Shift(pixels=1), nd.Noise(0.02))
-        ),
+        "even steps": even,
         "canvas 64": base.but(steps=120, batch=4, canvas=nd.Pixels(64)),
     }
 

@@ -75,8 +75,11 @@ def run(stage: str, work: Path, seed: int, quick: bool, minutes: float, kind: st
         judge.train(pictures, npm, work / "judge.pt", seed=seed, **({"steps": 20} if quick else {}))
     elif stage == "bundle":
         if not quick:
+            fresh = shutil.copytree(
+                work / "vlm", DATA / "vlm.partial", dirs_exist_ok=True
+            )  # whole before what it replaces goes
             shutil.rmtree(DATA / "vlm")
-            shutil.copytree(work / "vlm", DATA / "vlm")
+            fresh.rename(DATA / "vlm")
         bundle.everything(work, (work / "bundle") if quick else DATA)
     elif stage == "score":
         score.everything(pictures, (work if quick else DATA) / "vlm")

@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -66,7 +65,7 @@ def eyes(place: Path, image_tokens: int | None) -> tuple[dict[str, Tensor], dict
     whole, pictures = (json.loads((home / n).read_text()) for n in ("config.json", "processor_config.json"))
     if home == place:
         config, tokens = whole["vision_config"], whole["mm_tokens_per_image"]
-        weights = {k: v for k, v in load_file(place / "model.safetensors").items() if k.startswith("vision_tower.")}
+        weights = {k: v for k, v in tower.tensors_of(place).items() if k.startswith("vision_tower.")}
     else:
         config, tokens = dict(whole["vision_config"], **tower.CONFIG), tower.GRID**2
         weights = {f"vision_tower.{k}": v for k, v in tower.fitted(tower.weights(place)).items()}

@@ -32,10 +32,7 @@ POOLINGS: dict[str, Any] = {kind.__name__: kind for kind in (Attention, Mean, Ma
 SCORES = {score.__name__: score for score in (cosine, dot)}
 
 
-GREY = (0.5, 0.5, 0.5)
-
-
-ON_GREY = ("MultiResolution", "Pixels", "Fourier", "MACO", "Native")  # canvases that begin as this grey
+PLAIN = ("MultiResolution", "Pixels", "Fourier", "MACO", "Native")  # canvases that begin as one share of white
 
 
 class Untold(ValueError):
@@ -87,9 +84,9 @@ def ground_of(prototype: Prototype) -> tuple[float, float, float]:
     """The colour (red, green, blue in 0 to 1) that its canvas begins as; of a canvas of the user's own, of which
     the record tells only the name, the median colour along the picture's edges."""
     told = prototype.settings.get("canvas")
-    if isinstance(told, Mapping) and told.get("is") in ON_GREY:
+    if isinstance(told, Mapping) and told.get("is") in PLAIN:
         ground = told.get("ground", 0.5)  # spectra, and records of earlier versions, name none
-        return GREY if ground == 0.5 else (ground, ground, ground)
+        return ground, ground, ground
     pixels = np.asarray(prototype.image.convert("RGB"), dtype=np.float64) / 255
     edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     red, green, blue = np.median(edges, 0).tolist()

@@ -26,6 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor, PreTrainedTokenizerFast
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from . import art, augment, text, tower
 from .muon import Muon
@@ -575,5 +576,5 @@ def split(folder: Path) -> None:
         save_file(part, folder / file, {"format": "pt"})
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": {name: files[place] for name, place in places.items()}}
-    (folder / tower.INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     whole.unlink()

@@ -50,7 +50,6 @@ RATE = 1.5e-3
 DRAWING_WEIGHT = 16.0  # the gradient of the drawing loss is 9 times smaller than that of the cross-entropy
 MORE_SHARE = 0.35  # of the pictures of a step, how many are of classes beside the concepts
 PIECE = 5  # pictures of full size at a time on a CPU: their attention maps stay in its cache
-INDEX = "model.safetensors.index.json"  # of a model in several files
 FAST = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -442,7 +441,7 @@ def train(
 ) -> bool:
     """Train through the clean and the robust phases; resumes from the folder `out` if it holds a checkpoint.
 
-    `start` is a file whose tower to begin with (see `weights`), `more` the further classes of `art.render_more`,
+    `start` is where the tower to begin with is (see `weights`), `more` the further classes of `art.render_more`,
     `settle` the share of all steps in which the rate falls to zero. Without clean steps a tower that `keep` has written
     goes on where it stood: the classes' vectors are set to the means of their pictures.
     With `drawing_weight=0` there is no drawing loss. Stops after `minutes`, and returns whether all steps are done.
@@ -461,7 +460,8 @@ def train(
         model.tower.load_state_dict(fitted(weights(start)))
     model.to(device)
     checkpoint = Checkpoint(out)
-    if start is not None and not clean and not checkpoint.folder.exists():
+    saved = checkpoint.load()
+    if start is not None and not clean and not saved:
         start_classes(model, start, source, y)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "encoder.layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "encoder.layers" in n)]
@@ -472,7 +472,7 @@ def train(
     sides = [side for side, steps in clean + robust for _ in range(steps)]
     calm, total, step = sum(steps for _, steps in clean), len(sides), 0
     average = {k: v.clone() for k, v in model.state_dict().items()}
-    if saved := checkpoint.load():
+    if saved:
         model.load_state_dict(saved["model"])
         for optimiser, name in zip(optimisers, ("muon", "adam"), strict=True):
             optimiser.load_state_dict(saved[name])

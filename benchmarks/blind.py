@@ -43,15 +43,25 @@ NONE = "none"
 def presets() -> dict[str, nd.Settings]:
     """The settings whose pictures can be put on a sheet, by name."""
     base = nd.Settings.demo()
-    even = base.but(optimiser="normalised", rate=0.08, steps=60, batch=2, augment=(nd.Shift(pixels=1), nd.Noise(0.02)))
+    even = base.but(optimiser="normalised", rate=1.2, steps=60, batch=2, augment=(nd.Shift(pixels=1), nd.Noise(0.02)))
+    parts = base.but(optimiser="normalised", canvas=nd.MultiResolution(64))
     light_ground = even.but(canvas=nd.Pixels(64, ground=0.85))
     return {
         "demo": base,
         "light ground": light_ground,
         "light ground, mean": light_ground.but(pooling=nd.Mean()),
+        "pattern": light_ground.but(pattern=nd.Pattern()),
+        "pattern, mean": light_ground.but(pattern=nd.Pattern(), pooling=nd.Mean()),
+        "pattern, 32 pixels": light_ground.but(pattern=nd.Pattern(), canvas=nd.Pixels(32, ground=0.85)),
+        "pattern, fine": light_ground.but(pattern=nd.Pattern(), quality="fine"),
+        "pattern, parts": light_ground.but(pattern=nd.Pattern(), canvas=nd.MultiResolution(64, ground=0.85), rate=0.01),
         "fine": base.but(quality="fine"),
+        "demo, pattern": base.but(pattern=nd.Pattern()),
+        "demo, pattern, fine": base.but(pattern=nd.Pattern(), quality="fine"),
         "light": base.but(steps=120, batch=4, augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
         "even steps": even,
+        "parts, short way": parts.but(rate=2.0),
+        "parts": parts.but(rate=4.0),
         "canvas 64": base.but(steps=120, batch=4, canvas=nd.Pixels(64)),
     }
 

@@ -12,6 +12,7 @@ from .directions.centres import NaturalNoise as NaturalNoise
 from .directions.centres import Pictures as Pictures
 from .directions.direction import Direction as Direction
 from .directions.direction import cosine as cosine
+from .directions.pattern import Pattern as Pattern
 from .directions.sources import from_images as from_images
 from .directions.sources import from_tensor as from_tensor
 from .directions.sources import probe as probe

@@ -24,9 +24,9 @@ READING = ["layers", "sinks", "cost", "drawings", "numerics"]  # what takes seco
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The paper's preset, small enough to run here, and few pictures."""
+    """The default preset, small enough to run here, and few pictures."""
     few = nd.Settings(steps=8, batch=1, canvas=nd.MultiResolution(32), augment=(nd.Noise(0.02),))
-    monkeypatch.setattr(nd.Settings, "paper", classmethod(lambda cls, layer: few))
+    monkeypatch.setattr(nd.Settings, "normalised", classmethod(lambda cls, size=448: few))
     monkeypatch.setattr(Material, "how_many", lambda self, least, most: 6)
 
 
@@ -35,7 +35,7 @@ def whole(tiny_vlm: nd.VLM) -> Report:
     """A quick checkup of a random Gemma 3."""
     with pytest.MonkeyPatch.context() as patch:
         few = nd.Settings(steps=8, batch=1, canvas=nd.MultiResolution(32), augment=(nd.Noise(0.02),))
-        patch.setattr(nd.Settings, "paper", classmethod(lambda cls, layer: few))
+        patch.setattr(nd.Settings, "normalised", classmethod(lambda cls, size=448: few))
         patch.setattr(Material, "how_many", lambda self, least, most: 6)
         return examine.examine(tiny_vlm, quick=True, layers=[1, 3])
 

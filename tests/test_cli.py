@@ -20,9 +20,9 @@ from nnsight_dream.synthesis import synthesize
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The paper's preset, which a model other than the bundled one gets, small enough to run here."""
+    """The preset that a model other than the bundled one gets, small enough to run here."""
     few = nd.Settings(steps=3, batch=2, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),))
-    monkeypatch.setattr(nd.Settings, "paper", classmethod(lambda cls, layer: few))
+    monkeypatch.setattr(nd.Settings, "normalised", classmethod(lambda cls, size=448: few))
 
 
 @pytest.fixture

@@ -138,10 +138,11 @@ def by_hand(vlm, direction, settings, seed):
         optimiser.zero_grad()
         (-score).backward()
         if settings.optimiser == "normalised":
-            norm = sum(p.grad.square().sum() for p in parts).sqrt()
+            held, slopes = [p.detach() for p in parts], [p.grad for p in parts]
+            _, change = torch.func.jvp(lambda *p: canvas.render(list(p)), tuple(held), tuple(slopes))
             with torch.no_grad():
                 for p in parts:
-                    p -= settings.rate * (3 * 32 * 32) ** 0.5 * p.grad / norm
+                    p -= settings.rate / settings.steps * p.grad / change.square().mean().sqrt()
         else:
             torch.nn.utils.clip_grad_norm_(parts, settings.clip)
             optimiser.step()
@@ -326,20 +327,27 @@ def small(pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     return torch.cosine_similarity(pooled, direction, dim=-1)
 
 
-@pytest.mark.parametrize("size", [32, 64])
-def test_normalised_steps_are_as_long_as_the_rate_says_at_any_scale(vlm, directions, size):
-    """A value of the canvas moves by the rate, root mean square; by how much the score is scaled changes nothing."""
+CANVASES = [nd.Pixels(32), nd.Pixels(64), nd.MultiResolution(64), nd.MultiResolution(40, ground=0.8), nd.Fourier(48)]
+
+
+@pytest.mark.parametrize("canvas", CANVASES, ids=[f"{type(c).__name__}-{c.size}" for c in CANVASES])
+def test_a_normalised_way_is_as_long_as_the_rate_says(vlm, directions, canvas):
+    """Pixels change by the rate, root mean square, on any canvas; by how much the score is scaled changes nothing."""
     steps = nd.Settings(
-        steps=1, batch=1, rate=0.01, canvas=nd.Pixels(size), augment=(), optimiser="normalised", centre=nd.Grey()
+        steps=1, batch=1, rate=0.03, canvas=canvas, augment=(), optimiser="normalised", centre=nd.Grey()
     )
-    pictures = [
-        nd.synthesize(vlm, directions[0], settings=steps.but(steps=3, score=score), progress=False).image.tobytes()
-        for score in (small, large)
-    ]
-    assert pictures[0] == pictures[1]
-    moved = np.asarray(nd.synthesize(vlm, directions[0], settings=steps.but(rate=0.2), progress=False).image, float)
-    values = np.arctanh(np.clip(moved / 255 * 2 - 1, -0.99, 0.99))
-    assert np.sqrt(np.square(values).mean()) == pytest.approx(0.2, rel=0.05)
+
+    def drawn(**changes):
+        return nd.synthesize(vlm, directions[0], settings=steps.but(**changes), progress=False).image
+
+    assert drawn(steps=3, score=small).tobytes() == drawn(steps=3, score=large).tobytes()
+    start, one, many, falling = (
+        np.asarray(drawn(**c), float) / 255
+        for c in ({"steps": 0}, {}, {"steps": 5}, {"steps": 5, "schedule": "cosine"})
+    )
+    assert np.sqrt(np.square(one - start).mean()) == pytest.approx(0.03, rel=0.1)
+    for way in (many, falling):
+        assert 0.005 < np.sqrt(np.square(way - start).mean()) <= 0.033
 
 
 def test_normalised_steps_are_not_clipped(vlm, directions):
@@ -521,5 +529,5 @@ def test_a_choice_with_some_settings_changed(vlm):
 
     assert changed(vlm, "demo", steps=None, quality=None) == "demo"
     of_layer = changed(vlm, steps=3, quality="draft", rate=None)
-    assert of_layer(12) == nd.Settings.paper(12).but(quality="draft", steps=3)
+    assert of_layer(12) == nd.Settings.normalised(min(vlm.image_size)).but(quality="draft", steps=3)
     assert changed(vlm, nd.Settings.demo(), steps=3)(1) == nd.Settings.demo().but(steps=3)

@@ -162,7 +162,7 @@ def test_the_command_line_takes_pictures_and_says_what_it_does_without(
     model, processor = tiny_parts
     monkeypatch.setattr(cli.drawing, "load_model", lambda *args, **more: nd.load(model, processor=processor))
     few = nd.Settings(steps=2, batch=1, canvas=nd.Pixels(24), augment=())
-    monkeypatch.setattr(nd.Settings, "paper", classmethod(lambda cls, layer: few))
+    monkeypatch.setattr(nd.Settings, "normalised", classmethod(lambda cls, size=448: few))
     saes.build("standard", model=None).save_model(str(tmp_path / "sae"))
     draw = ["feature", str(tmp_path / "sae"), "3", "--model", "demo", "--out"]
     assert cli.main([*draw, str(tmp_path / "with"), "--reference", str(folder)]) == 0

@@ -965,7 +965,7 @@ def test_a_baseline_is_kept_where_it_is_wanted(
 
 def test_a_checkup_of_a_model_on_a_server(there: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs the weights here is unsure, and says so; what a server can do is done there."""
-    monkeypatch.setattr(nd.Settings, "paper", classmethod(lambda cls, layer: FEW))
+    monkeypatch.setattr(nd.Settings, "normalised", classmethod(lambda cls, size=448: FEW))
     monkeypatch.setattr(Material, "how_many", lambda self, least, most: 6)
     report = examine(there, quick=True, layers=[1])
     states = {section.name: section.state for section in report.sections}

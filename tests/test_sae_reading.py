@@ -256,7 +256,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     few = nd.Settings(steps=3, batch=1, canvas=nd.Pixels(24), augment=(nd.Noise(0.1),))
-    monkeypatch.setattr(nd.Settings, "paper", classmethod(lambda cls, layer: few))
+    monkeypatch.setattr(nd.Settings, "normalised", classmethod(lambda cls, size=448: few))
 
 
 def run(capsys: pytest.CaptureFixture, *arguments: Any) -> tuple[int, str, str]:

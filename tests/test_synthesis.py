@@ -120,8 +120,12 @@ def test_the_papers_other_temperatures() -> None:
 
 def test_presets_are_chosen_by_model_and_layer(tiny_vlm: nd.VLM, directions: list[nd.Direction]) -> None:
     made = nd.synthesize(tiny_vlm, directions[0], steps=0)
-    assert made.settings["rate"] == 0.04
-    assert made.settings["canvas"]["size"] == 448 == made.image.width
+    assert (made.settings["optimiser"], made.settings["steps"]) == ("normalised", 0)
+    assert made.settings["canvas"]["size"] == 112 == made.image.width  # the model's own side, which is below 448
+    assert made.settings == nd.synthesize(tiny_vlm, directions[0], settings="normalised", steps=0).settings
+    exact = nd.synthesize(tiny_vlm, directions[0], settings="paper", steps=0)
+    assert (exact.settings["optimiser"], exact.settings["rate"]) == ("sgd", 0.04)
+    assert exact.settings["canvas"]["size"] == 448 == exact.image.width
     as_demo = dataclasses.replace(tiny_vlm, is_demo=True)
     assert nd.synthesize(as_demo, directions[0], steps=0).settings == nd.Settings.demo().but(steps=0).record() | {
         "terms": []
@@ -262,7 +266,7 @@ def test_settings_by_name_and_by_layer(tiny_vlm: nd.VLM, directions: list[nd.Dir
     assert made("paper") == nd.Settings.paper(1).but(steps=0).record() | {"terms": []}
     assert made(nd.Settings.paper, rate=1) == made("paper", rate=1.0)
     assert made(lambda layer: FEW.but(rate=layer))["rate"] == 1.0
-    with pytest.raises(ValueError, match=r"settings='Paper': allowed are 'demo' and 'paper'; did you mean 'paper'\?"):
+    with pytest.raises(ValueError, match=r"settings='Paper': allowed are 'normalised', 'demo' and 'paper'; did you mean 'paper'\?"):
         made("Paper")
     for wrong in ({"steps": 1}, nd.Settings, 3, lambda layer: None):
         with pytest.raises(
@@ -301,18 +305,19 @@ def test_each_direction_has_the_settings_of_its_own_layer(
 
     monkeypatch.setattr(nd.Settings, "paper", staticmethod(paper))
     order = [directions[1], directions[0], directions[1]]
-    together = nd.synthesize(tiny_vlm, order, seed=[0, 1], progress=False)
+    together = nd.synthesize(tiny_vlm, order, settings="paper", seed=[0, 1], progress=False)
     assert [(p.label, p.seed) for p in together] == [(d.label, s) for d in order for s in (0, 1)]
     for made in together:
         layer = made.site.layer
-        alone = nd.synthesize(tiny_vlm, directions[layer // 2], seed=made.seed, progress=False)
+        alone = nd.synthesize(tiny_vlm, directions[layer // 2], settings="paper", seed=made.seed, progress=False)
         assert made.settings == alone.settings
         assert made.settings["rate"] == pytest.approx(0.1 * layer)
         assert made.history == pytest.approx(alone.history, abs=1e-5)
     steps: list[int] = []
-    nd.synthesize(tiny_vlm, order, progress=lambda step, scores: steps.append(len(scores)))
+    nd.synthesize(tiny_vlm, order, settings="paper", progress=lambda step, scores: steps.append(len(scores)))
     assert steps == [2, 2, 1, 1]  # those of one layer in one batch
-    nd.synthesize(tiny_vlm, order, rate=0.5, pooling=nd.Mean(), progress=lambda step, scores: steps.append(len(scores)))
+    changes = {"rate": 0.5, "pooling": nd.Mean(), "progress": lambda step, scores: steps.append(len(scores))}
+    nd.synthesize(tiny_vlm, order, settings="paper", **changes)
     assert steps[4:] == [3, 3]  # where nothing differs, all
 
 

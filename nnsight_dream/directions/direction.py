@@ -234,7 +234,7 @@ def _check_alike(a: Direction, b: Direction, verb: str) -> None:
 
 def _terms(direction: Direction) -> list[dict[str, Any]]:
     """A direction as a weighted sum of ones that were made, not combined."""
-    if direction.provenance.get("method") == "combination":
+    if direction.provenance.get("method") == "combination" and "pattern" not in direction.provenance:
         return list(direction.provenance["terms"])
     return [{"weight": 1.0, "label": direction.label, "provenance": direction.provenance}]
 

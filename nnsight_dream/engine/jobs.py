@@ -11,6 +11,7 @@ import torch
 
 from .canvas import full_precision
 from .measure import mean_norm, mean_patches, measured_direction, measured_feature
+from .measure import picture_means as mean_of_each
 from .optimise import climb, eight_bit, optimiser_of
 from .pixels import shares
 from .read import in_sandbox, own_tokens, reader, run, states, text_means
@@ -46,6 +47,13 @@ def means(model: Any, given: Groups) -> list[torch.Tensor]:
     sites = [point[0] for point in given.how.points]
     by_site = mean_patches(lambda part: read(part.to(device)), given.pictures, sites, given.at_once)
     return [by_site[site] for site in sites]
+
+
+def picture_means(model: Any, given: Groups) -> list[torch.Tensor]:
+    """The mean patch of each of `given.pictures` (pictures, d) at each point of the reading."""
+    read, device = reader(model, given.how)
+    sites = [point[0] for point in given.how.points]
+    return [mean_of_each(lambda part: read(part.to(device)), given.pictures, site, given.at_once) for site in sites]
 
 
 def vectors(model: Any, given: Words) -> dict[str, Any]:

@@ -32,6 +32,21 @@ def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any], at_onc
     return {site: (total[site] / count[site]).float() for site in sites}
 
 
+def picture_means(read: Any, groups: list[torch.Tensor], site: Any, at_once: int = 16) -> torch.Tensor:
+    """The mean patch of each picture (pictures, d), float32 on the cpu, without gradients; groups as in `mean_patches`.
+
+    Pictures of one size come together, in the order of the first of each size.
+    """
+    sizes: dict[Any, list[torch.Tensor]] = {}
+    for group in groups:
+        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
+    means = []
+    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(at_once)):
+        with torch.no_grad():
+            means.append(read(unpacked(part))[site].double().mean(1).float().cpu())
+    return torch.cat(means)
+
+
 def mean_norm(read: Any, groups: list[torch.Tensor], site: Any, at_once: int = 16) -> float:
     """The mean norm of a patch of some pictures (B, 3, H, W) at a site; those of one size are run together.
 

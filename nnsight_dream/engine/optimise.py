@@ -45,7 +45,7 @@ def optimiser_of(plan: Any, parts: list[torch.Tensor]) -> torch.optim.Optimizer:
     """The optimiser that a plan names, on a canvas's parts."""
     if plan.optimiser == "sgd":
         return torch.optim.SGD(parts, lr=plan.rate, momentum=0.9)
-    if plan.optimiser == "normalised":  # `climb` gives each picture's gradient its length
+    if plan.optimiser == "normalised":  # `climb` gives each gradient its length
         return torch.optim.SGD(parts, lr=plan.rate)
     return torch.optim.Adam(parts, lr=plan.rate)
 
@@ -59,6 +59,30 @@ def clipped(gradients: Any, most: float, exactly: bool = False) -> tuple[list[to
     if not exactly:
         factor = factor.clamp(max=1.0)
     return [g * factor.view(-1, *[1] * (g.ndim - 1)) for g in gradients], norm
+
+
+def in_pixels(
+    canvas: Any, parts: list[torch.Tensor], gradients: list[torch.Tensor], pictures: torch.Tensor
+) -> list[torch.Tensor]:
+    """Gradients of norm 1 scaled so that a step along each changes the pixels of its picture by 1, root mean square.
+
+    To first order, as a small step shows; so a step is as long on every canvas, of any size.
+    """
+    small = 1e-3 * math.sqrt(pictures[0].numel())
+    with torch.no_grad(), full_precision(parts[0]):
+        near = canvas.render([part - small * gradient for part, gradient in zip(parts, gradients, strict=True)])
+    moved = (near - pictures).square().flatten(1).mean(1).sqrt() / small
+    factor = 1 / moved.clamp(min=1e-12)
+    return [gradient * factor.view(-1, *[1] * (gradient.ndim - 1)) for gradient in gradients]
+
+
+def rate_at(plan: Any, step: int) -> float:
+    """The rate of a step; all steps of a "normalised" climb are together as long as the plan's rate."""
+    share = 0.5 * (1 + math.cos(math.pi * step / plan.steps)) if plan.schedule == "cosine" else 1.0  # never 0
+    if plan.optimiser == "normalised":
+        share /= 0.5 * (plan.steps + 1) if plan.schedule == "cosine" else plan.steps
+    rate: float = plan.rate * share
+    return rate
 
 
 def climb(
@@ -97,15 +121,15 @@ def climb(
             if any(g is None for g in gradients):
                 raise RuntimeError(cut.format(step=step))
             if plan.optimiser == "normalised":
-                scaled, norm = clipped(gradients, math.sqrt(pictures[0].numel()), exactly=True)
+                scaled, norm = clipped(gradients, 1.0, exactly=True)
+                scaled = in_pixels(canvas, parts, scaled, pictures.detach())
             else:
                 scaled, norm = clipped(gradients, plan.clip)
             prove_norms(norm, step)
             for part, gradient in zip(parts, scaled, strict=True):
                 part.grad = gradient
-            if plan.schedule == "cosine":
-                for group in optimiser.param_groups:
-                    group["lr"] = plan.rate * 0.5 * (1 + math.cos(math.pi * step / plan.steps))  # never 0
+            for group in optimiser.param_groups:
+                group["lr"] = rate_at(plan, step)
             optimiser.step()
             history.append(score.detach())
             if tell is not None:
@@ -251,8 +275,9 @@ Term = Callable[[Step], torch.Tensor]
 class Climb:
     """How an ascent goes: `steps` of an optimiser on the canvas's parts, gradients clipped job by job.
 
-    With the optimiser "normalised" there is no momentum and no clipping: at each step the parts of a picture move along
-    their gradient by `rate` times the square root of how many values the picture has.
+    With the optimiser "normalised" there is no momentum and no clipping: the parts of a picture move along their
+    gradient by so much that its pixels change by `rate`, root mean square, in all steps together, were these to go
+    straight.
 
     at_once   the most views in one pass: more of a step go in turn. None: all in one
     """

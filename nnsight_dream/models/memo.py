@@ -85,6 +85,7 @@ class Memo:
     ranges      (features,), float32, of autoencoders' features: the highest activations, the most activating words
     real_tokens   (pictures, n, d), float32, image tokens of all the bundled pictures on a ground: 20 MB each
     baselines   (d,), float32, means of baseline texts
+    spreads     variances (k,) of pictures along their principal axes (k, d), float64
 
     look        what is known within a block of `alone`; None outside
     """
@@ -106,4 +107,5 @@ class Memo:
     ranges: Shelf[torch.Tensor] = field(default_factory=Shelf)
     real_tokens: Shelf[torch.Tensor] = field(default_factory=Shelf)
     baselines: Shelf[torch.Tensor] = field(default_factory=Shelf)
+    spreads: Shelf[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=Shelf)
     look: Look | None = None

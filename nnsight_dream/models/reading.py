@@ -244,6 +244,17 @@ def mean_patches(
     return _by_site(how, run(vlm, jobs.means, plain.Groups(how, list(groups), at_once)), where)
 
 
+@calmly
+def picture_means(vlm: VLM, groups: Sequence[torch.Tensor], site: Site | int | str, at_once: int = 16) -> torch.Tensor:
+    """The mean patch of each picture (pictures, d) at a site, float32; groups as in `mean_patches`.
+
+    Pictures of one size come together, in the order of the first of each size.
+    """
+    how = reading(vlm, [vlm.site(site)], pictures=True)
+    (means,) = run(vlm, jobs.picture_means, plain.Groups(how, list(groups), at_once))
+    return means
+
+
 def _places(vlm: VLM, site: Site) -> torch.Tensor:
     """Where in the prompt the image tokens of a site are."""
     places = vlm.image_prompt.positions

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..directions.pattern import Pattern
     from ..engine.canvas import Native
     from ..engine.optimise import Augmentation, Canvas
     from ..engine.pooling import Pooling, ScoreFunction
@@ -28,3 +29,4 @@ class Changes(TypedDict, total=False):
     pooling: Pooling
     score: ScoreFunction
     centre: Any
+    pattern: Pattern | None

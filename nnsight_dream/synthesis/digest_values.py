@@ -19,7 +19,9 @@ from ..arguments import shown
 from ..io.pictures import content
 from . import definitions
 
-NO_PART_OF_KEY = {"part_of_key": False}  # the metadata of a dataclass's field that changes no result
+# Metadata of a dataclass's field: it changes no result; it is newer than stores, whose keys lack it where it is None.
+NO_PART_OF_KEY = {"part_of_key": False}
+LATER = {"no_part_of_key_if": None}
 
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, type(Ellipsis), type(NotImplemented))

@@ -155,7 +155,9 @@ class _Reader(ValueReader):
                 {
                     name: getattr(value, name)
                     for name, f in fields.items()
-                    if f.metadata.get("part_of_key", True) and hasattr(value, name)
+                    if f.metadata.get("part_of_key", True)
+                    and hasattr(value, name)
+                    and getattr(value, name) is not f.metadata.get("no_part_of_key_if", f)
                 },
                 f"{kind.__name__}, its",
             )

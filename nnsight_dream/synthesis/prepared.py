@@ -22,7 +22,7 @@ from ..sae.feature import Feature
 from .ascent import Ascent, batches, hashable
 from .canvases import canvas_for
 from .centres import centre
-from .request import Away, site_of
+from .request import Away, patterned, site_of
 from .settings import Settings, as_plain
 
 if TYPE_CHECKING:
@@ -182,6 +182,8 @@ def prepare(
     each = [settings] * len(jobs) if isinstance(settings, Settings) else settings
     for places, chosen in batches(each):
         part = [jobs[place] for place in places]
+        if chosen.pattern is not None:
+            part = [(patterned(vlm, aim, chosen.pattern), seed) for aim, seed in part]
         record = chosen.record() | {"terms": [as_plain(t) for t in terms]}
         canvas = canvas_for(vlm, chosen.canvas)
         ascent = prepared(vlm, part, [site_of(vlm, d) for d, _ in part], chosen, terms, canvas, record)

@@ -26,7 +26,8 @@ from ..sae.feature import Feature
 from .centres import centre
 from .digests import digest
 from .reach import Reach
-from .recorded import Untold, aim_of, centre_of, check_own, ground_of, pooling_of, score_of
+from .recorded import Untold, aim_of, centre_of, check_own, ground_of, pattern_of, pooling_of, score_of
+from .request import patterned
 from .settings import Settings, as_plain
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ def compared(vlm: VLM, prototype: Prototype, pictures: Any, towards: Any, settin
     try:
         real = known(vlm, prototype, pictures)
         aim = aim_of(prototype, vlm) if towards is None else towards
+        if towards is not None or settings is not None:
+            aim = patterned(vlm, aim, pattern_of(prototype) if settings is None else settings.pattern)
         _check_site(vlm, aim, site)
         ((_, tokens),) = patches(vlm, as_tensors([prototype.image], "image"), site)
         score = _score(vlm, prototype, aim, site, settings)

@@ -14,9 +14,11 @@ from ..arguments import shown
 from ..demo import bundle
 from ..directions.baseline_words import BASELINE_WORDS
 from ..directions.centres import Grey, NaturalNoise, Pictures
+from ..directions.pattern import Pattern
 from ..directions.text import concept
 from ..engine.pooling import Attention, Max, Mean, WithoutSinks, cosine, dot
 from ..sae.make import feature
+from .request import patterned
 from .settings import as_plain
 
 if TYPE_CHECKING:
@@ -80,6 +82,16 @@ def centre_of(prototype: Prototype, vlm: VLM) -> Any:
     raise Untold(f"the centre of this picture's run is recorded as {shown(told)}")
 
 
+def pattern_of(prototype: Prototype) -> Pattern | None:
+    """The pattern of its run. Raises Untold for one among pictures of the user's own."""
+    told = prototype.settings.get("pattern")
+    if told is None:
+        return None
+    if isinstance(told, Mapping) and told.get("pictures") is None:
+        return Pattern(told["ridge"])
+    raise Untold(f"the pattern of this picture's run is recorded as {shown(told)}: give settings=")
+
+
 def ground_of(prototype: Prototype) -> tuple[float, float, float]:
     """The colour (red, green, blue in 0 to 1) that its canvas begins as; of a canvas of the user's own, of which
     the record tells only the name, the median colour along the picture's edges."""
@@ -104,7 +116,8 @@ def aim_of(prototype: Prototype, vlm: VLM) -> Direction | Feature:
         words = BASELINE_WORDS if baseline == "BASELINE_WORDS" else baseline
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the demo model was never shown")
-            return concept(vlm, prototype.label, vlm.site(prototype.site), baseline=words)
+            whole = concept(vlm, prototype.label, vlm.site(prototype.site), baseline=words)
+        return patterned(vlm, whole, pattern_of(prototype))
     if story.get("method") == "feature" and isinstance(story.get("index"), int):
         for folder in _autoencoders(prototype, vlm):
             return feature(folder, story["index"])

@@ -16,6 +16,7 @@ from ..sae.hooks import resolve
 from .settings import Settings, choose
 
 if TYPE_CHECKING:
+    from ..directions.pattern import Pattern
     from ..engine.optimise import Term
     from ..models.sites import Site
     from ..models.vlm import VLM
@@ -174,6 +175,13 @@ def check_aims(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
         if not d.vector.any():
             raise ValueError(f"direction {d.label!r} is all zeros: it points nowhere")
     return sites
+
+
+def patterned(vlm: VLM, aim: Aim, pattern: Pattern | None) -> Aim:
+    """What is climbed in place of a direction: its pattern, unless it is one already or none is asked for."""
+    if pattern is None or isinstance(aim, Feature) or "pattern" in aim.provenance:
+        return aim
+    return pattern.of(vlm, aim)
 
 
 def site_of(vlm: VLM, aim: Aim) -> Site:

@@ -13,10 +13,11 @@ import torch
 
 from .. import arguments
 from ..directions.centres import Grey, Pictures
+from ..directions.pattern import Pattern
 from ..engine.augment import Noise, Shift
 from ..engine.canvas import MultiResolution, Native, Pixels
 from ..engine.pooling import Attention, cosine
-from .digest_values import NO_PART_OF_KEY
+from .digest_values import LATER, NO_PART_OF_KEY
 from .value_names import mend
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from .changes import Changes
 
 
-PRESETS = ("demo", "paper")
+PRESETS = ("normalised", "demo", "paper")
 
 #: How thoroughly a picture is drawn, by name: a glance in seconds, or what is worth keeping.
 QUALITIES: dict[str, dict[str, int]] = {"draft": {"steps": 30, "batch": 2}, "fine": {"steps": 120, "batch": 8}}
@@ -45,13 +46,17 @@ class Settings:
     at_once    most views in one forward pass, for memory; no result depends on it but by rounding. More pictures are
                climbed in turn. More views of one picture go in several passes a step, and all but the last of these
                run forward twice
-    optimiser  "sgd" (momentum 0.9), "adam", or "normalised": all steps are equally long, whatever the scale of the
-               model's gradient and the size of the picture: `rate` is then by how much a value of the canvas moves in a
-               step, root mean square, and `clip` is not used
-    schedule   "constant", or "cosine": at step t, from 0, the rate is
+    optimiser  "sgd" (momentum 0.9), "adam", or "normalised": a step's length depends neither on the scale of the
+               model's gradient nor on the canvas nor on how many steps there are. `rate` is then the length of the
+               whole way: by how much pixels, in [0, 1], change in all steps together, root mean square, were these to
+               go straight. `clip` is not used
+    schedule   "constant", or "cosine": at step t, from 0, the rate, or the length, is
                rate * (1 + cos(pi t / steps)) / 2, so that every step moves
     canvas, augment, pooling, score, centre   see the modules of these names; `Native(...)` is a canvas of the size that
                the model sees, so that nothing is resized
+
+    pattern    `Pattern()`: climbed is not a direction itself but its pattern among pictures, the part of it that
+               pictures can show; None: the direction as it is. Features are not changed
 
     Raises ValueError for a number out of range or an unknown name.
     """
@@ -68,6 +73,7 @@ class Settings:
     pooling: Pooling = Attention()
     score: ScoreFunction = cosine
     centre: Any = Grey()
+    pattern: Pattern | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         given: dict[str, Any] = {}
@@ -91,6 +97,8 @@ class Settings:
         centred = hasattr(self.centre, "of") and not isinstance(self.centre, type)
         if not centred and not isinstance(self.centre, torch.Tensor):
             raise ValueError(mend("centre", self.centre))
+        if self.pattern is not None and not isinstance(self.pattern, Pattern):
+            raise ValueError(mend("pattern", self.pattern))
 
     @classmethod
     def paper(cls, layer: int, *, tau_middle: float = 0.005, shift: int = 112, detach: bool = False) -> Settings:
@@ -123,6 +131,18 @@ class Settings:
             augment=(Shift(fraction=int(shift) / 448), Noise(0.2)),
             pooling=Attention(tau=tau, detach=detach),
         )
+
+    @classmethod
+    def normalised(cls, size: int = 448) -> Settings:
+        """The default for every model but the bundled one: the paper's canvas, views and budget, with steps of set length.
+
+        The paper's rate and clip are for the scale of Gemma 3 4B's gradient; a model whose gradient is a thousand times
+        smaller or larger stays grey by them, or goes to noise. Here a step changes the picture by as much on any model
+        and canvas; one set of numbers for all layers. Chosen on the bundled model, at 64 pixels (docs, Results).
+
+        size   side of the canvas in pixels; `nd.synthesize` takes the model's own side where that is below 448
+        """
+        return cls(rate=4.0, optimiser="normalised", schedule="cosine", canvas=MultiResolution(size))
 
     @classmethod
     def demo(cls) -> Settings:
@@ -176,7 +196,7 @@ class Settings:
         from .settings_shown import table
 
         presets = {f"paper({layer})": type(self).paper(layer) for layer in (1, 10)}
-        return table(self, {"demo()": type(self).demo(), **presets})
+        return table(self, {"demo()": type(self).demo(), "normalised()": type(self).normalised(), **presets})
 
     def record(self) -> dict[str, Any]:
         """The choices as plain data, for a record on disk."""
@@ -213,7 +233,7 @@ def checked(choice: Any) -> Choice:
 
 _NONE = (
     "settings={given}: Settings, or a function from a layer to Settings, is needed, such as nd.Settings.demo() or "
-    "nd.Settings.paper; or the name of a preset, 'demo' or 'paper'"
+    "nd.Settings.paper; or the name of a preset, 'normalised', 'demo' or 'paper'"
 )
 
 
@@ -221,13 +241,15 @@ def choose(vlm: VLM, layer: int, choice: Choice = None) -> Settings:
     """The settings for a layer, counted from 1.
 
     choice   Settings for every layer; a function from a layer to Settings, such as `Settings.paper`; the name of a
-             preset, "demo" or "paper"; None: "demo" for the bundled model and "paper" for others
+             preset, "normalised", "demo" or "paper"; None: "demo" for the bundled model and "normalised" for others
 
     Raises TypeError for what is none of these, ValueError for another name.
     """
     choice = checked(choice)
     if choice is None:
-        choice = "demo" if vlm.is_demo else "paper"
+        choice = "demo" if vlm.is_demo else "normalised"
+    if choice == "normalised":
+        return Settings.normalised(min(448, *vlm.image_size))
     if isinstance(choice, str):
         return Settings.demo() if choice == "demo" else Settings.paper(layer)
     chosen = choice if isinstance(choice, Settings) else choice(layer)

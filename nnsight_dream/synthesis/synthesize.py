@@ -91,8 +91,8 @@ def synthesize(
     directions   a Direction, a Feature, or several of either kind, also in lists of lists, as `nd.concept` gives of
                several words at several layers: `rows` of what comes back are these lists. A feature has its own
                objective (see `sae.feature`): pooling, score and centre of the settings are for directions
-    settings   for all, or a function from a layer to settings, or a preset's name, "demo" or "paper"; if not given,
-               `Settings.demo()` for the bundled model, and for others `Settings.paper` of each direction's own layer.
+    settings   for all, or a function from a layer to settings, or a preset's name, "normalised", "demo" or "paper"; if
+               not given, `Settings.demo()` for the bundled model and `Settings.normalised()` for others.
                `**changes` alter single choices, as in `synthesize(vlm, d, steps=50)`
     seed       one, or several: each gives a picture of its own, the same alone and in company
     terms      added to the score, one or several: `TotalVariation`, `Away`, or a callable from `Step` to (J,)

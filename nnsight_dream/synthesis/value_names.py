@@ -14,6 +14,7 @@ WRITTEN = {
     "score": ("nnsight_dream.engine.pooling.cosine", "nnsight_dream.engine.pooling.dot"),
     "augment": ("nd.Shift()", "nd.Noise(0.2)", "nd.Scale(0.9, 1.1)", "nd.Rotate(5)"),
     "centre": ("nd.Grey()", "nd.NaturalNoise()", "nd.Pictures(...)", "a tensor (d,)"),
+    "pattern": ("nd.Pattern()", "None"),
 }
 
 

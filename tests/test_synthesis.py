@@ -266,7 +266,9 @@ def test_settings_by_name_and_by_layer(tiny_vlm: nd.VLM, directions: list[nd.Dir
     assert made("paper") == nd.Settings.paper(1).but(steps=0).record() | {"terms": []}
     assert made(nd.Settings.paper, rate=1) == made("paper", rate=1.0)
     assert made(lambda layer: FEW.but(rate=layer))["rate"] == 1.0
-    with pytest.raises(ValueError, match=r"settings='Paper': allowed are 'normalised', 'demo' and 'paper'; did you mean 'paper'\?"):
+    with pytest.raises(
+        ValueError, match=r"settings='Paper': allowed are 'normalised', 'demo' and 'paper'; did you mean 'paper'\?"
+    ):
         made("Paper")
     for wrong in ({"steps": 1}, nd.Settings, 3, lambda layer: None):
         with pytest.raises(
@@ -415,7 +417,7 @@ def test_scores_have_all_poolings_whatever_was_climbed(
 def test_the_demo_draws(demo_vlm: nd.VLM) -> None:
     octopus = nd.concept(demo_vlm, "octopus", layer=4)
     made = nd.synthesize(demo_vlm, octopus, steps=3, batch=1)
-    assert made.image.size == (32, 32)
+    assert made.image.size == (64, 64)
     assert made.settings["pooling"] == nd.Settings.demo().record()["pooling"]
     assert made.history[-1] != made.history[0]
 

@@ -182,7 +182,7 @@ def sweep(
     """Make the picture of every job, and keep it in a store.
 
     vlm        a model, or what `nd.load` takes
-    settings   for all jobs, or a function from the layer (from 1) to settings, or a preset's name, as `synthesize` takes
+    settings   for all jobs, or a function from the layer (from 1) to settings, or a preset's name, see `synthesize`
     shard      (i, n): only the i-th part of n, counted from 0; parts share a folder or have one each
     progress   True a display, False nothing, None a display in a terminal or notebook and plain lines elsewhere
     ray        an `nnsight_dream.sweeps.Cluster`: spread over its workers

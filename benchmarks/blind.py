@@ -28,7 +28,6 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
-from recognition import clipped_steps
 from sklearn.metrics import cohen_kappa_score
 
 import nnsight_dream as nd
@@ -43,20 +42,19 @@ NONE = "none"
 
 def presets() -> dict[str, nd.Settings]:
     """The settings whose pictures can be put on a sheet, by name."""
-    base, clipped = nd.Settings.demo(), clipped_steps()
-    even = clipped.but(optimiser="normalised", rate=1.2, augment=(nd.Shift(pixels=1), nd.Noise(0.02)))
+    demo, pattern = nd.Settings.demo(), nd.Pattern()
+    normalised = nd.Settings.normalised(64).but(steps=60, batch=2, augment=demo.augment, centre=demo.centre)
+    even = demo.but(optimiser="normalised", rate=1.2, augment=(nd.Shift(pixels=1), nd.Noise(0.02)))
     light_ground = even.but(canvas=nd.Pixels(64, ground=0.85))
-    pattern = nd.Pattern()
     return {
-        "demo": base,
-        "demo, long way": base.but(rate=4.0),
-        "demo, fine": base.but(quality="fine"),
-        "clipped steps": clipped,
-        "clipped steps, fine": clipped.but(quality="fine"),
-        "clipped steps, pattern": clipped.but(pattern=pattern),
-        "clipped steps, pattern, fine": clipped.but(pattern=pattern, quality="fine"),
-        "clipped steps, light": clipped.but(steps=120, batch=4, augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
-        "clipped steps, canvas 64": clipped.but(steps=120, batch=4, canvas=nd.Pixels(64)),
+        "demo": demo,
+        "demo, fine": demo.but(quality="fine"),
+        "demo, pattern": demo.but(pattern=pattern),
+        "demo, pattern, fine": demo.but(pattern=pattern, quality="fine"),
+        "demo, light": demo.but(steps=120, batch=4, augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
+        "demo, canvas 64": demo.but(steps=120, batch=4, canvas=nd.Pixels(64)),
+        "normalised": normalised,
+        "normalised, long way": normalised.but(rate=4.0),
         "even steps": even,
         "light ground": light_ground,
         "light ground, mean": light_ground.but(pooling=nd.Mean()),

@@ -1,9 +1,8 @@
 """How often the bundled judge names what a prototype was made of. Tables with 95 % Wilson intervals.
 
     python benchmarks/recognition.py layers     [--animals 50]   every layer, with controls
-    python benchmarks/recognition.py candidates [--animals 20]   one choice changed at a time, with reach; other defaults
-    python benchmarks/recognition.py settings   [--animals 20]   of clipped steps: centre, tau, detach, pooling
-    python benchmarks/recognition.py canvases   [--animals 20]   of clipped steps, at equal steps and time; horama's too
+    python benchmarks/recognition.py settings   [--animals 20]   centre, tau, detach, pooling, first layer
+    python benchmarks/recognition.py canvases   [--animals 20]   at equal steps and at equal time; horama's too
     python benchmarks/recognition.py sources    [--animals 20]   directions from words and from pictures
 
 Asked freely = named first among all concepts; told the category = first among animals. Controls: random directions of
@@ -25,18 +24,12 @@ import torch
 
 import nnsight_dream as nd
 from nnsight_dream.demo import bundle
-from nnsight_dream.engine.pooling import dot
 
 
 def rate(hits: int, n: int) -> str:
     """`62 % [48, 74]`."""
     low, high = nd.wilson(hits, n)
     return f"{hits / max(1, n):.0%} [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def clipped_steps() -> nd.Settings:
-    """The default of the bundled model until 27 November 2026: pixels, and a clip so small that steps are equally long."""
-    return nd.Settings.demo().but(optimiser="sgd", rate=250.0, clip=0.001, canvas=nd.Pixels(32), steps=60, batch=2)
 
 
 def animals(count: int) -> list[str]:
@@ -129,41 +122,6 @@ def shifted(base: nd.Settings, fraction: float) -> tuple[Any, ...]:
     return (nd.Shift(fraction=fraction), *(a for a in base.augment if not isinstance(a, nd.Shift)))
 
 
-def candidates(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
-    """The default, one choice changed at a time, and other presets at its budget; with how many reach real pictures."""
-    budget = {"steps": base.steps, "batch": base.batch}
-    rows: dict[str, nd.Settings] = {
-        "default": base,
-        "a way of 4": base.but(rate=4.0),
-        "fine": base.but(quality="fine"),
-        "its pattern": base.but(pattern=nd.Pattern()),
-        "its pattern, a way of 4": base.but(pattern=nd.Pattern(), rate=4.0),
-        "on a light ground": base.but(canvas=nd.MultiResolution(64, ground=0.85)),
-        "fine parts held back": base.but(canvas=nd.MultiResolution(64, exponent=0.5)),
-        "pixels": base.but(canvas=nd.Pixels(64)),
-        "mean pooling": base.but(pooling=nd.Mean()),
-        "dot product": base.but(score=dot),
-        "centre: grey": base.but(centre=nd.Grey()),
-        "less shift and noise": base.but(augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
-        "the paper's shift and noise": base.but(augment=nd.Settings.paper(1).augment),
-        "clipped steps": clipped_steps(),
-        "the paper's preset, at this budget": nd.Settings.paper(1).but(canvas=base.canvas, **budget),
-    }
-    print(
-        "| setting | layer | asked freely | told the category | told, top 5 | reached real pictures | cpu seconds a picture |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for layer in at:
-        directions = nd.concept(vlm, names, layer)
-        for name, chosen in rows.items():
-            began = time.process_time()
-            made = nd.synthesize(vlm, directions, settings=chosen, progress=False)
-            spent = (time.process_time() - began) / len(names)
-            reached = sum((found.own or 0) >= 1 and (found.cut or 0) >= 1 for found in nd.reach(vlm, made))
-            shown = [p.image for p in made]
-            say(judge, names, shown, f"{name} | {layer}", f"{rate(reached, len(names))} | {spent:.1f}")
-
-
 def settings(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Settings, at: list[int]) -> None:
     """One choice changed at a time."""
     changes: dict[str, dict[str, Any]] = {
@@ -245,7 +203,7 @@ def references(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Sett
 def main() -> None:
     """Run one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=["layers", "candidates", "settings", "canvases", "sources"])
+    parser.add_argument("table", choices=["layers", "settings", "canvases", "sources"])
     parser.add_argument("--animals", type=int, default=50)
     parser.add_argument("--layer", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--steps", type=int)
@@ -255,8 +213,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     vlm, judge = nd.load("demo", check=False), nd.DemoJudge()
-    base = clipped_steps() if args.table in ("settings", "canvases") else nd.Settings.demo()
-    base = base.but(**json.loads(args.set))
+    base = nd.Settings.demo().but(**json.loads(args.set))
     if args.steps:
         base = base.but(steps=args.steps)
     names = animals(args.animals)
@@ -266,9 +223,7 @@ def main() -> None:
     elif args.table == "settings":
         settings(vlm, judge, names, base, args.layer)
     else:
-        {"canvases": canvases, "sources": sources, "candidates": candidates}[args.table](
-            vlm, judge, names, base, args.layer
-        )
+        {"canvases": canvases, "sources": sources}[args.table](vlm, judge, names, base, args.layer)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import argparse
 import time
 
 import torch
-from recognition import animals, clipped_steps, rate, recognised
+from recognition import animals, rate, recognised
 
 import nnsight_dream as nd
 
@@ -47,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     judge, names = nd.DemoJudge(), animals(args.animals)
     whole = nd.load("demo", check=False)
-    demo = clipped_steps().but(steps=args.steps)
+    demo = nd.Settings.demo().but(steps=args.steps)
     shift = demo.canvas.size / next(a.pixels for a in demo.augment if isinstance(a, nd.Shift))
 
     def settings(canvas: nd.Pixels | nd.Native, side: int) -> nd.Settings:

@@ -74,7 +74,7 @@ def test_every_line_of_the_page_runs(demo_vlm: nd.VLM, tmp_path: Path, monkeypat
     assert space["mine"].site == space["cat"].site == space["octopus"].site == space["feature"].site(demo_vlm)
     assert space["cache"]["blocks.3.hook_out"].shape[-1] == width
     assert space["acts"].shape == (64, space["sae"].cfg.d_sae)
-    assert space["pixels"].shape == (64, 64, 3)
+    assert space["pixels"].shape == (32, 32, 3)
     assert nd.Direction.load(tmp_path / "octopus.safetensors").vector.equal(space["octopus"].vector)
     assert (tmp_path / "octopus.gguf").stat().st_size > 4 * width
     assert len(space["steered"]._edits) == 1

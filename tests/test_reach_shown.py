@@ -39,7 +39,7 @@ def deck(demo_vlm: nd.VLM, tmp_path_factory: pytest.TempPathFactory) -> Made:
         tuple(p.name for p in shown),
         covers=(shown[0].mask, None, shown[2].mask),
     )
-    few = nd.Settings.demo().but(steps=1, rate=0.01)  # the feature does not fire yet
+    few = nd.Settings.demo().but(steps=1)
     place = tmp_path_factory.mktemp("deck")
     return make_cards(demo_vlm, nd.demo_sae(), [1466], place, material=material, seeds=[0], strengths=[], settings=few)
 

@@ -42,7 +42,7 @@ from nnsight_dream.synthesis.prepared import prepare
 HERE = Path(__file__).parent
 NAME = "dream/demo"
 COMMIT = "0" * 40
-FEW = nd.Settings.demo().but(steps=2, batch=1, rate=0.1, centre=nd.Grey())
+FEW = nd.Settings.demo().but(steps=2, batch=1, centre=nd.Grey())
 WORDS = ["octopus", "fox"]
 SOME = nd.Pictures(tuple(p.image for p in bundle.pictures(["fox", "octopus"])))
 # all that a payload may name: torch, how nnsight pickles, and a server's own nnsight

@@ -417,7 +417,7 @@ def test_scores_have_all_poolings_whatever_was_climbed(
 def test_the_demo_draws(demo_vlm: nd.VLM) -> None:
     octopus = nd.concept(demo_vlm, "octopus", layer=4)
     made = nd.synthesize(demo_vlm, octopus, steps=3, batch=1)
-    assert made.image.size == (64, 64)
+    assert made.image.size == (32, 32)
     assert made.settings["pooling"] == nd.Settings.demo().record()["pooling"]
     assert made.history[-1] != made.history[0]
 

@@ -46,7 +46,7 @@ def drawn(vlm: nd.VLM, direction: nd.Direction, **changes: object) -> Image.Imag
 
 def hero(vlm: nd.VLM) -> None:
     """Twelve animals at layer 1."""
-    pictures = nd.synthesize(vlm, nd.concept(vlm, list(BEST), layer=1), quality="fine", progress=False)
+    pictures = nd.synthesize(vlm, nd.concept(vlm, list(BEST), layer=1), progress=False)
     sheet(list(zip(BEST, pictures.images, strict=True)), "best", 6, 152)
 
 
@@ -116,14 +116,15 @@ def pooling(vlm: nd.VLM) -> None:
 
 
 def canvas(vlm: nd.VLM) -> None:
-    """Canvases at one rate, the ground, and augmentations left out."""
+    """Canvases at the rates that did best for each, and augmentations left out."""
     vector = nd.concept(vlm, "fox", layer=1)
+    adam = {"optimiser": "adam"}
     panels: Panel = [
-        ("multi-resolution", drawn(vlm, vector)),
-        ("pixels", drawn(vlm, vector, canvas=nd.Pixels(64))),
-        ("Fourier", drawn(vlm, vector, canvas=nd.Fourier(64))),
-        ("MACO", drawn(vlm, vector, canvas=nd.MACO(64))),
-        ("light ground", drawn(vlm, vector, canvas=nd.MultiResolution(64, ground=0.85))),
+        ("pixels", drawn(vlm, vector)),
+        ("multi-resolution", drawn(vlm, vector, canvas=nd.MultiResolution(32), rate=0.05, **adam)),
+        ("Fourier", drawn(vlm, vector, canvas=nd.Fourier(32), rate=0.1, **adam)),
+        ("MACO", drawn(vlm, vector, canvas=nd.MACO(32), rate=0.3, **adam)),
+        ("pixels, 64", drawn(vlm, vector, canvas=nd.Pixels(64))),
         ("no shift", drawn(vlm, vector, augment=(nd.Noise(0.06),))),
         ("no noise", drawn(vlm, vector, augment=(nd.Shift(pixels=3),))),
     ]

@@ -112,7 +112,7 @@ def synthesize(
     >>> import nnsight_dream as nd
     >>> vlm = nd.load("demo")
     >>> nd.synthesize(vlm, nd.concept(vlm, "octopus", layer=1), steps=2, batch=1).image.size
-    (64, 64)
+    (32, 32)
     """
     order = settled(vlm, directions, settings, seed, terms, {**changes})
     total, frames = sum(chosen.steps for _, chosen in batches(order.settings)), frames_of(film, vlm)

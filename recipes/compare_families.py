@@ -28,6 +28,7 @@ from nnsight_dream.alignment import cosines as alignment
 from nnsight_dream.demo import bundle
 from nnsight_dream.io.files import check_folder, option_path
 from nnsight_dream.report import figures, tables
+from nnsight_dream.synthesis.settings import choose
 
 QUICK = ["--quick"]
 
@@ -79,7 +80,7 @@ def recognised(vlm: nd.VLM, args: argparse.Namespace, layers: Sequence[int], fol
     canvas = nd.Native() if height == width else nd.MultiResolution(max(height, width))
 
     def settings(layer: int) -> nd.Settings:
-        base = nd.Settings.demo() if vlm.is_demo else nd.Settings.paper(layer)
+        base = choose(vlm, layer)
         return base.but(steps=args.steps or base.steps, **({} if vlm.is_demo else {"canvas": canvas}))
 
     done = nd.sweep(vlm, nd.jobs_of(told, list(layers), controls=max(2, len(told) // 4)), folder, settings=settings)

@@ -38,6 +38,7 @@ from nnsight_dream.report import tables
 from nnsight_dream.sae.encoding import site_of
 from nnsight_dream.sae.releases import load_sae
 from nnsight_dream.sae.responses import Responses, responses, selective
+from nnsight_dream.synthesis.settings import choose
 
 QUICK = ["--quick"]
 
@@ -221,7 +222,7 @@ def run(sae: Any, args: argparse.Namespace) -> int:
     if args.quick and not args.show:
         names = material.names[::8]
         material = Material(names, material.pictures[::8], names, material.categories)
-    settings = nd.Settings.demo() if vlm.is_demo else nd.Settings.paper(site.layer)
+    settings = choose(vlm, site.layer)
     settings = settings.but(steps=args.steps or settings.steps)
     why, told = picked(vlm, sae, material, args)
     print(f"{len(why)} features at {vlm.describe(site)}", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,7 +45,7 @@ class Pattern:
     """
 
     ridge: float = 2.0
-    pictures: Pictures | None = field(default=None)
+    pictures: Pictures | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ridge", arguments.real(self.ridge, "ridge", least=0))

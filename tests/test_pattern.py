@@ -15,6 +15,7 @@ from PIL import Image
 import nnsight_dream as nd
 from nnsight_dream.demo import bundle
 from nnsight_dream.synthesis.digests import digest
+from nnsight_dream.synthesis.real_pictures import real_scores
 
 QUICK: Any = {"steps": 2, "batch": 1, "progress": False}
 
@@ -135,9 +136,26 @@ def test_reach_compares_by_the_pattern(demo_vlm: nd.VLM) -> None:
     ):
         assert other.own == pytest.approx(mine.own, abs=1e-5)
     own = dataclasses.replace(settings, pattern=nd.Pattern(5.0, nd.Pictures([p.image for p in bundle.pictures()[:9]])))
-    untold = nd.reach(demo_vlm, nd.synthesize(demo_vlm, fox, settings=own, progress=False))
+    mine = nd.synthesize(demo_vlm, fox, settings=own, progress=False)
+    untold = nd.reach(demo_vlm, mine)
     assert untold.own is None
     assert "give settings=" in untold.reason
+    assert real_scores(mine) == {}
+    assert mine._repr_html_()
+    told = nd.reach(demo_vlm, mine, settings=own)  # as the reason says
+    assert told.own is not None
+    assert nd.reach(demo_vlm, mine, towards=own.pattern.of(demo_vlm, fox)).own == pytest.approx(told.own, abs=1e-5)
+
+
+def test_a_pattern_made_by_hand_is_compared_as_one(demo_vlm: nd.VLM) -> None:
+    fox = nd.concept(demo_vlm, "fox", layer=1)
+    few = nd.Settings.demo().but(steps=2, batch=1)
+    by_hand = nd.synthesize(demo_vlm, nd.Pattern().of(demo_vlm, fox), settings=few, progress=False)
+    by_setting = nd.synthesize(demo_vlm, fox, settings=few, pattern=nd.Pattern(), progress=False)
+    assert nd.reach(demo_vlm, by_hand).own == pytest.approx(nd.reach(demo_vlm, by_setting).own, abs=1e-5)
+    assert real_scores(by_hand) == pytest.approx(real_scores(by_setting), abs=1e-5)
+    plain = nd.synthesize(demo_vlm, fox, settings=few, progress=False)
+    assert real_scores(by_hand)["mean"] > real_scores(plain)["mean"]
 
 
 def test_sums_of_patterns_keep_their_story(tiny_vlm: nd.VLM, images: list[Image.Image]) -> None:

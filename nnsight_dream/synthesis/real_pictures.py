@@ -26,8 +26,7 @@ from ..sae.feature import Feature
 from .centres import centre
 from .digests import digest
 from .reach import Reach
-from .recorded import Untold, aim_of, centre_of, check_own, ground_of, pattern_of, pooling_of, score_of
-from .request import patterned
+from .recorded import Untold, aim_of, centre_of, check_own, climbed, ground_of, pooling_of, score_of
 from .settings import Settings, as_plain
 
 if TYPE_CHECKING:
@@ -145,8 +144,7 @@ def compared(vlm: VLM, prototype: Prototype, pictures: Any, towards: Any, settin
     try:
         real = known(vlm, prototype, pictures)
         aim = aim_of(prototype, vlm) if towards is None else towards
-        if towards is not None or settings is not None:
-            aim = patterned(vlm, aim, pattern_of(prototype) if settings is None else settings.pattern)
+        aim = climbed(vlm, prototype, aim, settings)
         _check_site(vlm, aim, site)
         ((_, tokens),) = patches(vlm, as_tensors([prototype.image], "image"), site)
         score = _score(vlm, prototype, aim, site, settings)
@@ -293,7 +291,8 @@ def keep_reach(vlm: VLM, prototypes: Sequence[Prototype], aims: Sequence[Any], s
 def real_scores(prototype: Prototype) -> dict[str, float]:
     """By pooling, as `Prototype.scores`, of the bundled picture of its concept, which no model was trained on.
 
-    Empty for what is no concept that the bundled model was shown, and for other poolings and centres than the demo's.
+    Empty for what is no concept that the bundled model was shown, for other poolings and centres than the demo's, and
+    for patterns among pictures of the user's own.
     """
     vlm, preset = _demo_of(prototype), Settings.demo()
     if vlm is None or not (real := bundled(prototype.label)):
@@ -301,7 +300,11 @@ def real_scores(prototype: Prototype) -> dict[str, float]:
     if any(prototype.settings.get(name) != as_plain(getattr(preset, name)) for name in ("pooling", "centre")):
         return {}
     site = vlm.site(prototype.site)
-    vector = aim_of(prototype, vlm).vector.to(vlm.device)  # type: ignore[union-attr]
+    try:
+        aim = climbed(vlm, prototype, aim_of(prototype, vlm))
+    except Untold:
+        return {}
+    vector = aim.vector.to(vlm.device)  # type: ignore[union-attr]
     ((_, tokens),) = patches(vlm, [real[0].own], site)
     middle = centre(vlm, site, preset.centre).to(vlm.device)
     return measured_direction(site, tokens[None], vector, middle, reported(preset.pooling), vlm.grid)[0]

@@ -17,6 +17,7 @@ from ..directions.centres import Grey, NaturalNoise, Pictures
 from ..directions.pattern import Pattern
 from ..directions.text import concept
 from ..engine.pooling import Attention, Max, Mean, WithoutSinks, cosine, dot
+from ..sae.feature import Feature
 from ..sae.make import feature
 from .request import patterned
 from .settings import as_plain
@@ -24,8 +25,8 @@ from .settings import as_plain
 if TYPE_CHECKING:
     from ..directions.direction import Direction
     from ..models.vlm import VLM
-    from ..sae.feature import Feature
     from .prototype import Prototype
+    from .settings import Settings
 
 
 POOLINGS: dict[str, Any] = {kind.__name__: kind for kind in (Attention, Mean, Max, WithoutSinks)}
@@ -83,13 +84,23 @@ def centre_of(prototype: Prototype, vlm: VLM) -> Any:
 
 
 def pattern_of(prototype: Prototype) -> Pattern | None:
-    """The pattern of its run. Raises Untold for one among pictures of the user's own."""
-    told = prototype.settings.get("pattern")
+    """The pattern of which its direction is one, if it is. Raises Untold for one among pictures of the user's own."""
+    told = prototype.direction.get("pattern")
     if told is None:
         return None
-    if isinstance(told, Mapping) and told.get("pictures") is None:
+    if told["digest"] == Pictures.bundled().digest:
         return Pattern(told["ridge"])
     raise Untold(f"the pattern of this picture's run is recorded as {shown(told)}: give settings=")
+
+
+def climbed(
+    vlm: VLM, prototype: Prototype, aim: Direction | Feature, settings: Settings | None = None
+) -> Direction | Feature:
+    """What was climbed of a direction: its pattern, where its run had one. Raises Untold as `pattern_of`."""
+    if isinstance(aim, Feature) or "pattern" in aim.provenance:
+        return aim
+    chosen = None if settings is None else settings.pattern
+    return patterned(vlm, aim, chosen or pattern_of(prototype))
 
 
 def ground_of(prototype: Prototype) -> tuple[float, float, float]:
@@ -116,8 +127,7 @@ def aim_of(prototype: Prototype, vlm: VLM) -> Direction | Feature:
         words = BASELINE_WORDS if baseline == "BASELINE_WORDS" else baseline
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the demo model was never shown")
-            whole = concept(vlm, prototype.label, vlm.site(prototype.site), baseline=words)
-        return patterned(vlm, whole, pattern_of(prototype))
+            return concept(vlm, prototype.label, vlm.site(prototype.site), baseline=words)
     if story.get("method") == "feature" and isinstance(story.get("index"), int):
         for folder in _autoencoders(prototype, vlm):
             return feature(folder, story["index"])

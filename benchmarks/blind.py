@@ -43,7 +43,7 @@ NONE = "none"
 def presets() -> dict[str, nd.Settings]:
     """The settings whose pictures can be put on a sheet, by name."""
     demo, pattern = nd.Settings.demo(), nd.Pattern()
-    normalised = nd.Settings.normalised(64).but(steps=60, batch=2, augment=demo.augment, centre=demo.centre)
+    normalised = nd.Settings.normalised(64).but(steps=60, batch=2, augment=demo.augment, centre=demo.centre, rate=2.0)
     even = demo.but(optimiser="normalised", rate=1.2, augment=(nd.Shift(pixels=1), nd.Noise(0.02)))
     light_ground = even.but(canvas=nd.Pixels(64, ground=0.85))
     return {

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from .read import unpacked
 from .terms import placed
+
+
+def passes(groups: list[torch.Tensor], at_once: int) -> Iterator[torch.Tensor]:
+    """Pictures (B, 3, H, W) of groups, those of one size together, at most `at_once` of them."""
+    sizes: dict[Any, list[torch.Tensor]] = {}
+    for group in groups:
+        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
+    for same_size in sizes.values():
+        yield from torch.cat(same_size).split(at_once)
 
 
 def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any], at_once: int = 16) -> dict[Any, torch.Tensor]:
@@ -18,10 +28,7 @@ def mean_patches(read: Any, groups: list[torch.Tensor], sites: list[Any], at_onc
     """
     total: dict[Any, Any] = dict.fromkeys(sites)
     count = dict.fromkeys(sites, 0)
-    sizes: dict[Any, list[torch.Tensor]] = {}
-    for group in groups:
-        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
-    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(at_once)):
+    for part in passes(groups, at_once):
         with torch.no_grad():
             patches_by_site = read(unpacked(part))
         for site in sites:
@@ -37,11 +44,8 @@ def picture_means(read: Any, groups: list[torch.Tensor], site: Any, at_once: int
 
     Pictures of one size come together, in the order of the first of each size.
     """
-    sizes: dict[Any, list[torch.Tensor]] = {}
-    for group in groups:
-        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
     means = []
-    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(at_once)):
+    for part in passes(groups, at_once):
         with torch.no_grad():
             means.append(read(unpacked(part))[site].double().mean(1).float().cpu())
     return torch.cat(means)
@@ -53,10 +57,7 @@ def mean_norm(read: Any, groups: list[torch.Tensor], site: Any, at_once: int = 1
     At most `at_once` of them go in a pass. Raises ValueError where it is no positive number.
     """
     norms = []
-    sizes: dict[Any, list[torch.Tensor]] = {}
-    for group in groups:
-        sizes.setdefault(tuple(group.shape[1:]), []).append(group)
-    for part in (part for same_size in sizes.values() for part in torch.cat(same_size).split(at_once)):
+    for part in passes(groups, at_once):
         with torch.no_grad():
             norms.append(read(unpacked(part))[site].norm(dim=-1).cpu())
     mean = float(torch.cat(norms).mean())

@@ -181,9 +181,7 @@ def prepare(
     """
     each = [settings] * len(jobs) if isinstance(settings, Settings) else settings
     for places, chosen in batches(each):
-        part = [jobs[place] for place in places]
-        if chosen.pattern is not None:
-            part = [(patterned(vlm, aim, chosen.pattern), seed) for aim, seed in part]
+        part = [(patterned(vlm, jobs[place][0], chosen.pattern), jobs[place][1]) for place in places]
         record = chosen.record() | {"terms": [as_plain(t) for t in terms]}
         canvas = canvas_for(vlm, chosen.canvas)
         ascent = prepared(vlm, part, [site_of(vlm, d) for d, _ in part], chosen, terms, canvas, record)

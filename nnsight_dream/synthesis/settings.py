@@ -249,9 +249,9 @@ def choose(vlm: VLM, layer: int, choice: Choice = None) -> Settings:
     choice = checked(choice)
     if choice is None:
         choice = "demo" if vlm.is_demo else "normalised"
-    if choice == "normalised":
-        return Settings.normalised(min(448, *vlm.image_size))
     if isinstance(choice, str):
+        if choice == "normalised":
+            return Settings.normalised(min(448, *vlm.image_size))
         return Settings.demo() if choice == "demo" else Settings.paper(layer)
     chosen = choice if isinstance(choice, Settings) else choice(layer)
     if not isinstance(chosen, Settings):

@@ -1,6 +1,6 @@
 """Blind naming: what people see in prototypes, looked at on shuffled sheets without labels.
 
-    python benchmarks/blind.py make  --folder build/blind [--count 60] [--layers 1 4] [--settings demo "demo, fine"] [--model demo]
+    python benchmarks/blind.py make  --folder build/blind [--count 60] [--features 20] [--layers 1 4] [--settings demo "demo, fine"] [--model demo]
     (look at sheet-*.png, write what is seen into form.csv: a name, or "none")
     python benchmarks/blind.py hint  --folder build/blind     form-hint.csv, which also gives each picture's category
     python benchmarks/blind.py score --folder build/blind     rates by setting, layer and category, beside the judge's
@@ -34,6 +34,8 @@ import nnsight_dream as nd
 from nnsight_dream.demo import bundle
 from nnsight_dream.judges.local import demo_aliases
 from nnsight_dream.judges.questions import in_words, mentions
+from nnsight_dream.sae.encoding import site_of
+from nnsight_dream.sae.responses import responses, selective
 
 KEPT = Path(__file__).with_name("blind")
 TILE, COLUMNS, ROWS = 128, 6, 5
@@ -65,6 +67,25 @@ def presets() -> dict[str, nd.Settings]:
     }
 
 
+def clear_features(vlm: nd.VLM, count: int) -> list[tuple[Any, str]]:
+    """The clearest features of the bundled autoencoder that fire for a word and its pictures, with the word."""
+    sae, shown = nd.demo_sae(), bundle.pictures()
+    words = [c.name for c in bundle.concepts()]
+    found = responses(vlm, sae, site_of(vlm, sae), words, [p.image for p in shown], [p.name for p in shown])
+    return [(nd.feature(sae, one.feature), one.concept) for one in selective(found)[:count]]
+
+
+def features(args: argparse.Namespace, vlm: nd.VLM, chance: random.Random) -> list[tuple[dict[str, Any], Any]]:
+    """Items of features, each with one of the settings."""
+    categories = {c.name: c.category for c in bundle.concepts()}
+    found = []
+    for feature, word in clear_features(vlm, args.features):
+        item = dict(concept=word, category=categories[word], feature=feature.parts[0][1].index)
+        item |= dict(setting=chance.choice(args.settings), layer="feature", model=args.model, trained=args.trained)
+        found.append((item, feature))
+    return found
+
+
 def make(args: argparse.Namespace) -> None:
     """Draw, shuffle, and write sheets, an empty form and the key."""
     args.folder.mkdir(parents=True)
@@ -77,7 +98,10 @@ def make(args: argparse.Namespace) -> None:
     wanted = chance.sample(animals, (args.count - controls) // 2)
     wanted += chance.sample(others, args.count - controls - len(wanted))
     items: list[dict[str, Any]] = []
-    groups: dict[tuple[str, int], list[tuple[dict[str, Any], nd.Direction]]] = defaultdict(list)
+    groups: dict[tuple[str, Any], list[tuple[dict[str, Any], Any]]] = defaultdict(list)
+    for item, feature in features(args, vlm, chance) if args.features else ():
+        items.append(item)
+        groups[item["setting"], "feature"].append((item, feature))
     for number, concept in enumerate([*wanted, *[None] * controls]):
         setting, layer = chance.choice(args.settings), chance.choice(args.layers)
         if concept is None:
@@ -266,6 +290,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/blind"))
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--layers", type=int, nargs="+", default=[1])
+    parser.add_argument("--features", type=int, default=0, help="so many SAE features of words and pictures, too")
     parser.add_argument("--settings", nargs="+", choices=list(presets()), default=["demo", "demo, fine"])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--trained", default="bundled", help="which training the model is of, for the record")

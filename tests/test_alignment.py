@@ -89,7 +89,7 @@ def test_the_state_of_patches_by_hand(found: alignment.Similarities) -> None:
     patches[..., 2] += 40.0
     moments.add(patches[:4])
     moments.add(patches[4:])
-    told = moments.told()
+    told = moments.summary()
     flat = patches.flatten(0, 1).numpy().astype(float)
     square = (flat**2).mean(0)
     means = patches.mean(1).numpy().astype(float)

@@ -290,7 +290,7 @@ def test_failures_interrupts_and_refusals(
     assert "all zeros" in made.failed[3]
     (record,) = (tmp_path / "failed").glob("3-*.json")
     assert "nothing makes it fire" in json.loads(record.read_text())["error"]
-    assert "1 cards made, 0 there before, 1 features failed" in str(made)
+    assert "1 card made, 0 there before, 1 feature failed" in str(made)
     with monkeypatch.context() as patch:
 
         def stop(*given: Any) -> None:

@@ -150,7 +150,7 @@ def test_numbers_of_a_type_against_float32(tiny_parts: tuple) -> None:
     assert "In bfloat16" in found.said
     assert 0.9 < found.rows[0]["gradient"] < 1 - 1e-7
     rows = [{**same, "layer": 7, "gradient": value} for value in (0.99, 0.7, 0.2)]
-    states = [numerics._told(half, "bfloat16", False, [row]) for row in rows]
+    states = [numerics._section(half, "bfloat16", False, [row]) for row in rows]
     assert [section.state for section in states] == [PASS, UNSURE, FAIL]
     assert "At layer 7 draw with dtype=torch.float32" in states[2].advice
 

@@ -122,4 +122,4 @@ def test_the_diagnosis_counts_them() -> None:
     moments = cosines._Moments()
     values, _ = patches(2, pictures=3)
     moments.add(values)
-    assert moments.told()["sinks"] == pytest.approx(1 / 12)
+    assert moments.summary()["sinks"] == pytest.approx(1 / 12)

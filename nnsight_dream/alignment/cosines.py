@@ -118,7 +118,7 @@ def similarities(
     back = torch.tensor(order).argsort()  # they came size by size
     mean, top = (np.stack([torch.cat(kept[s]).cpu()[back].T.numpy() for s in sites]) for kept in (means, tops))
     numbers = tuple(s.layer for s in sites)
-    return Similarities(numbers, tuple(texts), tuple(of), mean, top, tuple(moments[s].told() for s in sites))
+    return Similarities(numbers, tuple(texts), tuple(of), mean, top, tuple(moments[s].summary() for s in sites))
 
 
 class _Moments:
@@ -137,7 +137,7 @@ class _Moments:
         self.pictures.append(patches.mean(1).double())
         self.sinks += int(sinks(patches).sum())
 
-    def told(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float]:
         if not self.count:
             return dict.fromkeys(("common", "outliers", "largest", "sinks"), float("nan"))
         means = torch.cat(self.pictures)

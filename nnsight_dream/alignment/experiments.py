@@ -183,7 +183,7 @@ def manipulated(
         a, b = seen, language_features
         touched: list[bool] = []
         if manipulation.of == PICTURES:
-            made = _made(pairs, manipulation, touched)
+            made = _changed_pictures(pairs, manipulation, touched)
             a = one_layer(vision, made, setting.layers[0], folder)
         else:
             words = [manipulation.change(text) for text in texts]
@@ -196,7 +196,7 @@ def manipulated(
     return rows
 
 
-def _made(pairs: Sequence[Pair], manipulation: Manipulation, touched: list[bool]) -> Iterator[Any]:
+def _changed_pictures(pairs: Sequence[Pair], manipulation: Manipulation, touched: list[bool]) -> Iterator[Any]:
     """Pictures as they were changed, one at a time, and whether they were changed at all."""
     for pair in pairs:
         changed = manipulation.change(pair)

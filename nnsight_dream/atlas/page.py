@@ -126,7 +126,7 @@ def write(
     alike = likeness(small, cells, seed=seed) if len(small) >= FEW else None
     data = dict(
         title=title,
-        told=" ".join(filter(None, (told, _told(alike)))),
+        told=" ".join(filter(None, (told, _likeness_sentence(alike)))),
         columns=int(cells[:, 0].max() + 1),
         rows=int(cells[:, 1].max() + 1),
         tile=size,
@@ -139,7 +139,7 @@ def write(
     return Atlas(written(place / INDEX, filled(template("atlas"), data=data)), cells, alike)
 
 
-def _told(alike: Likeness | None) -> str:
+def _likeness_sentence(alike: Likeness | None) -> str:
     if alike is None:
         return ""
     own, random, low, high = (

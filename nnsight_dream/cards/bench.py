@@ -163,7 +163,7 @@ class Bench:
             hf_name=self.vlm.hf_name(self.site),
             architecture=facts.architecture,
             width=int(self.sae.W_dec.shape[0]),
-            trained_on=facts.told("model_name"),
+            trained_on=facts.name_of("model_name"),
             objective=aim.objective,
             guard=aim.guard,
             reference=references.described(self.reference),

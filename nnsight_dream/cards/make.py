@@ -47,7 +47,9 @@ class Made:
     def __str__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""
         there = len(self.cards) - self.fresh
-        return f"{self.fresh} cards made, {there} there before, {len(self.failed)} features failed{stopped}"
+        made = "1 card" if self.fresh == 1 else f"{self.fresh} cards"
+        failed = "1 feature" if len(self.failed) == 1 else f"{len(self.failed)} features"
+        return f"{made} made, {there} there before, {failed} failed{stopped}"
 
 
 @strict

@@ -54,10 +54,10 @@ def cost(given: Material) -> Section:
     if rate is not None:
         expected = row["expected seconds"] = told.seconds(rate)
     row |= {"seconds": seconds, "measured step": None if peak is None else devices.gigabytes(peak)}
-    return _told(said, title, told, row, seconds, peak, expected)
+    return _section(said, title, told, row, seconds, peak, expected)
 
 
-def _told(
+def _section(
     said: str, title: str, told: Estimate, row: dict[str, Any], seconds: float | None, peak: int | None, expected: float
 ) -> Section:
     """The section of what was measured."""

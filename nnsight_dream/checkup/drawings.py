@@ -46,7 +46,7 @@ def drawings(given: Material) -> Section:
     random.Random(0).shuffle(pictures)
     for number, (_, known) in enumerate(pictures, 1):
         known["number"] = number
-    return _told(pictures, layers)
+    return _section(pictures, layers)
 
 
 def fine(vlm: VLM, layer: int, quick: bool) -> Settings:
@@ -63,7 +63,7 @@ def _random(vlm: VLM, like: Direction, seed: int) -> Direction:
     return from_tensor(vlm, values / values.norm() * like.norm, like.site, label="random")
 
 
-def _told(pictures: list[tuple[Any, dict[str, Any]]], layers: tuple[int, ...]) -> Section:
+def _section(pictures: list[tuple[Any, dict[str, Any]]], layers: tuple[int, ...]) -> Section:
     """The section of these pictures."""
     known = [one for _, one in pictures]
     fell = [one for one in known if not one["rose"] > 0]

@@ -75,14 +75,14 @@ def examine(
         if told is not None:
             told(title)
         try:
-            sections.append(_found(name, title, find, given))
+            sections.append(_timed_section(name, title, find, given))
         except KeyboardInterrupt:
             interrupted = True
             break
     return Report(_facts(given, sections), sections, quick, interrupted)
 
 
-def _found(name: str, title: str, find: Callable[[Material], Section], given: Material) -> Section:
+def _timed_section(name: str, title: str, find: Callable[[Material], Section], given: Material) -> Section:
     """A section with the warnings of its making, and its time; an error in it is what it says."""
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as told:

@@ -55,7 +55,7 @@ def numerics(given: Material) -> Section:
     other = twin(vlm, kind, place)
     mine, reference = (other, vlm) if exact else (vlm, other)
     rows = [compared(given, mine, reference, layer) for layer in given.layers]
-    return _told(vlm, str(mine.dtype)[6:], exact, rows)
+    return _section(vlm, str(mine.dtype)[6:], exact, rows)
 
 
 def twin(vlm: VLM, kind: torch.dtype, place: torch.device) -> VLM:
@@ -131,7 +131,7 @@ def _score(vlm: VLM, layer: int, picture: torch.Tensor, towards: torch.Tensor, m
     return float(pooled_scores(read, *sides, Attention(), cosine, vlm.grid, 1.0)[0])
 
 
-def _told(vlm: VLM, kind: str, exact: bool, rows: list[dict[str, Any]]) -> Section:
+def _section(vlm: VLM, kind: str, exact: bool, rows: list[dict[str, Any]]) -> Section:
     """The section of these rows."""
     least = {name: min(row[name] for row in rows) for name in ("patches", "word", "gradient", "gradient_small")}
     weights = max(row["weights"] for row in rows)

@@ -64,7 +64,7 @@ def sweep(
         pictures = [_entry(entry) for entry in done.store.entries() if entry.key in done.keys]
         print_json({"store": str(out), **counts, "rates": rows, "pictures": pictures})
     else:
-        _told(done, rows)
+        _print_results(done, rows)
     if done.interrupted:
         note("interrupted: called again, it goes on where it stopped")
     return 130 if done.interrupted else 0
@@ -84,7 +84,7 @@ def _named(words: list[str], categories: list[str]) -> dict[str, str]:
     return {name: known.get(name, "") for name in given}
 
 
-def _told(done: Any, rows: list[dict[str, Any]]) -> None:
+def _print_results(done: Any, rows: list[dict[str, Any]]) -> None:
     if not (sys.stderr and sys.stderr.isatty()):  # where there is a bar, it has said so at its end
         say(str(done))
     if rows:

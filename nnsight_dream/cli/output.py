@@ -222,7 +222,7 @@ def _line(prototype: Any, verdict: Any, place: Path) -> str:
     from ..synthesis.prototype import LARGE, PICTURE
 
     picture = next((place / name for name in (LARGE, PICTURE) if (place / name).is_file()), place)
-    scores = ", ".join(f"{name} {told}" for name, told in prototype.told_scores().items())
+    scores = ", ".join(f"{name} {told}" for name, told in prototype.scores_in_words().items())
     share = dict(reading_rows(prototype.readings)).get("tokens firing")
     firing = "" if share is None else f"; {share} of tokens firing"
     judged = "" if verdict is None else f"; judge: {verdict}"

@@ -311,7 +311,7 @@ def sites_of(vlm: VLM, layer: Where | Many) -> tuple[list[Site], bool]:
     return [vlm.site(one) for one in layers], single
 
 
-def made(vlm: VLM, site: Site, vector: torch.Tensor, label: str, **story: Any) -> Direction:
+def build_direction(vlm: VLM, site: Site, vector: torch.Tensor, label: str, **story: Any) -> Direction:
     """A direction of this model, with what is known about the model added to its story."""
     kept = {"hf_name": vlm.hf_name(site), "revision": vlm.revision, "versions": versions()}
     MODELS[vlm.id] = vlm

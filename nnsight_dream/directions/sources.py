@@ -10,7 +10,7 @@ import torch
 from ..arguments import is_whole, shown, strict, text
 from ..io.pictures import as_tensors
 from ..models.reading import mean_patches
-from .direction import made, numbers, sites_of
+from .direction import build_direction, numbers, sites_of
 
 if TYPE_CHECKING:
     from ..models.vlm import VLM
@@ -54,7 +54,9 @@ def from_images(
     others = [torch.full((1, 3, *vlm.image_size), 0.5)] if minus is None else as_tensors(minus, "minus")
     these, those = mean_patches(vlm, pictures, sites), mean_patches(vlm, others, sites)
     count = {"images": sum(map(len, pictures)), "minus": "grey" if minus is None else sum(map(len, others))}
-    directions = [made(vlm, site, these[site] - those[site], label, method="from_images", **count) for site in sites]
+    directions = [
+        build_direction(vlm, site, these[site] - those[site], label, method="from_images", **count) for site in sites
+    ]
     return directions[0] if single else directions
 
 
@@ -74,7 +76,7 @@ def from_tensor(vlm: VLM, tensor: Any, layer: Where, *, label: str = "tensor") -
             f"tensor is {tuple(vector.shape)}, but {vlm.describe(site)} of {vlm.id} is ({vlm.width_at(site)},) wide. "
             "Give one vector from this model and site; layer= names another site"
         )
-    return made(vlm, site, vector, label, method="from_tensor")
+    return build_direction(vlm, site, vector, label, method="from_tensor")
 
 
 @strict
@@ -106,7 +108,7 @@ def probe(vlm: VLM, weight: Any, layer: Where, *, index: Any = None, label: str 
         rows, index = torch.cat([-rows, rows]), names[1] if index is None else index
     row = _row(len(rows), names, index)
     shown = label or (names[row] if row < len(names) else f"probe {row}")
-    return made(vlm, vlm.site(layer), rows[row], shown, method="probe", index=row, of=type(weight).__name__)
+    return build_direction(vlm, vlm.site(layer), rows[row], shown, method="probe", index=row, of=type(weight).__name__)
 
 
 def _row(rows: int, names: Sequence[str], index: Any) -> int:

@@ -16,7 +16,7 @@ from ..models import spans
 from ..models.reading import text_inputs
 from .baseline_words import BASELINE_WORDS
 from .deferred import Pending, Request
-from .direction import made, sites_of
+from .direction import build_direction, sites_of
 
 if TYPE_CHECKING:
     from ..models.sites import Site
@@ -97,7 +97,7 @@ def concept(
         request.fetch()
     rows: list[list[Direction]] = [
         [
-            made(vlm, site, request.rows[site][i], prompt.text, **stories[i])
+            build_direction(vlm, site, request.rows[site][i], prompt.text, **stories[i])
             if vlm.remote is None
             else Pending(request, i, site, prompt.text, **stories[i])
             for site in sites
@@ -210,6 +210,7 @@ def contrast(
     story = {"method": "contrast", "positive": sides[0], "negative": sides[1], "tokens": tokens}
     cut = len(sides[0])
     directions = [
-        made(vlm, site, states[site][:cut].mean(0) - states[site][cut:].mean(0), name, **story) for site in sites
+        build_direction(vlm, site, states[site][:cut].mean(0) - states[site][cut:].mean(0), name, **story)
+        for site in sites
     ]
     return directions[0] if single else directions

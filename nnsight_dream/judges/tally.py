@@ -63,7 +63,7 @@ def results(store: Place, judges: str | Sequence[str] | None = None, *, grader: 
     entries = list(place.entries())
     models = models_of(entries)
     for entry in entries:
-        about = _told(entry.job) | dict(model=models[entry.key], settings=entry.settings)
+        about = _job_columns(entry.job) | dict(model=models[entry.key], settings=entry.settings)
         reach = entry.reach or Reach("score")
         beside = dict(reach=reach.own, reach_cut=reach.cut, reached=reach.reached)
         for judge in names:
@@ -154,7 +154,7 @@ def opened(store: Place) -> Store:
     return Store(store, must_exist=True)
 
 
-def _told(job: Job) -> Row:
+def _job_columns(job: Job) -> Row:
     names = ("concept", "category", "layer", "seed", "control", "pooling")
     return {name: getattr(job, name) for name in names}
 

@@ -93,10 +93,10 @@ def order_within(vlm: VLM, layer: int) -> dict[str, int]:
     if (known := vlm.memo.order.get(tuple(name for name, _ in block.named_modules()))) is not None:
         return known
     with vlm.alone():
-        return _order_found(vlm, layer)
+        return _watched_order(vlm, layer)
 
 
-def _order_found(vlm: VLM, layer: int) -> dict[str, int]:
+def _watched_order(vlm: VLM, layer: int) -> dict[str, int]:
     blocks = vlm.hf.get_submodule(vlm.family.layers)
     parts = [tuple(name for name, _ in block.named_modules()) for block in blocks[:layer]]  # type: ignore[index]
     if parts[-1] not in vlm.memo.order:

@@ -220,7 +220,7 @@ def _heard(client: Any, vlm: Model, response: Any, watch: loopback.Watch | None)
         raise translated(response.description, client.host, vlm.id)
     if status == "LOG":
         for line in response.description.splitlines():
-            loopback.told(line, watch)
+            loopback.forward_line(line, watch)
     elif status != "COMPLETED":
         _say(watch, f"{status.lower()}: {response.description}".rstrip(": "), "")
     return bool(status == "COMPLETED")

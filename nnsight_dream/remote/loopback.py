@@ -86,11 +86,11 @@ class Lines(io.TextIOBase):
         *lines, self.rest = (self.rest + text).split("\n")
         with contextlib.redirect_stdout(self.before):  # what `watch` prints is no line of the job
             for line in lines:
-                told(line, self.watch)
+                forward_line(line, self.watch)
         return len(text)
 
 
-def told(line: str, watch: Watch | None) -> None:
+def forward_line(line: str, watch: Watch | None) -> None:
     """Pass on one line that a job printed."""
     if line.startswith(STEP):
         step, scores = json.loads(line[len(STEP) :])

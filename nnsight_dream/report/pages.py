@@ -115,7 +115,7 @@ def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str]
         *([] if prototype.reach is None else [("reach", str(prototype.reach))]),
         ("model", prototype.model + (f" @ {prototype.revision}" if prototype.revision else "")),
         *([("stopped", f"after {len(prototype.history)} steps, before its last")] if prototype.interrupted else []),
-        *((f"{r['judge']}, {in_words(r['protocol'])}", _said(r)) for r in rows),
+        *((f"{r['judge']}, {in_words(r['protocol'])}", _verdict(r)) for r in rows),
     ]
     return dict(
         key=entry.key,
@@ -145,7 +145,7 @@ def _cell(store: Store, entry: Entry, rows: Sequence[Row], judges: Sequence[str]
     )
 
 
-def _said(row: Row) -> str:
+def _verdict(row: Row) -> str:
     verb = "read it" if row["protocol"] == "written" else "name it"
     score = "not graded" if row["score"] is None else f"{row['score']:.0%} {verb}"
     apart = [f"{row[k]} {k}" for k in ("refusals", "empty", "broken") if row[k]]

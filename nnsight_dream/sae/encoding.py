@@ -37,14 +37,14 @@ def site_of(vlm: VLM, sae: Any) -> Site:
     facts = check_whole(sae)
     if not callable(getattr(sae, "encode", None)):
         raise TypeError(f"{type(sae).__name__} has no encode(tokens), which tells how strongly each feature fires")
-    where = facts.told("hf_hook_name") or facts.told("hook_name")
+    where = facts.name_of("hf_hook_name") or facts.name_of("hook_name")
     if where is None:
         raise ValueError(
             "this autoencoder's metadata name no hook_name; set sae.cfg.metadata.hook_name = 'blocks.9.hook_resid_post'"
         )
     site = hooks.resolve(vlm, where)
     check_width(vlm, sae, site)
-    hooks.check(vlm, site, facts.told("model_name"), facts.told("weights_tag"), "this autoencoder")
+    hooks.check(vlm, site, facts.name_of("model_name"), facts.name_of("weights_tag"), "this autoencoder")
     return site
 
 

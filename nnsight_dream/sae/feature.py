@@ -187,7 +187,7 @@ class Feature:
             return NotImplemented
         number = real(factor, "a feature's factor")
         terms = [{**term, "weight": term["weight"] * number} for term in self._terms()]
-        return self._made(tuple((number * weight, part) for weight, part in self.parts), terms)
+        return self._combined(tuple((number * weight, part) for weight, part in self.parts), terms)
 
     __rmul__ = __mul__
 
@@ -208,14 +208,14 @@ class Feature:
                 f"cannot {verb} {self.label} and {other.label}: {'; '.join(wrong)}. Only features of one site, "
                 "objective and guard, and of one reference, add up; .but(...) changes one"
             )
-        return self._made((*self.parts, *other.parts), [*self._terms(), *other._terms()])
+        return self._combined((*self.parts, *other.parts), [*self._terms(), *other._terms()])
 
     def _terms(self) -> list[dict[str, Any]]:
         if self.provenance.get("method") == "combination":
             return list(self.provenance["terms"])
         return [{"weight": 1.0, "label": self.label, "provenance": dict(self.provenance)}]
 
-    def _made(self, parts: tuple[tuple[float, Latent], ...], terms: list[dict[str, Any]]) -> Feature:
+    def _combined(self, parts: tuple[tuple[float, Latent], ...], terms: list[dict[str, Any]]) -> Feature:
         label = ""
         for term in terms:
             sign = "-" if term["weight"] < 0 else "+"

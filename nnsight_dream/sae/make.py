@@ -108,7 +108,7 @@ def feature(
     _refuse_swapped(sae, sae_id_or_index, index)
     opened, wanted = _opened(sae, sae_id_or_index, index)
     facts, source = opened.facts, opened.source
-    where = site if site is not None else facts.told("hf_hook_name") or facts.told("hook_name")
+    where = site if site is not None else facts.name_of("hf_hook_name") or facts.name_of("hook_name")
     if where is None:
         raise ValueError(
             f"the metadata of {source} name no hook_name; say where it reads: nd.feature(..., "
@@ -160,15 +160,15 @@ def _of_latent(
 ) -> Feature:
     """The feature of one latent, with the story of where it comes from."""
     story: dict[str, Any] = {"method": "feature", "source": source, "architecture": facts.architecture}
-    if tag := facts.told("weights_tag"):
+    if tag := facts.name_of("weights_tag"):
         story["weights_tag"] = tag
     return Feature(
         label=f"feature {part.index}",
         where=where,
         parts=((1.0, part),),
         objective=objective,
-        model=facts.told("model_name"),
-        neuronpedia=facts.told("neuronpedia_id"),
+        model=facts.name_of("model_name"),
+        neuronpedia=facts.name_of("neuronpedia_id"),
         provenance={**story, "index": part.index},
         guard=guard,
         reference=reference,

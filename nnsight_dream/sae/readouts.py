@@ -83,7 +83,7 @@ def top_logits(vlm: VLM, vector: torch.Tensor | Feature, site: Site | int | str,
     if deepest > vlm.layers:
         note += f" (layers {vlm.layers + 1} to {deepest} of the checkpoint are not even loaded)"
     best, least = logits.topk(min(count, len(logits))), (-logits).topk(min(count, len(logits)))
-    return Logits(_told(vlm, best.indices, logits), _told(vlm, least.indices, logits), note)
+    return Logits(_decoded(vlm, best.indices, logits), _decoded(vlm, least.indices, logits), note)
 
 
 def _residual(vlm: VLM) -> set[str]:
@@ -106,7 +106,7 @@ def _head(vlm: VLM) -> tuple[Any, Any, str]:
         return None, None, f"this model has no final norm {path}"
 
 
-def _told(vlm: VLM, ids: torch.Tensor, logits: torch.Tensor) -> tuple[tuple[str, float], ...]:
+def _decoded(vlm: VLM, ids: torch.Tensor, logits: torch.Tensor) -> tuple[tuple[str, float], ...]:
     return tuple((vlm.tokenizer.decode([i]), float(logits[i])) for i in ids.tolist())
 
 

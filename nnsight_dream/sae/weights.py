@@ -46,7 +46,7 @@ class Facts:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
-    def told(self, name: str) -> str | None:
+    def name_of(self, name: str) -> str | None:
         """A name from the metadata, or None."""
         value = self.metadata.get(name)
         return str(value) if value else None

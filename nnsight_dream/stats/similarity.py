@@ -221,7 +221,7 @@ def retrieval(x: Any, y: Any, k: int = 1, *, centred: bool = True, groups: Label
     units = [_towards_items(side, centred, name) for side, name in ((x, "x"), (y, "y"))]
     cosine = np.round(units[0] @ units[1].T, 12)  # rounding is no difference
     member = labels(groups, len(x))
-    nearest = _found(cosine, k)
+    nearest = _among_nearest(cosine, k)
     own = np.eye(len(x), dtype=bool) if member is None else member[:, None] == member
     hits = (nearest & own).any(1)
 
@@ -244,7 +244,7 @@ def _towards_items(x: np.ndarray, centred: bool, name: str) -> np.ndarray:
     return unit_rows(x)
 
 
-def _found(cosine: np.ndarray, k: int) -> np.ndarray:
+def _among_nearest(cosine: np.ndarray, k: int) -> np.ndarray:
     """Whether fewer than k others of its row are as high as each entry, (n, n)."""
     ordered = np.sort(cosine, axis=1)
     nearest = np.empty(cosine.shape, dtype=bool)

@@ -83,7 +83,7 @@ def _claimed(
             return None
         if all(store.has(key) for key in chunk.keys):
             return [store_entry(store, key) for key in chunk.keys]
-        return _made(vlm, store, chunk, directions, stop)
+        return _served(vlm, store, chunk, directions, stop)
 
 
 def store_entry(store: Store, key: str) -> Prototype:
@@ -91,7 +91,7 @@ def store_entry(store: Store, key: str) -> Prototype:
     return Prototype.load(store.place(key))
 
 
-def _made(vlm: VLM, store: Store, chunk: Any, directions: Callable[..., Any], stop: threading.Event) -> Results:
+def _served(vlm: VLM, store: Store, chunk: Any, directions: Callable[..., Any], stop: threading.Event) -> Results:
     aims: list[Aim | Exception] = list(directions(vlm, chunk.jobs))
     good = [(d, j) for d, j in zip(aims, chunk.jobs, strict=True) if not isinstance(d, Exception)]
     results = iter(_together(vlm, store, chunk.name, good, chunk.settings, stop) if good else [])

@@ -77,7 +77,7 @@ class Comparison:
     @property
     def image(self) -> Image.Image:
         """Both pictures and their difference in one, with captions."""
-        panels = [*((told(p), p.image) for p in (self.first, self.second)), (self._said(), self.difference_map())]
+        panels = [*((caption(p), p.image) for p in (self.first, self.second)), (self._summary(), self.difference_map())]
         whole = Image.new("RGB", (3 * SIDE + 16, SIDE + 20), "white")
         pen = ImageDraw.Draw(whole)
         for n, (caption, picture) in enumerate(panels):
@@ -85,11 +85,11 @@ class Comparison:
             whole.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC), (n * (SIDE + 8), 20))
         return whole
 
-    def _said(self) -> str:
+    def _summary(self) -> str:
         return f"difference: mean {self.difference.mean():.3f}, correlation {self.correlation:.3f}"
 
     def __repr__(self) -> str:
-        return f"Comparison({told(self.first)!r} with {told(self.second)!r}; {self._said()})"
+        return f"Comparison({caption(self.first)!r} with {caption(self.second)!r}; {self._summary()})"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as a picture, .png, or as a page, .html; returns the path.
@@ -120,7 +120,7 @@ class Comparison:
         return (
             f'<section style="font:13px sans-serif"><div style="display:flex;flex-wrap:wrap;gap:8px">{shown}'
             f'<figure style="margin:0">{image_tag(self.difference_map(), "where they differ: white is most")[:-1]} '
-            f'style="{size}"><figcaption>{html.escape(self._said())}</figcaption></figure></div>'
+            f'style="{size}"><figcaption>{html.escape(self._summary())}</figcaption></figure></div>'
             f'<label><input type="checkbox" onchange="{html.escape(switch)}"> where each score looks</label></section>'
         )
 
@@ -128,11 +128,11 @@ class Comparison:
         from rich.text import Text
 
         both = [(p.image, [Text(p.model, style="dim"), *lines_of(p)]) for p in (self.first, self.second)]
-        words = [Text(line) for line in self._said().replace("difference: ", "").split(", ")]
+        words = [Text(line) for line in self._summary().replace("difference: ", "").split(", ")]
         return Tiles([[*both, (self.difference_map(64), [Text("difference", style="bold"), *words])]])
 
 
-def told(prototype: Prototype) -> str:
+def caption(prototype: Prototype) -> str:
     """What tells a prototype from another: label, layer, seed and model."""
     label = arguments.brief(prototype.label, 24)
     return f"{label}, layer {prototype.site.layer}, seed {prototype.seed}, {prototype.model}"
@@ -145,7 +145,7 @@ def _figure(prototype: Prototype) -> str:
     return (
         f'<figure style="margin:0"><div style="position:relative">{plain[:-1]} data-plain="" style="{size}">'
         f'{heat[:-1]} data-heat="" style="{size};position:absolute;left:0;top:0;opacity:0"></div>'
-        f"<figcaption>{html.escape(told(prototype))}</figcaption></figure>"
+        f"<figcaption>{html.escape(caption(prototype))}</figcaption></figure>"
     )
 
 

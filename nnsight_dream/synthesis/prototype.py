@@ -110,7 +110,7 @@ class Prototype:
 
         return patches(self, vlm, towards, centre)
 
-    def told_scores(self) -> dict[str, str]:
+    def scores_in_words(self) -> dict[str, str]:
         """Its scores in words; of the bundled model's concepts each with what a real picture of it scores."""
         from .real_pictures import real_scores
 
@@ -118,7 +118,7 @@ class Prototype:
         real = {name: f" (a real picture {value:.3f})" for name, value in beside.items()}
         return {name: f"{float(value):.3f}{real.get(name, '')}" for name, value in self.scores.items()}
 
-    def told_reach(self) -> Reach | None:
+    def known_reach(self) -> Reach | None:
         """Its reach as far as it is known; of the bundled model's concepts it is measured now, and not kept."""
         from .real_pictures import reach_here
 
@@ -142,9 +142,9 @@ class Prototype:
         return to_png(enlarged(self.image))
 
     def _repr_html_(self) -> str:
-        rows = "".join(picture_row(k, v) for k, v in self.told_scores().items())
+        rows = "".join(picture_row(k, v) for k, v in self.scores_in_words().items())
         rows += "".join(picture_row(*reading) for reading in reading_rows(self.readings))
-        if reached := self.told_reach():
+        if reached := self.known_reach():
             rows += picture_row("reach", str(reached))
         if link := self.direction.get("link"):
             rows += f'<tr><td colspan="2">{link_tag(str(link))}</td></tr>'
@@ -166,7 +166,7 @@ class Prototype:
             f"  layer {self.site.layer}  seed {self.seed}  ", style="default"
         )
         title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
-        lines = [Text(str(reached))] if (reached := self.told_reach()) else []
+        lines = [Text(str(reached))] if (reached := self.known_reach()) else []
         if self.readings:
             told = "  ".join(f"{name} {value}" for name, value in reading_rows(self.readings))
             lines.append(Text(told, style="dim"))

@@ -163,11 +163,11 @@ def lines_of(prototype: Prototype) -> list[Text]:
     """What a terminal says above a picture that is one of many."""
     from rich.text import Text
 
-    name, score = next(iter(prototype.told_scores().items()), ("", ""))
+    name, score = next(iter(prototype.scores_in_words().items()), ("", ""))
     stopped = ", stopped early" if prototype.interrupted else ""
     score, _, real = score.partition(" (")
     beside = [Text(real.rstrip(")"), style="dim")] if real else []
-    reach = prototype.told_reach()
+    reach = prototype.known_reach()
     if reach is not None and reach.reached is not None:
         beside.append(Text(reach.verdict))
     return [

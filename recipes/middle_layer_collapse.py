@@ -8,7 +8,7 @@
 #
 #     python recipes/middle_layer_collapse.py                                   the bundled model
 #     python recipes/middle_layer_collapse.py --model gemma-270m --layers 1 4 9 14 18 --steps 100
-#     python recipes/middle_layer_collapse.py --quick                           two words, two layers, twelve steps
+#     python recipes/middle_layer_collapse.py --quick                           two words, two layers, attention alone
 #
 # It stops and goes on at any moment. Results: collapse.csv, collapse.png and a sheet of each pooling and centre.
 
@@ -83,6 +83,8 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
         for place, pooling in enumerate(POOLINGS):
             mine = [r for r in rows if (r["pooling"], r["centre"]) == (pooling, centre)]
             xs, ys = [r["layer"] for r in mine], [100 * r["rate"] for r in mine]
+            if not mine:
+                continue
             axis.plot(xs, ys, color=f"C{place}", linewidth=1, label=pooling)
             axis.fill_between(xs, [100 * r["low"] for r in mine], [100 * r["high"] for r in mine], alpha=0.12, lw=0)
             for x, y, r in zip(xs, ys, mine, strict=True):
@@ -105,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="of each climb (default: the preset's)")
     parser.add_argument("--views", type=int, help="of a picture in each step (default: the preset's)")
     parser.add_argument("--folder", type=option_path, default=Path("middle-layer-collapse"), help="where results go")
-    parser.add_argument("--quick", action="store_true", help="two words, two layers, twelve steps")
+    parser.add_argument("--quick", action="store_true", help="two words, two layers, attention alone, twelve steps")
     args = parser.parse_args(arguments)
     check_folder(args.folder, "--folder")  # before any work
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     jobs = nd.jobs_of(some, layers, controls=max(1, number // 3))
 
     rows: list[dict[str, Any]] = []
-    for pooling in POOLINGS:
+    for pooling in list(POOLINGS)[: 1 if args.quick else None]:
         for centre in CENTRES:
             store = drawn(vlm, jobs, pooling, centre, args)
             if store is None:

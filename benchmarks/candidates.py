@@ -1,7 +1,7 @@
 """Ways to draw, all in one run: how often each is named by the bundled judge, what it reaches, what it costs.
 
     python benchmarks/candidates.py --things 24                       every candidate at layer 1, half animals
-    python benchmarks/candidates.py --only default "normalised" --out build/candidates
+    python benchmarks/candidates.py --only "normalised preset, way 4" --out build/candidates
     python benchmarks/candidates.py --features 12                     SAE features of words and pictures instead of words
 
 Each row is one change of the bundled model's default, or a preset of another kind. Rates have 95 % Wilson intervals; the

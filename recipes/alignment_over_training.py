@@ -29,7 +29,7 @@ from nnsight_dream.demo import bundle, gemma
 from nnsight_dream.io.files import check_folder, option_path
 from nnsight_dream.io.pictures import as_tensors
 from nnsight_dream.report import tables
-from nnsight_dream.report.figures import draw_panels, saved, titled
+from nnsight_dream.report.figures import draw_panels, label_axis, saved
 
 QUICK = ["--quick"]
 
@@ -40,7 +40,7 @@ QUICK = ["--quick"]
 
 # %%
 def whole_model(place: Path | str) -> Path | str:
-    """A whole model's folder, of trained files of Gemma 3 270M that which is put together in the cache."""
+    """The folder of a whole model: its own, or for trained files of Gemma 3 270M the one put together in the cache."""
     trained = isinstance(place, Path) and "text_config" not in json.loads((place / "config.json").read_text())
     return gemma.gemma_folder(place) if trained else place
 
@@ -91,18 +91,13 @@ def figure(rows: list[dict[str, Any]], stem: Path) -> None:
             xs, [100 * r["ten low"] for r in mine], [100 * r["ten high"] for r in mine], color=colour, alpha=0.12, lw=0
         )
     axes[0].axhline(100 * rows[0]["ten chance"], color="grey", linestyle="--", linewidth=1, label="chance")
-    titled(axes[0], "right word among ten, % of pictures")
-    axes[0].set_xlabel("training step", fontsize=8)
+    label_axis(axes[0], "right word among ten, % of pictures", "training step", size=6, place="upper right")
     last = sorted((r for r in rows if r["step"] == steps[-1]), key=lambda r: r["layer"])
     for label, name in (("ten", "among ten"), ("first", "first")):
         axes[1].plot(layers, [100 * r[label] for r in last], marker="o", markersize=3, label=name)
-    titled(axes[1], f"by layer, at step {steps[-1]}, %")
     axes[1].axhline(100 * rows[0]["ten chance"], color="grey", linestyle="--", linewidth=1, label="chance of ten")
     axes[1].set_xticks(layers[:: max(1, len(layers) // 9)])
-    axes[1].set_xlabel("layer", fontsize=8)
-    for axis in axes:
-        axis.legend(fontsize=6, frameon=False, loc="upper left" if axis is axes[1] else "upper right")
-        axis.tick_params(labelsize=7)
+    label_axis(axes[1], f"by layer, at step {steps[-1]}, %", size=6, place="upper left")
     axes[0].set_ylim(top=1.4 * axes[0].get_ylim()[1])  # of both: room for the lines' names
     saved(drawn, stem.with_suffix(".png"))
 

@@ -35,7 +35,7 @@ from nnsight_dream.demo import bundle
 from nnsight_dream.io.files import check_folder, option_path
 from nnsight_dream.io.pictures import as_tensors
 from nnsight_dream.report import tables
-from nnsight_dream.report.figures import draw_panels, saved, titled
+from nnsight_dream.report.figures import draw_panels, label_axis, saved
 from nnsight_dream.synthesis.centres import centre
 
 QUICK = ["--quick"]
@@ -100,10 +100,10 @@ def types(vlm: nd.VLM, layers: list[int], kinds: tuple[torch.dtype, ...]) -> lis
         for layer in layers:
             row: dict[str, Any] = {"type": str(kind)[6:], "layer": layer}
             try:
-                row |= numerics.compared(given, other, exact, layer)
+                row |= numerics.compared(given, other, exact, layer) | {"note": ""}
             except ValueError as error:  # activations beyond the type's largest number
                 row |= dict.fromkeys(COMPARED) | {"note": str(error).split(";")[0]}
-            rows.append(row | {"note": row.get("note", "")})
+            rows.append(row)
         del other
     return rows
 
@@ -122,16 +122,12 @@ def figure(of_centres: list[dict[str, Any]], of_temperatures: list[dict[str, Any
         for name in dict.fromkeys(row["centre"] for row in of_centres):
             mine = [row for row in of_centres if row["centre"] == name]
             axis.plot([r["layer"] for r in mine], [r[column] for r in mine], marker="o", markersize=3, label=name)
-        titled(axis, title)
+        label_axis(axis, title)
     axes[0].axhline(0.5, color="grey", linestyle="--", linewidth=1)
     for tau in TAUS:
         xs, ys = [r["layer"] for r in of_temperatures], [r[f"rests on, tau {tau}"] for r in of_temperatures]
         axes[2].plot(xs, ys, marker="o", markersize=3, label=f"tau {tau}")
-    titled(axes[2], f"patches attended to, of {of_temperatures[0]['patches']}")
-    for axis in axes:
-        axis.set_xlabel("layer", fontsize=8)
-        axis.legend(fontsize=7, frameon=False)
-        axis.tick_params(labelsize=7)
+    label_axis(axes[2], f"patches attended to, of {of_temperatures[0]['patches']}")
     saved(drawn, path)
 
 

@@ -25,7 +25,7 @@ from nnsight_dream.alignment import cosines as alignment
 from nnsight_dream.demo import bundle
 from nnsight_dream.io.files import check_folder, option_path
 from nnsight_dream.report import tables
-from nnsight_dream.report.figures import draw_panels, saved, titled
+from nnsight_dream.report.figures import draw_panels, label_axis, saved
 from nnsight_dream.synthesis.settings import choose
 
 QUICK = ["--quick"]
@@ -89,10 +89,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
             axis.fill_between(xs, [100 * r["low"] for r in mine], [100 * r["high"] for r in mine], alpha=0.12, lw=0)
             for x, y, r in zip(xs, ys, mine, strict=True):
                 axis.plot(x, y, marker="o", markersize=5, color=f"C{place}", mfc=f"C{place}" if r["works"] else "white")
-        titled(axis, f"named, told the category, %: centre {centre}")
-        axis.set_xlabel("layer", fontsize=8)
-        axis.legend(fontsize=7, frameon=False)
-        axis.tick_params(labelsize=7)
+        label_axis(axis, f"named, told the category, %: centre {centre}")
     saved(made, path)
 
 

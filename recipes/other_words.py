@@ -28,7 +28,7 @@ from nnsight_dream.demo import bundle
 from nnsight_dream.io.files import check_folder, option_path
 from nnsight_dream.io.pictures import as_tensors
 from nnsight_dream.report import tables
-from nnsight_dream.report.figures import draw_panels, saved, titled
+from nnsight_dream.report.figures import draw_panels, label_axis, saved
 
 QUICK = ["--quick"]
 KINDS = ("own word", "French", "German", "Spanish", "another word", "phrase", "description")
@@ -151,10 +151,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
         mine = [row for row in rows if row["kind"] == kind]
         axis.plot([r["layer"] for r in mine], [100 * r["ten"] for r in mine], marker="o", markersize=3, label=kind)
     axis.axhline(100 * rows[0]["ten chance"], color="grey", linestyle="--", linewidth=1, label="chance")
-    titled(axis, "own picture among the first ten, %")
-    axis.set_xlabel("layer", fontsize=8)
-    axis.legend(fontsize=6, frameon=False)
-    axis.tick_params(labelsize=7)
+    label_axis(axis, "own picture among the first ten, %", size=6)
     saved(drawn, path)
 
 

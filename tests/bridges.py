@@ -168,6 +168,11 @@ def beside(name: str, processed: bool) -> tuple[float, float]:
     return max(apart[:-1]), apart[-1]
 
 
+def most_apart(name: str) -> float:
+    """How far pictures' activations may be from run_with_cache's: Gemma 4's tower rounds by another kernel on some machines."""
+    return 1e-3 if name.startswith("gemma4") else 1e-5
+
+
 def main(names: list[str]) -> int:
     """Print the table; 1 where an architecture does not do what is said of it."""
     warnings.simplefilter("ignore")
@@ -179,7 +184,7 @@ def main(names: list[str]) -> int:
         kind, found = type(miniature(name)[0]).__name__, cached(name, check=False)
         (plain, slope), (processed, _) = beside(name, False), beside(name, True)
         numbers = " ".join(f"{x:.1e}" for x in (found.text, found.pictures, plain, slope, processed))
-        failed += max(found.text, plain, processed) > 1e-5 or found.pictures > 1e-3 or slope > 1e-4
+        failed += max(found.text, plain, processed) > 1e-5 or found.pictures > most_apart(name) or slope > 1e-4
         print(f"{kind:40}{name:17}{len(found.hooks):5}  {numbers}", flush=True)
     for name, reason in {} if names else CANNOT.items():
         print(f"{type(miniature(name)[0]).__name__:40}{name:17}no: {reason}")

@@ -19,7 +19,7 @@ def test_activations_are_those_of_run_with_cache(name: str) -> None:
     """Of every hook point in a block, for text and for pictures; or it is said why it is no site."""
     found = bridges.cached(name, check=name in PROVED)
     assert found.text < 1e-5
-    assert found.pictures < 1e-3  # of a tower by another batch: its kernels differ from machine to machine
+    assert found.pictures < bridges.most_apart(name)
     assert all(re.search("does not fire|not .batch, tokens, width.", reason) for reason in found.reasons), found.reasons
     assert {"hook_resid_pre", "hook_resid_post", "hook_mlp_out", "mlp.hook_in"} <= found.hooks
     assert {"attn.hook_z", "self_attn.hook_z", "attn.hook_out", "linear_attn.hook_out"} & found.hooks, found.hooks

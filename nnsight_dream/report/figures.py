@@ -166,6 +166,14 @@ def titled(axis: Any, text: str) -> None:
     axis.set_title(text, fontsize=9, parse_math=False)  # a name may hold dollars
 
 
+def label_axis(axis: Any, title: str, xlabel: str = "layer", *, size: float = 7, place: str = "best") -> None:
+    """Give an axis its title, the name of what goes to the right, small numbers, and a legend without a frame."""
+    titled(axis, title)
+    axis.set_xlabel(xlabel, fontsize=8)
+    axis.legend(fontsize=size, frameon=False, loc=place)
+    axis.tick_params(labelsize=7)
+
+
 def _line(axis: Any, table: Sequence[Row], places: Mapping[Any, int], i: int, label: str, aside: float) -> None:
     """Line number `i`, moved a little to the `aside` so that intervals do not cover each other."""
     xs, ys = [places[t["layer"]] + aside for t in table], [100 * t["rate"] for t in table]

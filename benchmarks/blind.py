@@ -5,6 +5,8 @@
     python benchmarks/blind.py hint  --folder build/blind     form-hint.csv, which also gives each picture's category
     python benchmarks/blind.py score --folder build/blind     rates by setting, layer and category, beside the judge's
     python benchmarks/blind.py keep  --folder build/blind     adds pictures, names and answers to benchmarks/blind/
+    python benchmarks/blind.py again --folder build/again     a sheet of kept pictures for another rater; then as above
+    python benchmarks/blind.py agree                          how far raters and judge agree on what was named again
 
 `key.json` holds the labels: it is opened by `hint` for the categories, only once every name is written, and by `score`.
 A tenth of the pictures are controls, prototypes of random directions; "none" is right for them.
@@ -38,6 +40,7 @@ from nnsight_dream.sae.encoding import site_of
 from nnsight_dream.sae.responses import responses, selective
 
 KEPT = Path(__file__).with_name("blind")
+AGAIN = KEPT / "again"  # answers of other raters to pictures that are kept
 TILE, COLUMNS, ROWS = 128, 6, 5
 NONE = "none"
 
@@ -120,14 +123,78 @@ def make(args: argparse.Namespace) -> None:
         drawn = nd.synthesize(vlm, [d for _, d in members], settings=known[setting], seed=args.seed, progress=False)
         for (item, _), prototype in zip(members, drawn, strict=True):
             item["image"] = prototype.image
+    lay_out(args.folder, items, chance)
+
+
+def lay_out(folder: Path, items: list[dict[str, Any]], chance: random.Random) -> None:
+    """Shuffle and number the items, and write their pictures ("image"), the sheets, an empty form and the key."""
     chance.shuffle(items)
     for number, item in enumerate(items, 1):
         item["number"] = number
-        item.pop("image").save(args.folder / f"{number:03d}.png")
-    (args.folder / "key.json").write_text(json.dumps(items, indent=0), encoding="utf-8")
-    sheets(args.folder, len(items))
-    write_form(args.folder / "form.csv", ({"number": i["number"], "name": ""} for i in items))
-    print(f"{len(items)} pictures; look at {args.folder}/sheet-*.png and fill {args.folder}/form.csv")
+        item.pop("image").save(folder / f"{number:03d}.png")
+    (folder / "key.json").write_text(json.dumps(items, indent=0), encoding="utf-8")
+    sheets(folder, len(items))
+    write_form(folder / "form.csv", ({"number": i["number"], "name": ""} for i in items))
+    print(f"{len(items)} pictures; look at {folder}/sheet-*.png and fill {folder}/form.csv")
+
+
+def kept() -> tuple[list[dict[str, Any]], list[Image.Image]]:
+    """Every named picture of benchmarks/blind/ with its first answers; 64 pixels a side. "sheet" says which file it is in."""
+    items: list[dict[str, Any]] = []
+    images: list[Image.Image] = []
+    for file in sorted(KEPT.glob("*.json")):
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        with Image.open(file.with_suffix(".webp")) as sheet:
+            images += [sheet.convert("RGB").crop((64 * n, 0, 64 * n + 64, 64)) for n in range(len(rows))]
+        items += [row | {"sheet": file.stem} for row in rows]
+    return items, images
+
+
+def again(args: argparse.Namespace) -> None:
+    """A sheet of kept pictures, drawn by lot, for a rater who has not seen them."""
+    args.folder.mkdir(parents=True)
+    chance = random.Random(args.seed)
+    done = {
+        (i["sheet"], i["of"]) for file in AGAIN.glob("*.json") for i in json.loads(file.read_text(encoding="utf-8"))
+    }
+    items, images = kept()
+    rows = [n for n, i in enumerate(items) if (i["sheet"], i["number"]) not in done]
+    chosen = [
+        items[n] | {"image": images[n], "of": items[n]["number"]}
+        for n in chance.sample(rows, min(args.count, len(rows)))
+    ]
+    lay_out(args.folder, chosen, chance)
+
+
+def agree(args: argparse.Namespace) -> None:
+    """Kappa of first rater, second rater and judge, on every picture that was named again."""
+    items, images = kept()
+    place = {(i["sheet"], i["number"]): n for n, i in enumerate(items)}
+    seconds = [row for file in sorted(AGAIN.glob("*.json")) for row in json.loads(file.read_text(encoding="utf-8"))]
+    first = [items[place[row["sheet"], row["of"]]] for row in seconds]
+    second = [a | {"name": row["name"], "with_hint": row["with_hint"]} for a, row in zip(first, seconds, strict=True)]
+    judge = nd.DemoJudge(args.judge)
+    shown = [images[place[row["sheet"], row["of"]]] for row in seconds]
+    concepts = [n for n, item in enumerate(first) if item["concept"] is not None]
+    print(
+        "| question | pictures | first rater | second rater | judge | kappa of raters | first and judge | second and judge |"
+    )
+    print("|---" * 8 + "|")
+    for way, which in (("strict", 0), ("hint", 2)):
+        rows = [n for n in concepts if None not in (rights(first[n])[which], rights(second[n])[which])]
+        answers: dict[str, list[bool]] = {
+            "first": [bool(rights(first[n])[which]) for n in rows],
+            "second": [bool(rights(second[n])[which]) for n in rows],
+            "judge": [
+                judge.judge([shown[n]], category=first[n]["category"] if way == "hint" else None)[0].names[0]
+                in demo_aliases()[first[n]["concept"]]
+                for n in rows
+            ],
+        }
+        rates = " | ".join(f"{sum(a) / max(1, len(rows)):.0%}" for a in answers.values())
+        pairs = (("first", "second"), ("first", "judge"), ("second", "judge"))
+        kappas = " | ".join(f"{cohen_kappa_score(answers[a], answers[b]):.2f}" for a, b in pairs)
+        print(f"| {in_words(way)} | {len(rows)} | {rates} | {kappas} |")
 
 
 def sheets(folder: Path, count: int) -> None:
@@ -249,12 +316,7 @@ def table(items: list[dict[str, Any]], images: list[Image.Image], judge: nd.Demo
 def score(args: argparse.Namespace) -> None:
     """Print the table of one folder, or of everything that is kept."""
     if args.kept:
-        items, images = [], []
-        for file in sorted(KEPT.glob("*.json")):
-            rows = json.loads(file.read_text(encoding="utf-8"))
-            with Image.open(file.with_suffix(".webp")) as sheet:
-                images += [sheet.convert("RGB").crop((64 * n, 0, 64 * n + 64, 64)) for n in range(len(rows))]
-            items += rows
+        items, images = kept()
     else:
         items = answered(args.folder)
         images = [Image.open(args.folder / f"{i['number']:03d}.png").convert("RGB") for i in items]
@@ -271,7 +333,14 @@ def keep(args: argparse.Namespace) -> None:
     """Add a folder's pictures and answers to those that are kept."""
     items = answered(args.folder)
     day = datetime.date.today().isoformat()
-    name = next(f"{day}-{n}" for n in range(1, 100) if not (KEPT / f"{day}-{n}.json").exists())
+    home = AGAIN if "of" in items[0] else KEPT
+    name = next(f"{day}-{n}" for n in range(1, 100) if not (home / f"{day}-{n}.json").exists())
+    if home == AGAIN:
+        rows = [{k: i[k] for k in ("sheet", "of", "name", "with_hint")} | {"date": day} for i in items]
+        AGAIN.mkdir(exist_ok=True)
+        (AGAIN / f"{name}.json").write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
+        print(f"{len(rows)} answers kept in {AGAIN / name}.json")
+        return
     sheet = Image.new("RGB", (64 * len(items), 64))
     for place, item in enumerate(items):
         with Image.open(args.folder / f"{item['number']:03d}.png") as image:
@@ -284,9 +353,9 @@ def keep(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """One of the four commands."""
+    """One of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("make", "hint", "score", "keep"))
+    parser.add_argument("what", choices=("make", "hint", "score", "keep", "again", "agree"))
     parser.add_argument("--folder", type=Path, default=Path("build/blind"))
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--layers", type=int, nargs="+", default=[1])
@@ -299,7 +368,7 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, help="the folder of another judge than the bundled one")
     parser.add_argument("--verbose", action="store_true", help="a line for each picture")
     args = parser.parse_args()
-    {"make": make, "hint": hint, "score": score, "keep": keep}[args.what](args)
+    {"make": make, "hint": hint, "score": score, "keep": keep, "again": again, "agree": agree}[args.what](args)
 
 
 if __name__ == "__main__":

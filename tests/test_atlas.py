@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, given: dict, said: str) ->
 
 
 def test_tiles_say_what_they_may_be() -> None:
-    for wrong in (dict(modality="smell"), dict(verdict="maybe"), dict(rate=1.2)):
+    for wrong in (dict(modality="smell"), dict(verdict="maybe"), dict(rate=1.2), dict(reached="far")):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Tile("a", **wrong)
 
@@ -197,7 +197,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     group = (np.digitize(points[:, 0], [-0.5, 0.5]) * 3 + np.digitize(points[:, 1], [-0.5, 0.5])) % len(WORDS)
     tiles = [
         Tile(f"feature {i}", i, (WORDS[g], f"word{i % 900}"), float(i % 100) / 100, ("text", "picture", "both")[i % 3],
-             ("yes", "no")[i % 2], "a thing", f"https://neuronpedia.org/x/{i}", f"cards/index.html#feature-{i}")
+             ("yes", "no")[i % 2], "a thing", f"https://neuronpedia.org/x/{i}", f"cards/index.html#feature-{i}",
+             reached=(None, True, False, False)[i % 4], reach="0.5 of the best")
         for i, g in enumerate(group)
     ]  # fmt: skip
     kinds = [coloured(g) for g in range(len(WORDS))]
@@ -261,6 +262,11 @@ def test_colours_brush_and_keys(large: Path, tmp_path: Path) -> None:
             return [legends, matches.length];""")
         assert counts == [["text (5334)", "picture (5333)", "both (5333)"], 5334]
         tab.run("document.querySelector('#legend button').click()")
+        reach = tab.run("""
+            const menu = document.querySelector('select');
+            menu.value = 'reach'; menu.dispatchEvent(new Event('change'));
+            return [...document.querySelectorAll('#legend button')].map(b => b.textContent);""")
+        assert reach == ["not compared (4000)", "reaches real pictures (4000)", "does not (8000)"]
         box = tab.run("const r = map.getBoundingClientRect(); return [r.x, r.y, r.width, r.height];")
         tab.run("jump(whole())")
         middle = (box[0] + box[2] / 2, box[1] + box[3] / 2)

@@ -212,3 +212,18 @@ def test_by_the_command_line(tiny_folder: Path, tmp_path: Path, capsys: pytest.C
     ):
         assert cli.main(["atlas", *wrong, "--out", str(tmp_path / "x")]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_it_says_which_pictures_reach_real_ones(demo_vlm: nd.VLM, tmp_path: Path) -> None:
+    aims = [nd.concept(demo_vlm, "fox", layer=1), nd.feature("demo", 1466), nd.concept(demo_vlm, "grey fox", layer=1)]
+    made = nd.make_atlas(demo_vlm, aims[:1] + aims[2:], tmp_path / "words", settings=FEW, progress=False)
+    told = chromium.data_of(made.index)
+    assert told["reached"] == [2, 0]  # two steps reach nothing; no bundled picture shows a grey fox
+    assert "did not reach real pictures" in told["reach"][0]
+    assert told["reach"][1] == ""
+    made = nd.make_atlas(demo_vlm, aims[1:2], tmp_path / "features", settings=FEW, progress=False)
+    told = chromium.data_of(made.index)
+    (entry,) = Store(tmp_path / "features" / "sweep").entries()
+    expected = nd.reach(demo_vlm, entry.prototype(), towards=aims[1])
+    assert (entry.reach.score, entry.reach.best_own) == pytest.approx((expected.score, expected.best_own))
+    assert (told["reached"], told["reach"]) == ([2], [str(entry.reach)])

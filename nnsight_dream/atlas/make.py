@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..judges.desk import Examiner
     from ..models.vlm import VLM
     from ..sweeps.store import Store
+    from ..synthesis.reach import Reach
     from ..synthesis.settings import Choice
 
 
@@ -136,6 +138,11 @@ class _Drawn:
     def prototype(self, place: int) -> Prototype:
         return Prototype.load(self.store.place(self.keys[place]))
 
+    def reaches(self) -> dict[int, Reach | None]:
+        """How far each picture reaches beside real ones, as the sweep kept it."""
+        by_key = {entry.key: entry.reach for entry in self.store.entries()}
+        return {place: by_key[key] for place, key in self.keys.items()}
+
     def of(self, names: Sequence[int]) -> Any:
         """(name, prototype) of those that are there."""
         return ((names[place], self.prototype(place)) for place in self.keys)
@@ -167,8 +174,16 @@ def _written(drawn: _Drawn, tiles: Sequence[Tile], vectors: Sequence[torch.Tenso
     rows = torch.stack([vectors[place] for place in places]).numpy()
     if how.get("points") is not None:
         how["points"] = [how["points"][place] for place in places]
-    made = write(pictures, [tiles[place] for place in places], rows, folder, **how)
+    reaches = drawn.reaches()
+    made = write(pictures, [_with_reach(tiles[place], reaches[place]) for place in places], rows, folder, **how)
     return Atlas(made.index, made.cells, made.likeness, drawn.failed)
+
+
+def _with_reach(tile: Tile, reach: Reach | None) -> Tile:
+    """A tile that also tells how far its picture reaches beside real ones, where that was measured."""
+    if reach is None or tile.reach:
+        return tile
+    return dataclasses.replace(tile, reached=reach.reached, reach=str(reach))
 
 
 def _vector(aim: Direction | Feature) -> torch.Tensor:

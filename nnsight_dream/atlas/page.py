@@ -32,6 +32,9 @@ MODALITIES = ("", "text", "picture", "both", "neither")
 VERDICTS = ("", "yes", "no")
 
 
+REACHED = (None, True, False)
+
+
 @dataclass(frozen=True)
 class Tile:
     """What is told of a picture.
@@ -43,8 +46,9 @@ class Tile:
     verdict    whether a judge named it: "yes", "no", or "" where none was asked; `said` is the judge's answer
     link       its page on Neuronpedia; `card` the address of its card, from the atlas's folder
     facts      further lines, such as its scores
+    reached    whether it reaches what real pictures do, None where that is not known; `reach` says it in words
 
-    Raises ValueError for another modality or verdict, and for a rate outside 0 to 1.
+    Raises ValueError for another modality, verdict or `reached`, and for a rate outside 0 to 1.
     """
 
     name: str
@@ -57,10 +61,14 @@ class Tile:
     link: str = ""
     card: str = ""
     facts: tuple[str, ...] = ()
+    reached: bool | None = None
+    reach: str = ""
 
     def __post_init__(self) -> None:
         arguments.choice(self.modality, "modality", MODALITIES)
         arguments.choice(self.verdict, "verdict", VERDICTS)
+        if self.reached not in REACHED:
+            raise ValueError(f"reached={self.reached!r}: True, False or None is needed")
         if self.rate is not None and not 0 <= self.rate <= 1:
             raise ValueError(f"rate={self.rate!r}: a share from 0 to 1, or None, is needed")
 
@@ -164,6 +172,8 @@ def _table(tiles: Sequence[Tile]) -> dict[str, Any]:
         modalities=[MODALITIES.index(t.modality) for t in tiles],
         verdicts=[VERDICTS.index(t.verdict) for t in tiles],
         said=[t.said for t in tiles] if any(t.said for t in tiles) else [],
+        reached=[REACHED.index(t.reached) for t in tiles],
+        reach=[t.reach for t in tiles] if any(t.reach for t in tiles) else [],
         links=[t.link for t in tiles] if any(t.link for t in tiles) else [],
         cards=[t.card for t in tiles] if any(t.card for t in tiles) else [],
         facts=[list(t.facts) for t in tiles] if any(t.facts for t in tiles) else [],

@@ -192,7 +192,8 @@ def _best_of_bundled(
             tokens = torch.stack(_read(vlm, site, [one.own if place is None else one.on(place) for one in every]))
             if place is None or len(set(place)) == 1:  # white to black: what canvases begin as
                 kept[where] = tokens
-        best.append(max(map(score, tokens)))
+        together = isinstance(aim, Feature)  # the highest of all tokens; a direction is pooled over each picture's own
+        best.append(score(tokens.flatten(0, 1)) if together else max(map(score, tokens)))
     if key is not None:
         cache.write("reach", key, torch.tensor(best))
     return best[0], best[1]
@@ -278,12 +279,13 @@ def reach_here(prototype: Prototype) -> Reach | None:
 
 
 def keep_reach(vlm: VLM, prototypes: Sequence[Prototype], aims: Sequence[Any], settings: Settings) -> None:
-    """Measure and keep the reach of those prototypes of which a real picture is known here: the demo's concepts."""
+    """Measure and keep the reach of those prototypes that real pictures are known for here: the demo's concepts and
+    features."""
     if not vlm.is_demo or vlm.remote is not None:
         return
     with vlm.alone():
         for prototype, aim in zip(prototypes, aims, strict=True):
-            if prototype.direction.get("method") == "concept":
+            if isinstance(aim, Feature) or prototype.direction.get("method") == "concept":
                 found = compared(vlm, prototype, None, aim, settings)
                 object.__setattr__(prototype, "reach", None if found.reached is None else found)
 

@@ -49,11 +49,11 @@ def layers(count: int, n: int, units: int, seed: int) -> dict[int, np.ndarray]:
     """Features that share 50 latents with the other side's, the more the deeper."""
     latent = np.random.default_rng(0).normal(size=(n, 50))
     random = np.random.default_rng(seed)
-    made = {}
+    features = {}
     for layer in range(1, count + 1):
         signal = latent @ random.normal(size=(50, units)) / 7
-        made[layer] = layer / count * signal + random.normal(size=(n, units))
-    return made
+        features[layer] = layer / count * signal + random.normal(size=(n, units))
+    return features
 
 
 def main() -> None:
@@ -69,23 +69,23 @@ def main() -> None:
     print(f"{args.pairs} pairs, {args.units} x {args.units} units, {args.layers} x {args.layers} layers\n")
 
     began = time.process_time()
-    found = linear_predictivity(x, y, folds=folds)
+    score = linear_predictivity(x, y, folds=folds)
     ours = time.process_time() - began
-    print(f"linear predictivity, one layer pair, one direction   {ours:9.2f} s   r = {found.value:.4f}", flush=True)
+    print(f"linear predictivity, one layer pair, one direction   {ours:9.2f} s   r = {score.value:.4f}", flush=True)
     for name, measure in (("CKA, debiased", cka), ("mutual 10-NN", mutual_knn), ("RSA", rsa)):
         began = time.process_time()
         value = float(measure(x, y))
         print(f"{name:<52} {time.process_time() - began:9.2f} s   {value:.4f}", flush=True)
     began = time.process_time()
-    found.null(10)
+    score.null(10)
     print(f"{'null of predictivity, 10 draws, all fitted anew':<52} {time.process_time() - began:9.2f} s", flush=True)
 
     began = time.process_time()
     values, chosen = obvious(x, y, folds, 1)
     theirs = 5 * (time.process_time() - began)
-    assert chosen[0] == found.lambdas[0], (chosen, found.lambdas)
+    assert chosen[0] == score.lambdas[0], (chosen, score.lambdas)
     held = folds == 0
-    p, t = (v[held] - v[held].mean(0) for v in (found.predicted, found.target))
+    p, t = (v[held] - v[held].mean(0) for v in (score.predicted, score.target))
     mine = ((p * t).sum(0) / np.linalg.norm(p, axis=0) / np.linalg.norm(t, axis=0)).mean()
     assert abs(mine - values[0]) < 1e-6, (mine, values[0])
     print(f"scikit-learn, one layer pair, 5 x one fold           {theirs:9.2f} s   same lambda and r", flush=True)
@@ -97,14 +97,14 @@ def main() -> None:
         took = time.process_time() - began
         print(f"map, {measure:<14} {len(rows):4} cells                      {took:9.2f} s", flush=True)
         if measure == "predictivity":
-            whole, said = theirs * len(rows), "extrapolated"
+            whole, source = theirs * len(rows), "extrapolated"
             if args.whole:
-                began, said = time.process_time(), "measured"
+                began, source = time.process_time(), "measured"
                 for a in xs.values():
                     for b in ys.values():
                         obvious(a, b, folds, 5), obvious(b, a, folds, 5)
                 whole = time.process_time() - began
-            print(f"map, scikit-learn, {said:<14}                   {whole:9.0f} s   {whole / took:.0f} times ours")
+            print(f"map, scikit-learn, {source:<14}                   {whole:9.0f} s   {whole / took:.0f} times ours")
 
 
 if __name__ == "__main__":

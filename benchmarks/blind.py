@@ -72,28 +72,28 @@ def presets() -> dict[str, nd.Settings]:
 
 def clear_features(vlm: nd.VLM, count: int) -> list[tuple[Any, str]]:
     """The clearest features of the bundled autoencoder that fire for a word and its pictures, with the word."""
-    sae, shown = nd.demo_sae(), bundle.pictures()
+    sae, pictures = nd.demo_sae(), bundle.pictures()
     words = [c.name for c in bundle.concepts()]
-    found = responses(vlm, sae, site_of(vlm, sae), words, [p.image for p in shown], [p.name for p in shown])
-    return [(nd.feature(sae, one.feature), one.concept) for one in selective(found)[:count]]
+    activations = responses(vlm, sae, site_of(vlm, sae), words, [p.image for p in pictures], [p.name for p in pictures])
+    return [(nd.feature(sae, row.feature), row.concept) for row in selective(activations)[:count]]
 
 
 def features(args: argparse.Namespace, vlm: nd.VLM, chance: random.Random) -> list[tuple[dict[str, Any], Any]]:
     """Items of features, each with one of the settings."""
     categories = {c.name: c.category for c in bundle.concepts()}
-    found = []
+    items = []
     for feature, word in clear_features(vlm, args.features):
         item = dict(concept=word, category=categories[word], feature=feature.parts[0][1].index)
         item |= dict(setting=chance.choice(args.settings), layer="feature", model=args.model, trained=args.trained)
-        found.append((item, feature))
-    return found
+        items.append((item, feature))
+    return items
 
 
 def make(args: argparse.Namespace) -> None:
     """Draw, shuffle, and write sheets, an empty form and the key."""
     args.folder.mkdir(parents=True)
     chance = random.Random(args.seed)
-    vlm, known = nd.load(args.model), presets()
+    vlm, by_name = nd.load(args.model), presets()
     concepts = bundle.concepts()
     animals = [c for c in concepts if c.category == "animal"]
     others = [c for c in concepts if c.category != "animal"]
@@ -120,7 +120,7 @@ def make(args: argparse.Namespace) -> None:
         items.append(item)
         groups[setting, layer].append((item, direction))
     for (setting, _), members in groups.items():
-        drawn = nd.synthesize(vlm, [d for _, d in members], settings=known[setting], seed=args.seed, progress=False)
+        drawn = nd.synthesize(vlm, [d for _, d in members], settings=by_name[setting], seed=args.seed, progress=False)
         for (item, _), prototype in zip(members, drawn, strict=True):
             item["image"] = prototype.image
     lay_out(args.folder, items, chance)
@@ -174,7 +174,7 @@ def agree(args: argparse.Namespace) -> None:
     first = [items[place[row["sheet"], row["of"]]] for row in seconds]
     second = [a | {"name": row["name"], "with_hint": row["with_hint"]} for a, row in zip(first, seconds, strict=True)]
     judge = nd.DemoJudge(args.judge)
-    shown = [images[place[row["sheet"], row["of"]]] for row in seconds]
+    pictures = [images[place[row["sheet"], row["of"]]] for row in seconds]
     concepts = [n for n, item in enumerate(first) if item["concept"] is not None]
     print(
         "| question | pictures | first rater | second rater | judge | kappa of raters | first and judge | second and judge |"
@@ -186,7 +186,7 @@ def agree(args: argparse.Namespace) -> None:
             "first": [bool(rights(first[n])[which]) for n in rows],
             "second": [bool(rights(second[n])[which]) for n in rows],
             "judge": [
-                judge.judge([shown[n]], category=first[n]["category"] if way == "hint" else None)[0].names[0]
+                judge.judge([pictures[n]], category=first[n]["category"] if way == "hint" else None)[0].names[0]
                 in demo_aliases()[first[n]["concept"]]
                 for n in rows
             ],

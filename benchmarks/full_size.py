@@ -180,28 +180,28 @@ def main() -> None:
 
     for name in args.model:
         config, processor = MODELS[name]()
-        found = estimate(config, 1, dtype=dtype, processor=processor)
+        cost = estimate(config, 1, dtype=dtype, processor=processor)
         before = cpu_rate(dtype)
-        told = ["--measure", "--threads", str(args.threads), "--dtype", args.dtype]
-        given = {} if args.heap else {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        options = ["--measure", "--threads", str(args.threads), "--dtype", args.dtype]
+        environment = {} if args.heap else {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
         done = subprocess.run(
-            [sys.executable, __file__, name, *told],
+            [sys.executable, __file__, name, *options],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | given,
+            env=os.environ | environment,
         )
         seen = json.loads(done.stdout.splitlines()[-1])
         after = cpu_rate(dtype)
         print(f"{name}, {args.dtype}, layer 1, batch 1, {args.threads} thread(s)")
-        print(f"  {found.grid[0]} x {found.grid[1]} image tokens of {found.prompt_tokens}; FLOPs", dict(found.flops))
+        print(f"  {cost.grid[0]} x {cost.grid[1]} image tokens of {cost.prompt_tokens}; FLOPs", dict(cost.flops))
         for rate in (before, after):
-            print(f"  rate {rate.flops / 1e9:.0f} GFLOP/s, {rate.bytes / 1e9:.1f} GB/s: {found.seconds(rate):.1f} s")
-        print(f"  weights {dict(found.weights)}, kept {dict(found.kept)}, workspace {found.workspace}")
+            print(f"  rate {rate.flops / 1e9:.0f} GFLOP/s, {rate.bytes / 1e9:.1f} GB/s: {cost.seconds(rate):.1f} s")
+        print(f"  weights {dict(cost.weights)}, kept {dict(cost.kept)}, workspace {cost.workspace}")
         print(f"  {seen}")
         print(
-            f"  memory: estimate {found.memory / 1e9:.2f} GB, peak {seen['peak'] / 1e9:.2f} GB "
-            f"({found.memory / seen['peak'] - 1:+.0%})",
+            f"  memory: estimate {cost.memory / 1e9:.2f} GB, peak {seen['peak'] / 1e9:.2f} GB "
+            f"({cost.memory / seen['peak'] - 1:+.0%})",
             flush=True,
         )
 

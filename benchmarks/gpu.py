@@ -67,11 +67,11 @@ def parity(device: torch.device) -> Found:
 def determinism(device: torch.device) -> Found:
     """The same seed twice, and alone or with another picture."""
     vlm = nd.load("demo", device=str(device))
-    one, again = drawn(vlm), drawn(vlm)
+    first, again = drawn(vlm), drawn(vlm)
     aim = nd.concept(vlm, "octopus", 4, cache=False)
     among = nd.synthesize(vlm, [aim, nd.concept(vlm, "fox", 4, cache=False)], settings=STEPS, progress=False)[0]
-    apart = max(abs(a - b) for a, b in zip(one.history, among.history, strict=True))
-    same = one.history == again.history and one.image.tobytes() == again.image.tobytes()
+    apart = max(abs(a - b) for a, b in zip(first.history, among.history, strict=True))
+    same = first.history == again.history and first.image.tobytes() == again.image.tobytes()
     words = "the same bits twice" if same else "not the same bits twice"
     return OK if same and apart < 0.02 else WRONG, f"{words}; alone and in a batch scores are {apart:.1e} apart"
 
@@ -79,13 +79,13 @@ def determinism(device: torch.device) -> Found:
 def dtypes(device: torch.device) -> Found:
     """bfloat16 and float16 against float32 at three layers: the least cosine of patches and gradient."""
     exact = nd.load("demo", device=str(device))
-    told, right = [], True
+    parts, right = [], True
     for kind in (torch.bfloat16, torch.float16):
         rows = [numerics.compared(Material(exact), numerics.twin(exact, kind, device), exact, n) for n in (1, 4, 8)]
         least = {name: min(row[name] for row in rows) for name in ("patches", "gradient", "gradient_small")}
         right &= least["patches"] > 0.999 and least["gradient"] > 0.98
-        told.append(f"{str(kind)[6:]} " + ", ".join(f"{name} {value:.4f}" for name, value in least.items()))
-    return OK if right else WRONG, "; ".join(told)
+        parts.append(f"{str(kind)[6:]} " + ", ".join(f"{name} {value:.4f}" for name, value in least.items()))
+    return OK if right else WRONG, "; ".join(parts)
 
 
 def several(device: torch.device) -> Found:
@@ -138,8 +138,8 @@ def compiled(device: torch.device) -> Found:
     alike = float(F.cosine_similarity(*slopes, dim=0))
     if not torch._dynamo.utils.counters["frames"]["ok"]:
         return SKIPPED, "torch.compile compiled nothing"
-    told = f"two views in {taken[0] * 1e3:.1f} ms as it is, {taken[1] * 1e3:.1f} ms compiled; gradients' cosine {alike:.5f}"
-    return OK if alike > 0.999 else WRONG, told
+    text = f"two views in {taken[0] * 1e3:.1f} ms as it is, {taken[1] * 1e3:.1f} ms compiled; gradients' cosine {alike:.5f}"
+    return OK if alike > 0.999 else WRONG, text
 
 
 def seconds(vlm: nd.VLM, layer: int, batch: int, steps: int = 6, side: int = 448) -> float:
@@ -174,9 +174,9 @@ def full(name: str, device: torch.device) -> tuple[Found, list[str]]:
     rate = next((gpu_rate(gpu, str(dtype)[6:]) for gpu in GPUS if gpu in card), None)
     for layer in (1, depth // 2, depth):
         for batch in (1, 2, 4, 8):
-            told = estimate(whole, layer, batch=batch, dtype=dtype, device="cuda", processor=processor)
-            if devices.free_bytes(device) is not None and told.step_bytes > (devices.free_bytes(device) or 0):
-                lines.append(f"{layer:5d} {batch:5d}  {told.step_bytes / 1e9:6.2f} GB  more than is free")
+            cost = estimate(whole, layer, batch=batch, dtype=dtype, device="cuda", processor=processor)
+            if devices.free_bytes(device) is not None and cost.step_bytes > (devices.free_bytes(device) or 0):
+                lines.append(f"{layer:5d} {batch:5d}  {cost.step_bytes / 1e9:6.2f} GB  more than is free")
                 continue
             peak = 0
             if device.type == "cuda":
@@ -186,10 +186,10 @@ def full(name: str, device: torch.device) -> tuple[Found, list[str]]:
             taken = seconds(vlm, layer, batch, 4 if device.type == "cuda" else 1)
             if device.type == "cuda":
                 peak = torch.cuda.max_memory_allocated(device) - before
-                right &= peak < MEMORY * told.step_bytes + 3e8
-            least = "" if rate is None else f"{told.seconds(rate):10.3f}"
+                right &= peak < MEMORY * cost.step_bytes + 3e8
+            least = "" if rate is None else f"{cost.seconds(rate):10.3f}"
             lines.append(
-                f"{layer:5d} {batch:5d}  {told.step_bytes / 1e9:6.2f} GB {peak / 1e9:6.2f} GB  {peak / told.step_bytes:5.2f}"
+                f"{layer:5d} {batch:5d}  {cost.step_bytes / 1e9:6.2f} GB {peak / 1e9:6.2f} GB  {peak / cost.step_bytes:5.2f}"
                 f"  {taken:7.3f}  {batch / taken:7.2f}  {least}"
             )
     return (OK if right else WRONG, f"{depth} layers, {str(dtype)[6:]}; a table below"), lines
@@ -230,11 +230,11 @@ def main() -> int:
     wrong, tables = False, []
     for check, run in checks.items():
         try:
-            (state, said), lines = run()
+            (state, message), lines = run()
         except Exception as error:
-            state, said, lines = WRONG, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}", []
+            state, message, lines = WRONG, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}", []
         wrong |= state == WRONG
-        print(f"{state:<8} {check}: {said}", flush=True)
+        print(f"{state:<8} {check}: {message}", flush=True)
         tables += [(check, lines)] if lines else []
     for check, lines in tables:
         print(f"\n{check}\n" + "\n".join(lines))

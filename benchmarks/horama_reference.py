@@ -103,7 +103,7 @@ def draw(
     package: Any, kind: str, vlm: nd.VLM, directions: list[nd.Direction], settings: nd.Settings, steps: int, rate: float
 ) -> list[torch.Tensor]:
     """One picture (3, H, W) in [0, 1] for each direction, by horama's `kind` ("maco" or "fourier")."""
-    side, made = vlm.image_size[0], []
+    side, pictures = vlm.image_size[0], []
     with _spectrum(side), contextlib.redirect_stderr(io.StringIO()):
         for i, direction in enumerate(directions):
             torch.manual_seed(i)
@@ -112,5 +112,5 @@ def draw(
                 model_input_size=side, values_range=(0, 1), crops_per_iteration=settings.batch, box_size=(0.8, 0.95),
                 device="cpu",
             )  # fmt: skip
-            made.append(picture.detach().clamp(0, 1))
-    return made
+            pictures.append(picture.detach().clamp(0, 1))
+    return pictures

@@ -53,14 +53,14 @@ def layers(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], settings: nd.Sett
         "| layer | asked freely | told the category | told, top 5 | random direction, told | shuffled labels, told | cosine | cpu seconds a picture |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    found = nd.concept(vlm, names, list(range(1, vlm.layers + 1)))
+    by_word = nd.concept(vlm, names, list(range(1, vlm.layers + 1)))
     shuffled = names[1:] + names[:1]
     for layer in range(1, vlm.layers + 1):
-        directions = [of[layer - 1] for of in found]
+        directions = [of[layer - 1] for of in by_word]
         began = time.process_time()
-        made = nd.synthesize(vlm, directions, settings=settings, progress=False)
+        prototypes = nd.synthesize(vlm, directions, settings=settings, progress=False)
         spent = (time.process_time() - began) / len(names)
-        images = [p.image for p in made]
+        images = [p.image for p in prototypes]
         strict, hint, five = recognised(judge, images, names)
         wrong = recognised(judge, images, shuffled)[1]
         generator = torch.Generator().manual_seed(layer)
@@ -70,7 +70,7 @@ def layers(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], settings: nd.Sett
             noise.append(nd.from_tensor(vlm, vector / vector.norm() * d.norm, layer, label=f"random {d.label}"))
         drawn = nd.synthesize(vlm, noise, settings=settings, progress=False)
         chance = recognised(judge, [p.image for p in drawn], names[: len(noise)])[1]
-        mean = sum(p.scores["attention"] for p in made) / len(made)
+        mean = sum(p.scores["attention"] for p in prototypes) / len(prototypes)
         n = len(names)
         print(
             f"| {layer} | {rate(strict, n)} | {rate(hint, n)} | {rate(five, n)} | {rate(chance, len(noise))} | "
@@ -79,7 +79,7 @@ def layers(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], settings: nd.Sett
         )
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            nd.Prototypes(made).grid(columns=10, side=96).save(out / f"layer-{layer}.png")
+            nd.Prototypes(prototypes).grid(columns=10, side=96).save(out / f"layer-{layer}.png")
 
 
 def row(
@@ -89,10 +89,10 @@ def row(
     """One line of a table; directions are the names' own if not given. Returns the seconds that a picture took."""
     directions = nd.concept(vlm, names, layer) if directions is None else directions
     began = time.process_time()
-    made = nd.synthesize(vlm, directions, settings=settings, terms=terms, progress=False)
+    prototypes = nd.synthesize(vlm, directions, settings=settings, terms=terms, progress=False)
     spent = (time.process_time() - began) / len(names)
-    mean = sum(p.scores["attention"] for p in made) / len(made)
-    say(judge, names, [p.image for p in made], f"{name} | {layer}", f"{mean:.2f} | {spent:.1f}")
+    mean = sum(p.scores["attention"] for p in prototypes) / len(prototypes)
+    say(judge, names, [p.image for p in prototypes], f"{name} | {layer}", f"{mean:.2f} | {spent:.1f}")
     return spent
 
 
@@ -195,9 +195,9 @@ def references(vlm: nd.VLM, judge: nd.DemoJudge, names: list[str], base: nd.Sett
     for kind, rates in (("maco", (0.1, 1.0)), ("fourier", (0.1, 1.0))):
         for speed in rates:
             began = time.process_time()
-            made = horama_reference.draw(package, kind, vlm, directions, base, base.steps, speed)
+            pictures = horama_reference.draw(package, kind, vlm, directions, base, base.steps, speed)
             spent = (time.process_time() - began) / len(names)
-            say(judge, names, made, f"horama {kind}, {speed}, {base.steps} | {layer}", f" | {spent:.1f}")
+            say(judge, names, pictures, f"horama {kind}, {speed}, {base.steps} | {layer}", f" | {spent:.1f}")
 
 
 def main() -> None:

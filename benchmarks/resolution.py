@@ -22,10 +22,10 @@ def row(judge: nd.DemoJudge, vlm: nd.VLM, names: list[str], layer: int, settings
     """Make a prototype of every name and print what the judge says and what it took."""
     directions = nd.concept(vlm, names, layer)
     began = time.process_time()
-    made = nd.synthesize(vlm, directions, settings=settings, progress=False)
+    prototypes = nd.synthesize(vlm, directions, settings=settings, progress=False)
     spent = (time.process_time() - began) / len(names)
-    strict, hint, five = recognised(judge, [p.image for p in made], names)
-    score = sum(p.scores["attention"] for p in made) / len(made)
+    strict, hint, five = recognised(judge, [p.image for p in prototypes], names)
+    score = sum(p.scores["attention"] for p in prototypes) / len(prototypes)
     n = len(names)
     print(
         f"| {canvas} | {vlm.image_size[0]} | {layer} | {rate(strict, n)} | {rate(hint, n)} | {rate(five, n)} | "

@@ -169,21 +169,21 @@ def full_hook_family(
     from PIL import Image
 
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in the image?"}]}]
-    told = {} if parts.bare else {"add_special_tokens": False}
+    options = {} if parts.bare else {"add_special_tokens": False}
     grey = [[Image.new("RGB", (parts.size[1], parts.size[0]), (120, 130, 140))]]
-    made = parts.processor(text=[parts.prompt(turn)], images=grey, return_tensors="pt", **told, **parts.options)
-    given = {k: v for k, v in made.items() if k in (parts.inputs or made)}
-    places = (given["input_ids"][0] == vlm.config.image_token_id).nonzero().flatten()
+    encoded = parts.processor(text=[parts.prompt(turn)], images=grey, return_tensors="pt", **options, **parts.options)
+    inputs = {k: v for k, v in encoded.items() if k in (parts.inputs or encoded)}
+    places = (inputs["input_ids"][0] == vlm.config.image_token_id).nonzero().flatten()
     block = vlm.hf.get_submodule(f"{vlm.family.layers}.{layer - 1}")
     caught: list[torch.Tensor] = []
 
     def run(pixels: torch.Tensor) -> torch.Tensor:
         keep = block.register_forward_hook(lambda m, a, output: caught.append(vlm.family.states(output, vlm.config)))
-        parts.model(**{**given, "pixel_values": pixels})
+        parts.model(**{**inputs, "pixel_values": pixels})
         keep.remove()
         return caught.pop()[:, places]
 
-    return run, given["pixel_values"]
+    return run, inputs["pixel_values"]
 
 
 def family_rows(names: list[str], rounds: int) -> None:

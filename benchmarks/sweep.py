@@ -80,12 +80,12 @@ def main() -> None:
                 seconds[way].append((last - first) / (len(jobs) - early))
                 starts.append(ended - began - seconds[way][-1] * len(jobs))
     assert len(seen) == 1, "the ways gave different pictures"
-    one, many = (statistics.median(s) for s in seconds.values())
+    single, many = (statistics.median(s) for s in seconds.values())
     print(f"{len(jobs)} pictures, {settings.steps} steps, one thread a process, medians of {args.rounds} rounds")
     print("| | seconds a picture | ratio |\n|---|---|---|")
-    print(f"| one process | {one:.2f} | 1 |\n| {args.workers} Ray workers | {many:.2f} | {one / many:.2f} |")
-    for way, found in seconds.items():
-        print(f"{way}, round by round: {', '.join(f'{s:.2f}' for s in found)}")
+    print(f"| one process | {single:.2f} | 1 |\n| {args.workers} Ray workers | {many:.2f} | {single / many:.2f} |")
+    for way, values in seconds.items():
+        print(f"{way}, round by round: {', '.join(f'{s:.2f}' for s in values)}")
     print(f"starting the workers took {statistics.median(starts):.0f} s; the pictures are equal to the last bit")
 
 

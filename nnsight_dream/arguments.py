@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -23,6 +24,19 @@ T = TypeVar("T")
 
 
 _NO_LIST = (str, bytes, bytearray, Mapping, set, frozenset)  # they can be walked through, but have no order or items
+
+
+_HOME = str(Path(__file__).parent) + os.sep
+
+
+def warn(message: str) -> None:
+    """A UserWarning at the line that called into this package, however deep in it the reason is."""
+    frame, level, outermost = sys._getframe(1), 2, 2
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_HOME):
+            outermost = level + 1
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+    warnings.warn(message, stacklevel=outermost)
 
 
 def strict(function: Callable[P, R]) -> Callable[P, R]:
@@ -44,8 +58,8 @@ def strict(function: Callable[P, R]) -> Callable[P, R]:
             unknown = [k for k in kwargs if k not in named]
             message = str(error)
             if unknown and named:
-                near = difflib.get_close_matches(unknown[0], named, 1, 0.0)[0]
-                message = f"got an unexpected keyword {unknown[0]!r}; did you mean {near}="
+                near = difflib.get_close_matches(unknown[0], named, 1, 0.6)
+                message = f"got an unexpected keyword {unknown[0]!r}" + (f"; did you mean {near[0]}=" if near else "")
             elif "too many positional" in message:
                 places = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
                 extra = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]

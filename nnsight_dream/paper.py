@@ -72,15 +72,15 @@ def concepts() -> tuple[PaperConcept, ...]:
     >>> next(c for c in paper.concepts() if c.prompt == "spring")
     PaperConcept(name='spring (season)', category='seasons', prompt='spring')
     """
-    found = []
+    result = []
     for category, _, names in _LISTS:
         for name in names.split(", "):
-            found.append(PaperConcept(name, category, re.sub(r"\s*\(.*\)$", "", name)))
-    return tuple(found)
+            result.append(PaperConcept(name, category, re.sub(r"\s*\(.*\)$", "", name)))
+    return tuple(result)
 
 
 def known_to_demo() -> tuple[list[PaperConcept], list[PaperConcept]]:
     """The paper's concepts that the bundled model was shown under that name or an alias, and those it cannot know."""
-    shown = {name.lower() for c in bundle.concepts() for name in (c.name, *c.aliases)}
-    known = [c for c in concepts() if c.prompt.lower() in shown]
+    demo_names = {name.lower() for c in bundle.concepts() for name in (c.name, *c.aliases)}
+    known = [c for c in concepts() if c.prompt.lower() in demo_names]
     return known, [c for c in concepts() if c not in known]

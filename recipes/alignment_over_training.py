@@ -57,14 +57,14 @@ def measured(vlm: nd.VLM, names: list[str], layers: list[int], batch: int, seed:
     words = nd.concept(vlm, names, layers)
     rows = []
     for i, site in enumerate(sites):
-        shown = torch.cat(seen[site]).double().numpy()
-        told = torch.stack([of[i].vector for of in words]).double().numpy()
-        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (shown - shown.mean(0), told - told.mean(0))]
+        images = torch.cat(seen[site]).double().numpy()
+        texts = torch.stack([of[i].vector for of in words]).double().numpy()
+        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images - images.mean(0), texts - texts.mean(0))]
         cosines = unit[0] @ unit[1].T
         apart = ~np.eye(len(names), dtype=bool)
         row: dict[str, Any] = dict(layer=site.layer, cosine=cosines.diagonal().mean(), others=cosines[apart].mean())
         for k, label in ((1, "first"), (min(10, len(names)), "ten")):
-            score = nd.retrieval(shown, told, k)
+            score = nd.retrieval(images, texts, k)
             null, (low, high) = score.null(seed=seed), score.interval(seed=seed)
             row |= {label: float(score), f"{label} low": low, f"{label} high": high, f"{label} chance": null.mean}
             row[f"{label} p"] = null.p
@@ -81,8 +81,8 @@ def figure(rows: list[dict[str, Any]], stem: Path) -> None:
     """Over steps, a line for some layers; and at the last step over layers."""
     drawn, axes = draw_panels(2, 2)
     layers, steps = (sorted({row[k] for row in rows}) for k in ("layer", "step"))
-    shown = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, 6).astype(int))]
-    for place, layer in enumerate(shown):
+    selected = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, 6).astype(int))]
+    for place, layer in enumerate(selected):
         mine = sorted((r for r in rows if r["layer"] == layer), key=lambda r: r["step"])
         colour = f"C{place}"
         xs, ys = [r["step"] for r in mine], [100 * r["ten"] for r in mine]
@@ -135,8 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
             whole = whole_model(place)
             vlm = nd.load(str(whole), device=args.device, check=False)
             layers = args.layers or ([1, vlm.layers] if args.quick else list(range(1, vlm.layers + 1)))
-            found = measured(vlm, names, layers, args.batch, args.seed)
-            kept.write_text(json.dumps([{"step": step, "concepts": count, **row} for row in found], indent=0))
+            layer_rows = measured(vlm, names, layers, args.batch, args.seed)
+            kept.write_text(json.dumps([{"step": step, "concepts": count, **row} for row in layer_rows], indent=0))
             del vlm
             if whole != place:  # 0.4 GB of the cache for each
                 shutil.rmtree(whole)

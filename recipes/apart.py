@@ -106,17 +106,15 @@ def sides(
 
 def checked(towers: dict[str, encoders.Encoder], file: Path | None, work: Path) -> None:
     """What the two have learned, in their own terms."""
-    told = json.loads((work / "language" / "training.json").read_text(encoding="utf-8"))
-    print(
-        f"language model: {told['before']:.2f} nats a token before, {told['after']:.2f} after {told['tokens']} tokens"
-    )
+    log = json.loads((work / "language" / "training.json").read_text(encoding="utf-8"))
+    print(f"language model: {log['before']:.2f} nats a token before, {log['after']:.2f} after {log['tokens']} tokens")
     if file is None:
         return
     z = np.load(file)
     mine = np.flatnonzero(z["style"] == list(art.STYLES).index("noto"))
     names = [c.name for c in art.concepts()]
-    shown = [Image.fromarray(p) for p in z["pictures"][mine]]
-    seen = [Image.alpha_composite(Image.new("RGBA", p.size, "white"), p).convert("RGB") for p in shown]
+    pictures = [Image.fromarray(p) for p in z["pictures"][mine]]
+    seen = [Image.alpha_composite(Image.new("RGBA", p.size, "white"), p).convert("RGB") for p in pictures]
     test = bundle.pictures()
     for name, tower in towers.items():
         a, b = (features(tower, some, [tower.layers])[tower.layers] for some in ((p.image for p in test), seen))
@@ -141,16 +139,16 @@ def measured(
     chosen_by = experiments.alignment_map(vision, language, first, caption=caption, draws=0)
     layers = best_layers(chosen_by)
     setting = experiments.Setting(layers, ("predictivity", "cka", "knn"), draws=args.draws, seed=args.seed)
-    seen = experiments.one_layer(vision, (p.image for p in second), layers[0], None)
-    said = experiments.one_layer(language, experiments.captions_of(second, caption), layers[1], None)
-    scores = setting.scores(seen, said, None)
+    image_features = experiments.one_layer(vision, (p.image for p in second), layers[0], None)
+    text_features = experiments.one_layer(language, experiments.captions_of(second, caption), layers[1], None)
+    scores = setting.scores(image_features, text_features, None)
     category = {c.name: c.category for c in bundle.concepts()}
     rows = []
     for (measure, direction), score in scores.items():
         inside = score.within([category[p.group] for p in second]).null(args.draws, seed=args.seed)
-        told = score.row(args.draws, seed=args.seed) | dict(measure=measure, direction=direction)
-        told |= dict(within=inside.mean, within_high=inside.high, within_p=inside.p)
-        rows.append(dict(layers=f"{layers[0]}, {layers[1]}") | told)
+        record = score.row(args.draws, seed=args.seed) | dict(measure=measure, direction=direction)
+        record |= dict(within=inside.mean, within_high=inside.high, within_p=inside.p)
+        rows.append(dict(layers=f"{layers[0]}, {layers[1]}") | record)
     return rows, scores, chosen_by
 
 
@@ -162,31 +160,31 @@ def compared(args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
     first, second = halves(everything[::6] if args.quick else everything, args.seed)
     rows, gains = [], []
     for kind, caption in KINDS.items():
-        found = {}
+        scores = {}
         for t, vision in towers.items():
             for w, language in languages.items():
                 if t.startswith("bundled") and w != "trained":
                     continue
-                some, found[t, w], map_rows = measured(vision, language, first, second, caption, args)
+                some, scores[t, w], map_rows = measured(vision, language, first, second, caption, args)
                 rows += [dict(captions=kind, tower=t, language=w) | row for row in some]
                 if (t, w) == ("trained", "trained"):
                     alignment_figures.layer_maps(map_rows, args.folder / f"map-{kind}")
         for without in (("untrained", "trained"), ("trained", "untrained"), ("untrained", "untrained")):
-            for key, score in found["trained", "trained"].items():
-                value, low, high = change(score, found[without][key], args.draws, seed=args.seed)
-                told = dict(captions=kind, without=f"tower {without[0]}, language {without[1]}", measure=key[0])
-                gains.append(told | dict(direction=key[1], gain=value, gain_low=low, gain_high=high))
+            for key, score in scores["trained", "trained"].items():
+                value, low, high = change(score, scores[without][key], args.draws, seed=args.seed)
+                record = dict(captions=kind, without=f"tower {without[0]}, language {without[1]}", measure=key[0])
+                gains.append(record | dict(direction=key[1], gain=value, gain_low=low, gain_high=high))
         print(f"{kind}: done", flush=True)
     return rows, gains
 
 
 def drawn(rows: list[dict], stem: Path) -> None:
     """All conditions side by side; dotted is what 5 % of chance pairings within categories pass."""
-    told = []
+    records = []
     for r in rows:
         if r["measure"] == "knn":
             continue
-        told.append(
+        records.append(
             r
             | dict(
                 manipulation=SHORT[r["tower"], r["language"]],
@@ -194,7 +192,7 @@ def drawn(rows: list[dict], stem: Path) -> None:
                 null_high=r["within_high"],
             )
         )
-    alignment_figures.manipulations(told, stem)
+    alignment_figures.manipulations(records, stem)
 
 
 def main(arguments: list[str] | None = None) -> int:

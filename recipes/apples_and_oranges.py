@@ -36,15 +36,15 @@ QUICK = ["--quick"]
 # %%
 def from_folder(folder: Path) -> dict[str, list[Image.Image]]:
     """Pictures by the name of the folder they are in."""
-    found: dict[str, list[Image.Image]] = {}
+    pictures: dict[str, list[Image.Image]] = {}
     for path in files(folder, deep=True):
         if path.parent.parent == folder:
-            found.setdefault(path.parent.name, []).append(as_image(path, path.name))
-    if len(found) < 2:
+            pictures.setdefault(path.parent.name, []).append(as_image(path, path.name))
+    if len(pictures) < 2:
         raise SystemExit(
             f"{folder}: at least two folders with pictures ({', '.join(ENDINGS)}) are needed, one per word"
         )
-    return found
+    return pictures
 
 
 def bundled(words: list[str]) -> dict[str, list[Image.Image]]:
@@ -78,12 +78,12 @@ def main(arguments: list[str] | None = None) -> int:
         if missing := [w for w in args.words if w not in everything]:
             raise SystemExit(f"--words {' '.join(missing)}: {args.pictures} has folders {', '.join(everything)}")
     else:
-        shown = [c.name for c in bundle.concepts()]
-        if missing := [w for w in args.words if w not in shown]:
+        names = [c.name for c in bundle.concepts()]
+        if missing := [w for w in args.words if w not in names]:
             raise SystemExit(
                 f"--words {' '.join(missing)}: no bundled picture; `nnsight-dream concepts` lists them all"
             )
-        everything = bundled(shown[:: 40 if args.quick else 1])
+        everything = bundled(names[:: 40 if args.quick else 1])
         everything |= bundled(args.words)
     two = alignment.similarities(vlm, {w: everything[w] for w in args.words} | {alignment.NOISE: noise}, layers)
     for which in ("mean", "maximum"):

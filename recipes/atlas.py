@@ -58,20 +58,20 @@ def main(arguments: list[str] | None = None) -> int:
     if args.layer:
         words = [c.name for c in bundle.concepts()]
         few = words if args.most is None else words[:: max(1, len(words) // args.most)][: args.most]
-        made = nd.make_atlas(
+        result = nd.make_atlas(
             vlm, nd.concept(vlm, few, args.layer), args.folder, title=f"Words at layer {args.layer}", **how
         )
     else:
         material = nd.Material.of_folder(args.pictures) if args.pictures else nd.Material.bundled()
         judge = None if args.no_judge else nd.DemoExaminer()
-        made = nd.atlas_of_sae(
+        result = nd.atlas_of_sae(
             vlm, args.sae, args.folder, sae_id=args.sae_id, most=args.most, material=material, reference=args.pictures,
             judge=judge, cards=args.cards, title=f"Features of {args.sae}", **how,
         )  # fmt: skip
-    for label, error in made.failed:
+    for label, error in result.failed:
         print(f"{label}: {error}", file=sys.stderr)
-    print(made)
-    return int(bool(made.failed))
+    print(result)
+    return int(bool(result.failed))
 
 
 # %%

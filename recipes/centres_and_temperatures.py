@@ -96,11 +96,11 @@ def types(vlm: nd.VLM, layers: list[int], kinds: tuple[torch.dtype, ...]) -> lis
     rows = []
     for kind in kinds:
         other = numerics.twin(exact, kind, vlm.device)
-        given = Material(exact, quick=True, asked=tuple(layers))
+        material = Material(exact, quick=True, asked=tuple(layers))
         for layer in layers:
             row: dict[str, Any] = {"type": str(kind)[6:], "layer": layer}
             try:
-                row |= numerics.compared(given, other, exact, layer) | {"note": ""}
+                row |= numerics.compared(material, other, exact, layer) | {"note": ""}
             except ValueError as error:  # activations beyond the type's largest number
                 row |= dict.fromkeys(COMPARED) | {"note": str(error).split(";")[0]}
             rows.append(row)
@@ -153,16 +153,16 @@ def main(arguments: list[str] | None = None) -> int:
     middles = {"grey": nd.Grey(), "natural noise": nd.NaturalNoise(), "pictures": pictures}
     kinds = tuple(getattr(torch, name) for name in (args.types[:1] if args.quick else args.types))
 
-    found = {
+    results = {
         "centres": centres(vlm, names, layers, middles),
         "temperatures": temperatures(vlm, names[:48], layers, pictures),
     }
     if kinds:
-        found["types"] = types(vlm, layers, kinds)
-    for name, rows in found.items():
+        results["types"] = types(vlm, layers, kinds)
+    for name, rows in results.items():
         tables.write_csv(rows, args.folder / f"{name}.csv")
         print(f"\n{name}\n{tables.to_markdown(rows)}")
-    figure(found["centres"], found["temperatures"], args.folder / "centres-and-temperatures.png")
+    figure(results["centres"], results["temperatures"], args.folder / "centres-and-temperatures.png")
     print(f"\nresults are in {args.folder}")
     return 0
 

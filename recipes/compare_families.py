@@ -64,18 +64,18 @@ def measured(
 ) -> list[dict[str, Any]]:
     """By layer: `alignment.diagnosis` of all words, and the AUC and p of two words alone (`two_auc`, `two_p`)."""
     grain = {alignment.NOISE: alignment.white_noise(noise, vlm.image_size[0])}
-    found = alignment.diagnosis(alignment.similarities(vlm, {**pictures, **grain}, layers))
+    rows = alignment.diagnosis(alignment.similarities(vlm, {**pictures, **grain}, layers))
     fruit = alignment.separation(alignment.similarities(vlm, {w: pictures[w] for w in two}, layers))
     return [
         {**row, "gap": row["matching"] - row["mismatching"], "two_auc": pair["auc"], "two_p": pair["p"]}
-        for row, pair in zip(found, fruit, strict=True)
+        for row, pair in zip(rows, fruit, strict=True)
     ]
 
 
 def recognised(vlm: nd.VLM, args: argparse.Namespace, layers: Sequence[int], folder: Path) -> dict[int, dict[str, Any]]:
     """By layer, how often the judge names a prototype, from a store that goes on where it stopped."""
     kinds = {c.name: c.category for c in bundle.concepts()}
-    told = [(w, kinds.get(w, "thing"), w) for w in args.words]
+    words = [(w, kinds.get(w, "thing"), w) for w in args.words]
     height, width = vlm.image_size
     canvas = nd.Native() if height == width else nd.MultiResolution(max(height, width))
 
@@ -83,7 +83,7 @@ def recognised(vlm: nd.VLM, args: argparse.Namespace, layers: Sequence[int], fol
         base = choose(vlm, layer)
         return base.but(steps=args.steps or base.steps, **({} if vlm.is_demo else {"canvas": canvas}))
 
-    done = nd.sweep(vlm, nd.jobs_of(told, list(layers), controls=max(2, len(told) // 4)), folder, settings=settings)
+    done = nd.sweep(vlm, nd.jobs_of(words, list(layers), controls=max(2, len(words) // 4)), folder, settings=settings)
     if done.interrupted:
         raise KeyboardInterrupt
     if done.failed:
@@ -119,10 +119,10 @@ def figure(rows: Sequence[Mapping[str, Any]], stem: Path, two: Sequence[str], re
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [name for name in PANELS if any(row.get(name) is not None for row in rows)]
-    drawn, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 3.2), squeeze=False)
+    panels = [name for name in PANELS if any(row.get(name) is not None for row in rows)]
+    drawn, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), squeeze=False)
     models = list(dict.fromkeys(row["model"] for row in rows))
-    for axis, name in zip(axes[0], shown, strict=True):
+    for axis, name in zip(axes[0], panels, strict=True):
         for i, model in enumerate(models):
             mine = [row for row in rows if row["model"] == model and row.get(name) is not None]
             xs = [row["layer"] / (row["of"] if relative else 1) for row in mine]
@@ -169,12 +169,12 @@ def main(arguments: list[str] | None = None) -> int:
         args.layers, args.words, args.steps = args.layers or [1, 4], args.words or ["fox", "bee"], args.steps or 3
     if not args.models:
         parser.error("give at least one model: 'demo', a hub id, a folder, or tiny:FAMILY")
-    known = [c.name for c in bundle.concepts()]
+    names = [c.name for c in bundle.concepts()]
     everything = from_folder(args.pictures) if args.pictures else {}
-    args.words = args.words or (list(everything) if args.pictures else known[::4])
+    args.words = args.words or (list(everything) if args.pictures else names[::4])
     args.words = list(dict.fromkeys([*args.words, *args.two]))
-    if missing := [w for w in args.words if w not in (everything or known)]:
-        raise SystemExit(f"no pictures of {', '.join(missing)}; there are {', '.join(everything or known)}")
+    if missing := [w for w in args.words if w not in (everything or names)]:
+        raise SystemExit(f"no pictures of {', '.join(missing)}; there are {', '.join(everything or names)}")
     everything = {w: everything[w] for w in args.words} if args.pictures else bundled(args.words)
     args.folder.mkdir(parents=True, exist_ok=True)
 

@@ -67,9 +67,9 @@ def facts() -> dict[str, list[list[str]]]:
     }
 
 
-def captions(name: str, told: list[list[str]]) -> list[str]:
+def captions(name: str, fields: list[list[str]]) -> list[str]:
     """Five captions: a whole sentence first, then its parts."""
-    kinds, colours, _, parts, _, places, more = told
+    kinds, colours, _, parts, _, places, more = fields
     does = [
         m.split(":", 1)[1].split(",")[0].strip()
         for m in (more[0].split(";") if more else [])
@@ -90,16 +90,16 @@ def captions(name: str, told: list[list[str]]) -> list[str]:
 def bundled() -> list[pairs.Pair]:
     """The bundled pictures on several grounds, with what is written of them."""
     written = facts() if FACTS.is_file() else {}
-    found = []
+    result = []
     for ground in GROUNDS:
-        for shown in bundle.pictures(background=ground):
-            told = (
-                captions(shown.name, written[shown.name])
-                if shown.name in written
-                else [p.format(name=shown.name, category=shown.category) for p in pairs.PHRASES]
+        for picture in bundle.pictures(background=ground):
+            texts = (
+                captions(picture.name, written[picture.name])
+                if picture.name in written
+                else [p.format(name=picture.name, category=picture.category) for p in pairs.PHRASES]
             )
-            found.append(pairs.pair(f"{shown.name} on {ground}", shown.image, told, shown.name, shown.mask))
-    return found
+            result.append(pairs.pair(f"{picture.name} on {ground}", picture.image, texts, picture.name, picture.mask))
+    return result
 
 
 def tagger(text: str) -> list[tuple[str, str]]:
@@ -151,7 +151,7 @@ def best_layers(rows: list[dict]) -> tuple[int, int]:
 
 
 # %%
-def told(name: str, rows: list, args: argparse.Namespace, columns: list[str]) -> None:
+def show(name: str, rows: list, args: argparse.Namespace, columns: list[str]) -> None:
     """Write a table and show the columns asked for."""
     tables.write_csv(rows, args.folder / f"{name}.csv")
     n = f", n = {rows[0]['n']}" if "n" in rows[0] else ""
@@ -169,8 +169,8 @@ def where(vision: encoders.Encoder, language: encoders.Encoder, first: list[pair
         tables.write_csv(rows, args.folder / f"map-{measure}.csv")
         alignment_figures.layer_maps(rows, args.folder / f"map-{measure}")
         tops = [peak(rows, d) for d in dict.fromkeys(r["direction"] for r in rows)]
-        shown = ["vision_layer", "language_layer", "direction", "value", "null", "null_high", "p", "p_map"]
-        told(f"best cells of the map, {measure}", tops, args, shown)
+        columns = ["vision_layer", "language_layer", "direction", "value", "null", "null_high", "p", "p_map"]
+        show(f"best cells of the map, {measure}", tops, args, columns)
         if measure == "predictivity":
             layers = best_layers(rows)
     return layers
@@ -186,7 +186,7 @@ def by_what(vision, language, other: list[pairs.Pair], setting: experiments.Sett
         tools += [manipulations.only("nouns", tagger), manipulations.only("verbs", tagger)]
     tools = tools[::3] if args.quick else tools
     rows = experiments.manipulated(vision, language, other, tools, setting)
-    told("manipulations", rows, args, ["manipulation", *SHOWN, "change", "change_low", "change_high", "touched"])
+    show("manipulations", rows, args, ["manipulation", *SHOWN, "change", "change_low", "change_high", "touched"])
     alignment_figures.manipulations(rows, args.folder / "manipulations")
 
 
@@ -201,7 +201,7 @@ def averaged(vision, language, second: list[pairs.Pair], setting: experiments.Se
             continue
         repeats = 1 if args.quick else 3
         rows = experiments.exemplar_averaging(vision, language, of, setting, over=over, most=most, repeats=repeats)
-        told(f"averaging {over}", rows, args, ["k", "measure", "direction", "value", "value_low", "value_high", "p"])
+        show(f"averaging {over}", rows, args, ["k", "measure", "direction", "value", "value_low", "value_high", "p"])
         alignment_figures.exemplars(rows, args.folder / f"averaging-{over}")
 
 
@@ -226,7 +226,7 @@ def beside_dreams(vlm: nd.VLM, vision, language, everything: list[pairs.Pair], s
     # the bare name is what prototypes are made of; in a data set of sentences, the sentence
     caption = 1 if args.data is None else 0
     sides = alignment_dreams.own_sides(vlm, some, setting, layers=layers, caption=caption)
-    told("its own two sides", sides, args, ["layer", *SHOWN])
+    show("its own two sides", sides, args, ["layer", *SHOWN])
     store = dreamt(args, vlm, some)
     results = nd.results(store) if store is not None else []
     rates = nd.rates(results, judge=args.judge) if results else []
@@ -240,31 +240,31 @@ def beside_dreams(vlm: nd.VLM, vision, language, everything: list[pairs.Pair], s
     if not rates:
         return
     joined = alignment_dreams.beside_recognition(sides, rates)
-    told("alignment beside recognition", joined, args, ["layer", "measure", "direction", "value", "rate"])
+    show("alignment beside recognition", joined, args, ["layer", "measure", "direction", "value", "rate"])
     alignment_figures.recognition(joined, args.folder / "recognition")
-    told("over layers", alignment_dreams.over_layers(joined), args, ["measure", "direction", "value", "p", "n"])
+    show("over layers", alignment_dreams.over_layers(joined), args, ["measure", "direction", "value", "p", "n"])
     if store is None:
         return
     results = [r for r in results if args.judge in (None, r["judge"])]
     rows = alignment_dreams.over_concepts(vlm, some, results, setting, caption=caption)
-    told("over concepts", rows, args, ["layer", *SHOWN[1:], "recognised", "n"])
+    show("over concepts", rows, args, ["layer", *SHOWN[1:], "recognised", "n"])
     try:
         rows = alignment_dreams.prototypes(vision, language, store, some, setting, caption=caption)
     except ValueError as error:  # too few of them
         print(f"\nno alignment of prototypes: {error}")
         return
-    told("prototypes as pictures", rows, args, ["layer", "kind", *SHOWN, "n"])
+    show("prototypes as pictures", rows, args, ["layer", "kind", *SHOWN, "n"])
     alignment_figures.prototypes(rows, args.folder / "prototypes")
 
 
 def choices(vision, language, other: list[pairs.Pair], setting: experiments.Setting, args) -> None:
     """Which of two pictures people chose for a prompt. Without choices of people: whether the picture that a caption is
     of aligns better than one of another thing of its category, which is no preference but can be right or wrong."""
-    found = []
+    examples = []
     if args.choices is not None:
         for _, row in rows_of(args.choices):
             files = [as_image(file_beside(args.choices, name), name) for name in row["pictures"]]
-            found.append(Choice(row["prompt"], (files[0], files[1]), row["chosen"]))
+            examples.append(Choice(row["prompt"], (files[0], files[1]), row["chosen"]))
     else:
         category = {c.name: c.category for c in bundle.concepts()}
         random = np.random.default_rng(args.seed)
@@ -272,11 +272,11 @@ def choices(vision, language, other: list[pairs.Pair], setting: experiments.Sett
             alike = [q for q in other if q.group != p.group and category.get(q.group) == category.get(p.group)]
             if alike:
                 chosen, wrong = int(random.integers(2)), alike[int(random.integers(len(alike)))]
-                shown = (wrong.image, p.image) if chosen else (p.image, wrong.image)
-                found.append(Choice(p.captions[0], shown, chosen))
-    rows = preference(vision, language, found, setting)
+                images = (wrong.image, p.image) if chosen else (p.image, wrong.image)
+                examples.append(Choice(p.captions[0], images, chosen))
+    rows = preference(vision, language, examples, setting)
     name = "preference" if args.choices else "right or wrong picture"
-    told(name, rows, args, ["direction", "rate", "low", "high", "p"])
+    show(name, rows, args, ["direction", "rate", "low", "high", "p"])
     alignment_figures.preference(rows, args.folder / name.replace(" ", "-"))
 
 
@@ -293,7 +293,7 @@ def beside_scores(vision, language, other: list[pairs.Pair], setting: experiment
     else:
         return
     rows = rank_agreement(vision, language, other, scores, setting)
-    told(f"rank agreement with {whose}", rows, args, ["direction", *SHOWN[2:]])
+    show(f"rank agreement with {whose}", rows, args, ["direction", *SHOWN[2:]])
     alignment_figures.rank_agreement(rows, args.folder / "rank-agreement")
 
 

@@ -50,38 +50,38 @@ QUICK = ["--quick"]
 def concepts(args: argparse.Namespace) -> list[tuple[str, str, str]]:
     """(name, category as the judge is told, prompt) of everything to be made."""
     if args.model != "demo":
-        found = [(c.name, paper.HINTS[c.category], c.prompt) for c in paper.concepts()]
+        entries = [(c.name, paper.HINTS[c.category], c.prompt) for c in paper.concepts()]
     else:
-        shown = {n.lower(): c for c in bundle.concepts() for n in (c.name, *c.aliases)}
+        by_name = {n.lower(): c for c in bundle.concepts() for n in (c.name, *c.aliases)}
         known, unknown = paper.known_to_demo()
-        found = [(c.name, shown[c.prompt.lower()].category, c.prompt) for c in known]
+        entries = [(c.name, by_name[c.prompt.lower()].category, c.prompt) for c in known]
         print(f"of the paper's {len(known) + len(unknown)} concepts the bundled model was never shown "
               f"{len(unknown)}: {', '.join(c.name for c in unknown)}")  # fmt: skip
-        there = {shown[c.prompt.lower()].name for c in known}
+        there = {by_name[c.prompt.lower()].name for c in known}
         for category in dict.fromkeys(c.category for c in bundle.concepts() if args.more > 0):
             own = [c.name for c in bundle.concepts() if c.category == category and c.name not in there]
-            found += [(name, category, name) for name in own[:: max(1, len(own) // args.more)][: args.more]]
+            entries += [(name, category, name) for name in own[:: max(1, len(own) // args.more)][: args.more]]
     if args.categories:
-        kept = [c for c in found if c[1] in args.categories]
+        kept = [c for c in entries if c[1] in args.categories]
         if not kept:
-            known_to = sorted({c[1] for c in found})
+            known_to = sorted({c[1] for c in entries})
             raise SystemExit(f"--categories {' '.join(args.categories)}: there are {', '.join(known_to)}")
-        found = kept
-    return found[:: max(1, len(found) // 6)][:6] if args.quick else found
+        entries = kept
+    return entries[:: max(1, len(entries) // 6)][:6] if args.quick else entries
 
 
 def jobs(vlm: nd.VLM, args: argparse.Namespace) -> list[nd.Job]:
     """Every concept at every layer; a second seed and mean pooling for every third concept."""
-    told = concepts(args)
+    entries = concepts(args)
     layers = args.layers or (list(range(1, vlm.layers + 1)) if args.model == "demo" else list(paper.LAYERS))
     if args.quick:
         layers = layers[:: max(1, len(layers) // 2)][:2]
     first, *seeds = args.seeds
-    found = nd.jobs_of(told, layers, seeds=[first], controls=max(2, len(told) // 4))
+    result = nd.jobs_of(entries, layers, seeds=[first], controls=max(2, len(entries) // 4))
     if seeds:
-        found += nd.jobs_of(told[::3], layers, seeds=seeds)
+        result += nd.jobs_of(entries[::3], layers, seeds=seeds)
     others = [p for p in args.poolings if p]
-    return found + (nd.jobs_of(told[::3], layers, seeds=[first], poolings=others) if others else [])
+    return result + (nd.jobs_of(entries[::3], layers, seeds=[first], poolings=others) if others else [])
 
 
 # %% [markdown]
@@ -91,24 +91,24 @@ def jobs(vlm: nd.VLM, args: argparse.Namespace) -> list[nd.Job]:
 # %%
 def judges(args: argparse.Namespace) -> list[Any]:
     """The examiners asked for."""
-    found: list[Any] = []
+    examiners: list[Any] = []
     for name in args.judge:
         if name == "demo":
-            found.append(nd.DemoExaminer())
+            examiners.append(nd.DemoExaminer())
         elif name == "openai":
-            found.append(nd.OpenAIJudge(base_url=args.base_url, max_cost=args.max_cost))
+            examiners.append(nd.OpenAIJudge(base_url=args.base_url, max_cost=args.max_cost))
         else:
-            found.append(nd.ZeroShotJudge(name, names=[c[0] for c in concepts(args)], device=args.device))
-    return found
+            examiners.append(nd.ZeroShotJudge(name, names=[c[0] for c in concepts(args)], device=args.device))
+    return examiners
 
 
 def seconds_a_question(judge: Any) -> float:
     """How long the bundled judge takes for one, timed on a grey picture."""
     image = Image.new("RGB", (32, 32), "grey")
-    asked = [Asked(str(i), lambda: image, "fox", "animal", "hint", 0) for i in range(9)]
-    judge.examine(asked[:1], lambda *_: None)
+    questions = [Asked(str(i), lambda: image, "fox", "animal", "hint", 0) for i in range(9)]
+    judge.examine(questions[:1], lambda *_: None)
     began = time.perf_counter()
-    judge.examine(asked[1:], lambda *_: None)
+    judge.examine(questions[1:], lambda *_: None)
     return (time.perf_counter() - began) / 8
 
 
@@ -124,16 +124,16 @@ def prediction(vlm: nd.VLM, rows: list[dict[str, Any]], judge: str) -> list[dict
     The pictures are the bundled ones of those concepts that have one.
     """
     layers = sorted({r["layer"] for r in rows if isinstance(r["layer"], int)})
-    shown = {c.name for c in bundle.concepts()}
-    words = [name for name in dict.fromkeys(r["concept"] for r in rows) if name in shown]
+    names = {c.name for c in bundle.concepts()}
+    words = [name for name in dict.fromkeys(r["concept"] for r in rows) if name in names]
     if len(words) < 2 or not layers:
         return []
     pictures = {p.name: [p.image] for p in bundle.pictures(words)}
     noise = {alignment.NOISE: alignment.white_noise(32, vlm.image_size[0])}
-    told = alignment.diagnosis(alignment.similarities(vlm, pictures | noise, layers))
+    diagnosis = alignment.diagnosis(alignment.similarities(vlm, pictures | noise, layers))
     seen = {t["layer"]: t for t in tables.rates(rows, by=("layer",), protocol="hint", judge=judge)}
     keep = ("layer", "auc", "noise_auc", "p", "common", "outliers", "works")
-    return [{k: t[k] for k in keep} | {k: seen[t["layer"]][k] for k in ("rate", "low", "high")} for t in told]
+    return [{k: t[k] for k in keep} | {k: seen[t["layer"]][k] for k in ("rate", "low", "high")} for t in diagnosis]
 
 
 def results(vlm: nd.VLM, store: nd.Store, keys: frozenset[str], args: argparse.Namespace) -> None:
@@ -242,9 +242,9 @@ def main(arguments: list[str] | None = None) -> int:
     failed = not done.ok
     for judge in judges(args):
         try:
-            said = nd.examine(done.store, judge, protocols=[p for p in protocols if p in judge.protocols])
-            print(f"judge {judge.name}: {said}", file=sys.stderr)
-            failed |= not said.ok
+            summary = nd.examine(done.store, judge, protocols=[p for p in protocols if p in judge.protocols])
+            print(f"judge {judge.name}: {summary}", file=sys.stderr)
+            failed |= not summary.ok
         except judging.JudgeStopped as stop:
             print(f"judge {judge.name} stopped: {stop}", file=sys.stderr)
             failed = True

@@ -81,11 +81,11 @@ def stand_in() -> SAE:
     means = seen.mean(1)
     rows = torch.nn.functional.normalize(means - means.mean(0), dim=1)
     metadata = SAEMetadata(model_name=str(folder), hook_name="blocks.3.hook_resid_post")
-    made = StandardSAE(StandardSAEConfig(rows.shape[1], rows.shape[0], apply_b_dec_to_input=True, metadata=metadata))
-    made.load_state_dict(
+    result = StandardSAE(StandardSAEConfig(rows.shape[1], rows.shape[0], apply_b_dec_to_input=True, metadata=metadata))
+    result.load_state_dict(
         {"W_enc": rows.T.contiguous(), "W_dec": rows, "b_enc": torch.zeros(len(rows)), "b_dec": means.mean(0)}
     )
-    return made
+    return result
 
 
 try:
@@ -106,21 +106,21 @@ print(f"{type(sae).__name__} of {sae.cfg.d_sae} features; most of an octopus's o
 
 # %%
 def written_down() -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     for owner, root in (("model", hf), ("sae", sae)):
         for name, t in [*root.named_parameters(), *root.named_buffers()]:
             grad = None if t.grad is None else t.grad.clone()
-            found[f"{owner}.{name}"] = (id(t), t.data_ptr(), t.device, t.dtype, t.requires_grad, grad, t._version)
-            found[f"{owner}.{name}, values"] = t.detach().clone()
+            state[f"{owner}.{name}"] = (id(t), t.data_ptr(), t.device, t.dtype, t.requires_grad, grad, t._version)
+            state[f"{owner}.{name}, values"] = t.detach().clone()
         for name, module in root.named_modules():
             hooks = {kind: copy(v) for kind, v in vars(module).items() if "hooks" in kind}
-            found[f"{owner}.{name}, module"] = (id(module), module.training, hooks, sorted(vars(module)))
+            state[f"{owner}.{name}, module"] = (id(module), module.training, hooks, sorted(vars(module)))
     with torch.no_grad():
-        found["logits"] = hf(**asked(pictures[0].image)).logits
-        found["activations"] = sae.encode(seen)
-    found["torch's random state"] = torch.get_rng_state()
-    found["gradients on"] = torch.is_grad_enabled()
-    return found
+        state["logits"] = hf(**asked(pictures[0].image)).logits
+        state["activations"] = sae.encode(seen)
+    state["torch's random state"] = torch.get_rng_state()
+    state["gradients on"] = torch.is_grad_enabled()
+    return state
 
 
 def same(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -66,9 +66,9 @@ def drawn(vlm: nd.VLM, jobs: list[nd.Job], pooling: str, centre: str, args: argp
 def sheet(store: nd.Store, jobs: list[nd.Job]) -> Any:
     """A picture of the prototypes, a line for each layer."""
     order = [(job.layer, job.concept) for job in jobs if not job.control]
-    shown = {(e.job.layer, e.job.concept): e for e in store.entries() if not e.job.control}
-    made = [shown[place].prototype() for place in order if place in shown]
-    return nd.Prototypes(made).grid(columns=len({concept for _, concept in order}), side=96)
+    entries = {(e.job.layer, e.job.concept): e for e in store.entries() if not e.job.control}
+    prototypes = [entries[place].prototype() for place in order if place in entries]
+    return nd.Prototypes(prototypes).grid(columns=len({concept for _, concept in order}), side=96)
 
 
 # %% [markdown]
@@ -78,7 +78,7 @@ def sheet(store: nd.Store, jobs: list[nd.Job]) -> Any:
 # %%
 def figure(rows: list[dict[str, Any]], path: Path) -> None:
     """How often prototypes are named, a panel for each centre; hollow where the diagnosis says that nothing is drawn."""
-    made, axes = draw_panels(len(CENTRES), 2)
+    fig, axes = draw_panels(len(CENTRES), 2)
     for axis, centre in zip(axes, CENTRES, strict=True):
         for place, pooling in enumerate(POOLINGS):
             mine = [r for r in rows if (r["pooling"], r["centre"]) == (pooling, centre)]
@@ -90,7 +90,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
             for x, y, r in zip(xs, ys, mine, strict=True):
                 axis.plot(x, y, marker="o", markersize=5, color=f"C{place}", mfc=f"C{place}" if r["works"] else "white")
         label_axis(axis, f"named, told the category, %: centre {centre}")
-    saved(made, path)
+    saved(fig, path)
 
 
 # %%
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     count = 2 if args.quick else 7
     spread = {1 + round(i * (vlm.layers - 1) / (count - 1)) for i in range(count)}
     layers = sorted(args.layers or spread)
-    told = foretold(vlm, layers, 24 if args.quick else args.labelled)
+    predicted = foretold(vlm, layers, 24 if args.quick else args.labelled)
     animals = [c.name for c in bundle.concepts() if c.category == "animal"]
     number = 2 if args.quick else args.concepts
     some = [(name, "animal", name) for name in animals[:: max(1, len(animals) // number)][:number]]
@@ -125,11 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
             if store is None:
                 return 130
             sheet(store, jobs).save(args.folder / f"{pooling}-{centre}.png")
-            for found in tables.rates(nd.results(store), protocol="hint"):
-                state = told[centre, found["layer"]]
-                row: dict[str, Any] = dict(pooling=pooling, centre=centre, layer=found["layer"])
+            for rate_row in tables.rates(nd.results(store), protocol="hint"):
+                state = predicted[centre, rate_row["layer"]]
+                row: dict[str, Any] = dict(pooling=pooling, centre=centre, layer=rate_row["layer"])
                 row |= {k: state[k] for k in ("works", "auc", "p", "common", "sinks")}
-                rows.append(row | {k: found[k] for k in ("rate", "low", "high", "chance", "reach")})
+                rows.append(row | {k: rate_row[k] for k in ("rate", "low", "high", "chance", "reach")})
             print(tables.to_markdown([r for r in rows if (r["pooling"], r["centre"]) == (pooling, centre)]), flush=True)
     tables.write_csv(rows, args.folder / "collapse.csv")
     figure(rows, args.folder / "collapse.png")

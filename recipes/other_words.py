@@ -86,45 +86,45 @@ fire | feu | Feuer | fuego | flame | hot fire | it burns and gives warmth
 def texts() -> dict[str, dict[str, str]]:
     """By kind, what says each thing; another word that the labels know is left out, too."""
     labels = {name.lower() for c in bundle.concepts() for name in (c.name, *c.aliases)}
-    found: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+    by_kind: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
     for line in WORDS.strip().splitlines():
         thing, *others = (part.strip() for part in line.split("|"))
-        found[KINDS[0]][thing] = thing
+        by_kind[KINDS[0]][thing] = thing
         for kind, text in zip(KINDS[1:], others, strict=True):
             if text != "-" and text.lower() not in labels:
-                found[kind][thing] = text
-    return found
+                by_kind[kind][thing] = text
+    return by_kind
 
 
-def directions(vlm: nd.VLM, said: list[str], layers: list[int]) -> dict[str, list[nd.Direction]]:
+def directions(vlm: nd.VLM, phrases: list[str], layers: list[int]) -> dict[str, list[nd.Direction]]:
     """Those texts that the model's tokenizer can write, with their concept vectors by layer."""
-    found = {}
-    for text in said:
+    vectors = {}
+    for text in phrases:
         try:
-            found[text] = nd.concept(vlm, text, layers)
+            vectors[text] = nd.concept(vlm, text, layers)
         except ValueError as error:
             print(f"left out: {str(error).splitlines()[0]}", file=sys.stderr)
-    return found
+    return vectors
 
 
 def ranks(vlm: nd.VLM, kinds: dict[str, dict[str, str]], layers: list[int], batch: int) -> list[dict[str, Any]]:
     """By kind and layer, how often a text's own picture is near to it, among all bundled pictures."""
-    shown = bundle.pictures()
-    pictures, places = torch.cat(as_tensors([p.image for p in shown], "pictures")), [p.name for p in shown]
+    samples = bundle.pictures()
+    pictures, places = torch.cat(as_tensors([p.image for p in samples], "pictures")), [p.name for p in samples]
     sites = [vlm.site(layer) for layer in layers]
     seen: dict[nd.Site, list[torch.Tensor]] = {site: [] for site in sites}
     for part in pictures.split(batch):
         with torch.no_grad():
             for site, patches in nd.read_pictures(vlm, part.to(vlm.device), sites).items():
                 seen[site].append(patches.float().mean(1).cpu())
-    of = directions(vlm, list(dict.fromkeys(text for said in kinds.values() for text in said.values())), layers)
+    of = directions(vlm, list(dict.fromkeys(text for by_thing in kinds.values() for text in by_thing.values())), layers)
     rows = []
     for i, site in enumerate(sites):
         means = torch.cat(seen[site])
         means = torch.nn.functional.normalize(means - means.mean(0), dim=1)
         base = torch.stack([of[text][i].vector for text in kinds[KINDS[0]].values() if text in of]).mean(0).cpu()
-        for kind, said in kinds.items():
-            mine = {thing: text for thing, text in said.items() if text in of}
+        for kind, by_thing in kinds.items():
+            mine = {thing: text for thing, text in by_thing.items() if text in of}
             if not mine:
                 continue
             vectors = torch.stack([of[text][i].vector.cpu() for text in mine.values()])
@@ -187,8 +187,8 @@ def main(arguments: list[str] | None = None) -> int:
         layer = args.layer or best["layer"]
         steps = 12 if args.quick else args.steps
         change: dict[str, Any] = {k: v for k, v in (("steps", steps), ("batch", args.views)) if v}
-        made = [nd.synthesize(vlm, nd.concept(vlm, text, layer), **change) for text in draw]
-        nd.Prototypes(made).grid(columns=min(6, len(made)), side=128).save(args.folder / "drawn.png")
+        prototypes = [nd.synthesize(vlm, nd.concept(vlm, text, layer), **change) for text in draw]
+        nd.Prototypes(prototypes).grid(columns=min(6, len(prototypes)), side=128).save(args.folder / "drawn.png")
     print(f"\nresults are in {args.folder}")
     return 0
 

@@ -58,8 +58,8 @@ def main() -> None:
         print(nd.sweep(vlm, jobs, args.folder, settings=settings, remote_concurrency=args.remote_concurrency))
     else:
         # nothing is sent yet: the vectors are made in the job that climbs them
-        found = nd.concept(vlm, args.words, layer=args.layers)
-        directions = [direction for of_word in found for direction in of_word]
+        by_word = nd.concept(vlm, args.words, layer=args.layers)
+        directions = [direction for of_word in by_word for direction in of_word]
         if args.submit:
             job = nd.submit(vlm, directions, **changes)
             print(f"left there as {job.id}; fetch it with --collect {job.id}")
@@ -67,10 +67,10 @@ def main() -> None:
             keep(nd.synthesize(vlm, directions, **changes), args.folder)
 
 
-def keep(made: nd.Prototype | nd.Prototypes, folder: Path) -> None:
-    made.save(folder)
-    for one in made if isinstance(made, nd.Prototypes) else [made]:
-        print(one)
+def keep(result: nd.Prototype | nd.Prototypes, folder: Path) -> None:
+    result.save(folder)
+    for prototype in result if isinstance(result, nd.Prototypes) else [result]:
+        print(prototype)
 
 
 if __name__ == "__main__":

@@ -81,38 +81,38 @@ def picked(
     vlm: nd.VLM, sae: Any, material: Material, args: argparse.Namespace
 ) -> tuple[dict[int, str], Responses | None]:
     """Numbers of features with why each was picked, and the responses of all if they had to be read."""
-    found: dict[int, str] = {int(i): "asked for" for i in args.features or []}
+    reasons: dict[int, str] = {int(i): "asked for" for i in args.features or []}
     if args.word:
-        for one in nd.candidates(vlm, sae, words=args.word, top=args.count):
-            found.setdefault(one.index, f"active on the word {', '.join(args.word)}")
+        for candidate in nd.candidates(vlm, sae, words=args.word, top=args.count):
+            reasons.setdefault(candidate.index, f"active on the word {', '.join(args.word)}")
     for file in args.picture or []:
         for active in nd.features_of(vlm, sae, as_image(file), top=args.count):
-            found.setdefault(active.index, f"active on {file.name}")
+            reasons.setdefault(active.index, f"active on {file.name}")
     if args.data:
         images = [as_image(f) for f in files(args.data)]
         if not images:
             raise SystemExit(f"--data {args.data}: no picture there ({', '.join(ENDINGS)} are looked for)")
-        for one in nd.candidates(vlm, sae, images=images, top=args.count):
-            found.setdefault(one.index, f"active on the pictures of {args.data}")
+        for candidate in nd.candidates(vlm, sae, images=images, top=args.count):
+            reasons.setdefault(candidate.index, f"active on the pictures of {args.data}")
     if args.bundled:
-        for one in nd.candidates(vlm, sae, images=list(material.pictures), top=args.count):
-            found.setdefault(one.index, "active on the bundled pictures")
-    told = None
-    if args.both or not found:
-        told = responses(vlm, sae, site_of(vlm, sae), material.words, material.pictures, material.names)
-        both = {s.feature: s.concept for reading in ({}, {"among": 5}) for s in selective(told, **reading)}
+        for candidate in nd.candidates(vlm, sae, images=list(material.pictures), top=args.count):
+            reasons.setdefault(candidate.index, "active on the bundled pictures")
+    activations = None
+    if args.both or not reasons:
+        activations = responses(vlm, sae, site_of(vlm, sae), material.words, material.pictures, material.names)
+        both = {s.feature: s.concept for reading in ({}, {"among": 5}) for s in selective(activations, **reading)}
         for index, concept in list(both.items())[: args.count]:
-            found.setdefault(index, f"fires for the word and pictures of {concept}")
+            reasons.setdefault(index, f"fires for the word and pictures of {concept}")
         if not both:
             print("no feature fires for word and picture alike")
-    if not found:  # an autoencoder too small for that
-        assert told is not None
-        best = told.by_picture.amax(0).topk(min(args.count, len(told.features)))
+    if not reasons:  # an autoencoder too small for that
+        assert activations is not None
+        best = activations.by_picture.amax(0).topk(min(args.count, len(activations.features)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        found = {i: "active on the pictures" for i, value in pairs if value > 0}
-    if not found:
+        reasons = {i: "active on the pictures" for i, value in pairs if value > 0}
+    if not reasons:
         raise SystemExit("no feature fires for any of these; give --features")
-    return found, told
+    return reasons, activations
 
 
 # %% [markdown]
@@ -133,7 +133,7 @@ def examiner(args: argparse.Namespace, material: Material) -> Any:
 def results(
     vlm: nd.VLM,
     sae: Any,
-    made: Made,
+    result: Made,
     judged: Judged | None,
     material: Material,
     why: dict[int, str],
@@ -143,24 +143,24 @@ def results(
     """Write the tables and the page."""
     images, names = [as_image(f) for f in args.picture or []], [f.name for f in args.picture or []]
     if not images:  # pictures that these features know
-        known = list(dict.fromkeys(name for card in made.cards for name, _ in card.shown[:1]))[:8]
-        images, names = [material.pictures[material.names.index(n)] for n in known], known
+        examples = list(dict.fromkeys(name for card in result.cards for name, _ in card.shown[:1]))[:8]
+        images, names = [material.pictures[material.names.index(n)] for n in examples], examples
     seen = seen_by(vlm, sae, images, names)
-    for one in seen:
-        print(f"{one.name}: {', '.join(f'{f.index} ({f.max:.2f})' for f in one.features[:5]) or 'no feature fires'}")
-    told = [
+    for p in seen:
+        print(f"{p.name}: {', '.join(f'{f.index} ({f.max:.2f})' for f in p.features[:5]) or 'no feature fires'}")
+    rows = [
         dict(feature=c.index, word=c.label, activation=round(c.prototype().readings["act_max"], 3),
              highest_on_real_pictures=round(c.most_real, 3), picked=why.get(c.index, ""))
-        for c in made.cards
+        for c in result.cards
     ]  # fmt: skip
-    tables.write_csv(told, args.folder / "features.csv")
+    tables.write_csv(rows, args.folder / "features.csv")
     if judged:
         tables.write_csv(judged.rows, args.folder / "rates.csv")
         text = tables.to_markdown(judged.rows)
         (args.folder / "rates.md").write_text(text + "\n", encoding="utf-8")
         print(f"\nDoes the judge name what the most activating word says?\n\n{text}\n")
     index = page(
-        made.cards,
+        result.cards,
         args.folder / "index.html",
         pictures=seen,
         verdicts=judged.verdicts if judged else None,
@@ -224,21 +224,21 @@ def run(sae: Any, args: argparse.Namespace) -> int:
         material = Material(names, material.pictures[::8], names, material.categories)
     settings = choose(vlm, site.layer)
     settings = settings.but(steps=args.steps or settings.steps)
-    why, told = picked(vlm, sae, material, args)
+    why, firing = picked(vlm, sae, material, args)
     print(f"{len(why)} features at {vlm.describe(site)}", flush=True)
-    made = make_cards(
-        vlm, sae, list(why), args.folder, material=material, found=told, seeds=args.seeds, strengths=args.strengths,
+    result = make_cards(
+        vlm, sae, list(why), args.folder, material=material, found=firing, seeds=args.seeds, strengths=args.strengths,
         objective=args.objective, settings=settings, reference=args.reference, progress=True,
     )  # fmt: skip
-    print(made, file=sys.stderr)
-    for index, error in made.failed.items():
+    print(result, file=sys.stderr)
+    for index, error in result.failed.items():
         print(f"feature {index}: {error}", file=sys.stderr)
-    if made.interrupted or not made.cards:
-        return 130 if made.interrupted else 1
-    judge, judged, failed = examiner(args, material), None, bool(made.failed)
+    if result.interrupted or not result.cards:
+        return 130 if result.interrupted else 1
+    judge, judged, failed = examiner(args, material), None, bool(result.failed)
     try:
         judged = judge and judge_features(
-            vlm, sae, made.cards, args.folder / "judged", judge, material=material, settings=settings,
+            vlm, sae, result.cards, args.folder / "judged", judge, material=material, settings=settings,
             reference=args.reference, progress=True,
         )  # fmt: skip
     except JudgeStopped as stop:
@@ -246,9 +246,9 @@ def run(sae: Any, args: argparse.Namespace) -> int:
         failed = True
     except KeyboardInterrupt:
         return 130
-    first = {i: told.top_words(i, 1) for i in told.features} if told else {}
+    first = {i: firing.top_words(i, 1) for i in firing.features} if firing else {}
     labels = {i: words[0][0] for i, words in first.items() if words}
-    results(vlm, sae, made, judged, material, why, labels, args)
+    results(vlm, sae, result, judged, material, why, labels, args)
     return int(failed)
 
 

@@ -54,18 +54,18 @@ READINGS = {"strict": dict(margin=0.2), "same first": {}, "among five": dict(amo
 def lines(count: int, seed: int) -> list[str]:
     """`count` texts, one in three a name; in random order."""
     chance_ = random.Random(seed)
-    told = [line for line in text.corpus(rounds=1, seed=seed) if line.strip()]
+    sentences = [line for line in text.corpus(rounds=1, seed=seed) if line.strip()]
     names = [n for c in art.concepts() for n in (c.name, c.name, *c.aliases)]
-    return [chance_.choice(names if chance_.random() < 1 / 3 else told) for _ in range(count)]
+    return [chance_.choice(names if chance_.random() < 1 / 3 else sentences) for _ in range(count)]
 
 
 def text_tokens(vlm: nd.VLM, layer: int, count: int, seed: int) -> torch.Tensor:
     """At least `count` activations (n, d) of text tokens, float32, text by text."""
-    site, chance_, found, have = vlm.site(layer), random.Random(seed), [], 0
-    for told in (lines(512, seed + i) for i in range(10**6)):
+    site, chance_, parts, have = vlm.site(layer), random.Random(seed), [], 0
+    for texts in (lines(512, seed + i) for i in range(10**6)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of characters that the miniature tokenizer does not know
-            prompts = spans.wrap(vlm.tokenizer, told)
+            prompts = spans.wrap(vlm.tokenizer, texts)
         for batch in spans.batches(prompts):
             longest = max(len(p.ids) for p in batch)
             ids = torch.tensor([[*p.ids, *[0] * (longest - len(p.ids))] for p in batch])
@@ -73,11 +73,11 @@ def text_tokens(vlm: nd.VLM, layer: int, count: int, seed: int) -> torch.Tensor:
             states = nd.read_text(vlm, ids, mask, [site])[site]
             for prompt, state in zip(batch, states, strict=True):
                 closing = chance_.randrange(prompt.own[-1] + 1, len(prompt.ids))
-                found.append(state[[*prompt.own, closing]].float())
-                have += len(found[-1])
+                parts.append(state[[*prompt.own, closing]].float())
+                have += len(parts[-1])
         if have >= count:
             break
-    return torch.cat(found)
+    return torch.cat(parts)
 
 
 # %% [markdown]
@@ -101,10 +101,10 @@ def art_views(data: Path, side: int, seed: int) -> Iterator[torch.Tensor]:
 
 def bundled_views(side: int, seed: int) -> Iterator[torch.Tensor]:
     """The same of the bundled held-out pictures."""
-    shown = bundle.pictures()
+    pictures = bundle.pictures()
     clear = []
-    for one in shown:
-        numbers = np.dstack([np.asarray(one.image), np.asarray(one.mask)])
+    for picture in pictures:
+        numbers = np.dstack([np.asarray(picture.image), np.asarray(picture.mask)])
         clear.append(numbers)
     source, generator = augment.masters(np.stack(clear), side), torch.Generator().manual_seed(seed)
     while True:
@@ -114,12 +114,12 @@ def bundled_views(side: int, seed: int) -> Iterator[torch.Tensor]:
 
 def image_tokens(vlm: nd.VLM, layer: int, views: Iterator[torch.Tensor], count: int) -> torch.Tensor:
     """At least `count` activations (n, d) of image tokens, float32, picture by picture."""
-    site, found, have = vlm.site(layer), [], 0
+    site, parts, have = vlm.site(layer), [], 0
     while have < count:
         with torch.no_grad():
-            found.append(nd.read_pictures(vlm, next(views), [site])[site].float().flatten(0, 1))
-        have += len(found[-1])
-    return torch.cat(found)
+            parts.append(nd.read_pictures(vlm, next(views), [site])[site].float().flatten(0, 1))
+        have += len(parts[-1])
+    return torch.cat(parts)
 
 
 def batches(tokens: dict[str, torch.Tensor], size: int, seed: int) -> Iterator[torch.Tensor]:
@@ -235,25 +235,25 @@ def firing(sae: Any, tokens: torch.Tensor) -> torch.Tensor:
 def known(vlm: nd.VLM, sae: Any, layer: int) -> Responses:
     """What the concepts' names and bundled pictures, on white, grey and black, make fire."""
     names = [c.name for c in bundle.concepts()]
-    shown = [p for ground in (1.0, 0.5, 0.0) for p in bundle.pictures(names, background=ground)]
-    return responses(vlm, sae, layer, names, as_tensors([p.image for p in shown], "pictures"), [p.name for p in shown])
+    items = [p for ground in (1.0, 0.5, 0.0) for p in bundle.pictures(names, background=ground)]
+    return responses(vlm, sae, layer, names, as_tensors([p.image for p in items], "pictures"), [p.name for p in items])
 
 
-def scores(vlm: nd.VLM, sae: Any, layer: int, told: dict[str, torch.Tensor], held: dict[str, torch.Tensor]) -> dict:
+def scores(vlm: nd.VLM, sae: Any, layer: int, trained: dict[str, torch.Tensor], held: dict[str, torch.Tensor]) -> dict:
     """Everything that is reported of an SAE."""
-    fires = {kind: firing(sae, torch.cat([told[kind], held[kind]])) for kind in told}
-    found = known(vlm, sae, layer)
+    fires = {kind: firing(sae, torch.cat([trained[kind], held[kind]])) for kind in trained}
+    activations = known(vlm, sae, layer)
     count: dict[str, Any] = {kind: reconstruction(sae, rows) for kind, rows in held.items()}
     count["features"] = len(fires["text"])
     count["dead"] = int((~(fires["text"] | fires["image"])).sum())
     count["fire for both"] = int((fires["text"] & fires["image"]).sum())
     count["selective"] = {}
     for name, reading in READINGS.items():
-        kept = selective(found, **reading)
+        kept = selective(activations, **reading)
         count["selective"][name] = {
             "features": len(kept),
             "concepts": len({s.concept for s in kept}),
-            "by chance": round(chance(found, **reading), 1),
+            "by chance": round(chance(activations, **reading), 1),
         }
     return count
 
@@ -305,11 +305,11 @@ def run(args: argparse.Namespace, out: Path) -> int:
         "image": image_tokens(vlm, args.layer, views, args.tokens),
     }
     cut = {kind: len(rows) - max(64, len(rows) // 20) for kind, rows in tokens.items()}
-    told = {kind: rows[: cut[kind]] for kind, rows in tokens.items()}
+    trained = {kind: rows[: cut[kind]] for kind, rows in tokens.items()}
     held = {kind: rows[cut[kind] :] for kind, rows in tokens.items()}
     print(f"{', '.join(f'{len(r)} {k} tokens' for k, r in tokens.items())}: {time.time() - began:.0f} s", flush=True)
-    sae = save(train(vlm, told, args), out)
-    report = {"layer": args.layer, "steps": args.steps, **scores(vlm, sae, args.layer, told, held)}
+    sae = save(train(vlm, trained, args), out)
+    report = {"layer": args.layer, "steps": args.steps, **scores(vlm, sae, args.layer, trained, held)}
     (out / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=1))
     size = sum(f.stat().st_size for f in out.iterdir()) / 1e6

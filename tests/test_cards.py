@@ -427,7 +427,7 @@ def test_the_judge_on_features(vlm: nd.VLM, sae: Any, material: Material, deck: 
     differ = len(set(words)) > 1
     assert rows["shuffled", "strict"]["named"] == 0  # nobody keeps the own word
     assert (rows["shuffled", "strict"]["pictures"] > 0) == differ
-    assert [v[2] for v in judged.verdicts[deck.cards[0].key] if "strict" in v[0]] == ["yes"]
+    assert [v[2] for v in judged.verdicts[deck.cards[0].key] if "asked freely" in v[0]] == ["yes"]
     asked = len(judge.questions)
     again = feature_judging.judge_features(vlm, sae, deck.cards, tmp_path, judge, material=material, settings=FEW)
     assert (again.rows, len(judge.questions)) == (judged.rows, asked)

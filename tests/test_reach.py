@@ -216,7 +216,13 @@ def test_reach_is_kept_with_its_prototype_and_shown(demo_vlm: nd.VLM, one: nd.Pr
 def test_shares_and_verdicts() -> None:
     both = Reach("score", 0.4, 0.5, 0.2, 1, (0.5, 0.5, 0.5))
     assert (both.own, both.cut, both.reached) == (0.8, 2.0, False)
-    assert str(both) == "did not reach real pictures: 0.80 of the best on its own ground, 2.00 of the best cut out"
+    assert str(both) == (
+        "did not reach real pictures: its score is 0.80 times the best real picture's as it is, "
+        "2.00 times the best cut out on the same ground"
+    )
+    assert str(Reach("score", -0.1, 0.5, 0.2)) == (
+        "did not reach real pictures: its score is -0.10, the best real picture's 0.50"
+    )
     assert Reach("score", 0.6, 0.5, 0.2).verdict == "reaches real pictures"
     below = Reach("score", 0.6, -0.5, 0.0, reason="none")
     assert (below.own, below.cut, below.reached) == (None, None, None)

@@ -84,7 +84,7 @@ def test_a_feature_that_does_not_fire_wears_no_tick(deck: Made, tmp_path: Path) 
         assert "names the word of 2 of 2" in count
         assert "0 of 2 reach what the best real picture does" in count
         tab.click(".tile", 0)
-        assert f"{SHORT}: 0.00 of the best on its own ground" in tab.run(
+        assert f"{SHORT}: its activation is 0.00, the best real picture's " in tab.run(
             "return document.querySelector('dialog').innerText;"
         )
         assert tab.troubles == []

@@ -188,7 +188,7 @@ def test_objects_show_themselves(demo_vlm: nd.VLM, tmp_path: Path, monkeypatch: 
     assert near[0][0] == max(others, key=lambda one: nd.cosine(fox, one)).label
     assert f"{near[0][0]} {near[0][1]:.2f}" in fox._repr_html_()
     assert nearest_words(nd.Direction(fox.vector, fox.site, "x", "unknown", {})) == []
-    assert "nd.make_cards(vlm, sae, [3])" in nd.feature("demo", 3)._repr_html_()
+    assert "nd.make_cards(vlm, sae, [3], &quot;cards&quot;)" in nd.feature("demo", 3)._repr_html_()
     plain, changed = nd.Settings.demo(), nd.Settings.demo().but(steps=9, pooling=nd.Max())
     assert "Settings.demo()</b>, as it is" in plain._repr_html_()
     shown = changed._repr_html_().partition("<details>")[0]

@@ -432,7 +432,7 @@ def test_a_store_on_a_file_or_nowhere(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="a folder is needed"):
         Store(tmp_path / "file")
-    with pytest.raises(FileNotFoundError, match=r"nd\.sweep makes one"):
+    with pytest.raises(FileNotFoundError, match="nnsight-dream sweep makes one"):
         Store(tmp_path / "none", must_exist=True)
     with pytest.raises(ValueError, match="is no key"):
         Store(tmp_path).has("../x")

@@ -83,15 +83,15 @@ def similarities(
     middle, batch = Grey() if middle is None else middle, whole(batch, "batch", 1)
     if layers is None:
         layers = range(1, vlm.layers + 1)
-    asked = [] if is_empty(layers) else layers_of(layers, "layers")[0]
+    chosen_layers = [] if is_empty(layers) else layers_of(layers, "layers")[0]
     if words is None:
         words = [name for name in pictures if name != NOISE]
     texts, _ = several(words, str, "words", "a word, or a list of them, is")
     of = [name for name, some in pictures.items() for _ in some]
-    if not of or not texts or not asked:
+    if not of or not texts or not chosen_layers:
         raise ValueError("nothing to compare: at least one picture, one word and one layer are needed")
-    sites, _ = sites_of(vlm, asked)
-    directions = concept(vlm, texts, asked)
+    sites, _ = sites_of(vlm, chosen_layers)
+    directions = concept(vlm, texts, chosen_layers)
     vectors = {s: torch.stack([d[i].vector for d in directions]).to(vlm.device) for i, s in enumerate(sites)}
     means: dict[Any, list[torch.Tensor]] = {s: [] for s in sites}
     tops: dict[Any, list[torch.Tensor]] = {s: [] for s in sites}
@@ -102,9 +102,9 @@ def similarities(
     order: list[int] = []
     for which, part in by_size(everything, batch):
         with torch.no_grad():
-            read = read_pictures(vlm, part.to(vlm.device), sites)
+            activations = read_pictures(vlm, part.to(vlm.device), sites)
         for site in sites:
-            patches = read[site].float() - centre(vlm, site, middle)
+            patches = activations[site].float() - centre(vlm, site, middle)
             if not bool(patches.isfinite().all()):
                 raise ValueError(
                     f"activations of pictures {', '.join(map(str, which))} at {vlm.describe(site)} are not finite; "
@@ -116,7 +116,7 @@ def similarities(
             moments[site].add(patches[[of[i] != NOISE for i in which]])
         order += which
     back = torch.tensor(order).argsort()  # they came size by size
-    mean, top = (np.stack([torch.cat(kept[s]).cpu()[back].T.numpy() for s in sites]) for kept in (means, tops))
+    mean, top = (np.stack([torch.cat(parts[s]).cpu()[back].T.numpy() for s in sites]) for parts in (means, tops))
     numbers = tuple(s.layer for s in sites)
     return Similarities(numbers, tuple(texts), tuple(of), mean, top, tuple(moments[s].summary() for s in sites))
 
@@ -166,19 +166,19 @@ def separation(
     """
     draws = whole(draws, "draws", 1)
     values = found.values(which)
-    shown = [w for w in found.concepts if w in found.of]
-    if len(shown) < 2:
-        raise ValueError(f"at least two words with pictures are needed; there are {shown}")
-    rows = [found.concepts.index(w) for w in shown]
-    columns = np.array([i for i, name in enumerate(found.of) if name in shown])
-    names = np.array([shown.index(found.of[i]) for i in columns])
+    words = [w for w in found.concepts if w in found.of]
+    if len(words) < 2:
+        raise ValueError(f"at least two words with pictures are needed; there are {words}")
+    rows = [found.concepts.index(w) for w in words]
+    columns = np.array([i for i, name in enumerate(found.of) if name in words])
+    names = np.array([words.index(found.of[i]) for i in columns])
     noise = [i for i, name in enumerate(found.of) if name == NOISE]
     random = np.random.default_rng(whole(seed, "seed", 0))
     shuffles = [random.permutation(names) for _ in range(draws)]
     out: list[dict[str, float | int]] = []
     for layer, table in zip(found.layers, values[:, rows], strict=True):
         inside = table[:, columns]
-        right = names == np.arange(len(shown))[:, None]
+        right = names == np.arange(len(words))[:, None]
         gap = _gap(inside, names)
         beyond = sum(_gap(inside, order) >= gap - 1e-12 for order in shuffles)
         out.append(

@@ -55,11 +55,11 @@ def own_sides(
     vision, language = image_side(vlm), text_side(vlm)
     check_pairs(vision, language, pairs)
     groups = groups_of(pairs)
-    seen = features(vision, (p.image for p in pairs), layers, folder=folder)
+    vision_features = features(vision, (p.image for p in pairs), layers, folder=folder)
     language_features = features(language, captions_of(pairs, caption), layers, folder=folder)
     rows = []
-    for layer in seen:
-        x, y = seen[layer], language_features[layer]
+    for layer in vision_features:
+        x, y = vision_features[layer], language_features[layer]
         if not np.ptp(x, axis=0).any() or not np.ptp(y, axis=0).any():
             continue
         measured: dict[tuple[str, str], Score] = dict(setting.scores(x, y, groups))
@@ -169,15 +169,15 @@ def over_concepts(
             f"{len({r['concept'] for r in results})} concepts, pairs {len(place)} groups such as {pairs[0].group!r}"
         )
     layers, groups = sorted(layer for layer, of in scores.items() if len(of) >= 4), groups_of(pairs)
-    seen = features(vision, (p.image for p in pairs), layers, folder=folder)
+    vision_features = features(vision, (p.image for p in pairs), layers, folder=folder)
     language_features = features(language, captions_of(pairs, caption), layers, folder=folder)
     rows = []
     for layer in layers:
         some = scores[layer]
         dreamt = np.array([np.mean(of) for of in some.values()])
         for direction, x, y in (
-            (L_TO_V, language_features[layer], seen[layer]),
-            (V_TO_L, seen[layer], language_features[layer]),
+            (L_TO_V, language_features[layer], vision_features[layer]),
+            (V_TO_L, vision_features[layer], language_features[layer]),
         ):
             fits = fit_of_items(setting.predict(x, y, groups))[[place[c] for c in some]]
             row = rank_score(fits, dreamt, None).row(setting.draws, seed=setting.seed)
@@ -230,11 +230,11 @@ def prototypes(
         for kind, (names, images) in sides.items():
             if len(names) < least:
                 continue
-            seen = one_layer(vision, images, setting.layers[0], folder)
+            vision_features = one_layer(vision, images, setting.layers[0], folder)
             language_features = one_layer(
                 language, captions_of([own[n] for n in names], caption), setting.layers[1], folder
             )
-            for (measure, direction), score in setting.scores(seen, language_features, None).items():
+            for (measure, direction), score in setting.scores(vision_features, language_features, None).items():
                 row = score.row(setting.draws, seed=setting.seed)
                 rows.append(dict(layer=layer, kind=kind, direction=direction) | row | dict(measure=measure))
     return rows

@@ -160,14 +160,14 @@ def tower(vlm: VLM, tokens: str = "mean") -> Encoder:
     return _vision(hf, inputs, f"{vlm.id}, tower", f"{vlm.pixels}, by size", tokens, None)
 
 
-def _by_size(items: Sequence[Any], made: Callable[[torch.Tensor], dict[Any, torch.Tensor]]) -> dict[Any, torch.Tensor]:
-    """What `made` gives of pictures (B, 3, H, W), those of one size together, so that none depends on its company."""
+def _by_size(items: Sequence[Any], pack: Callable[[torch.Tensor], dict[Any, torch.Tensor]]) -> dict[Any, torch.Tensor]:
+    """What `pack` gives of pictures (B, 3, H, W), those of one size together, so that none depends on its company."""
     items = listed(items, "items", "pictures, in a list, are")
     parts: dict[Any, list[torch.Tensor]] = {}
     order: list[int] = []
     for numbers, part in by_size(as_tensors(list(items), "pictures"), len(items) or 1):
         order += numbers
-        for name, rows in made(part).items():
+        for name, rows in pack(part).items():
             parts.setdefault(name, []).append(rows)
     back = torch.tensor(order).argsort()
     return {name: torch.cat(rows)[back.to(rows[0].device)] for name, rows in parts.items()}
@@ -189,10 +189,10 @@ def vision_model(
     processor  its image processor; the checkpoint's own if not given
     tokens     "class" (as the paper has it) or "mean" over patches, without class and register tokens; the class
                token where there is one, if not given
-    blocks     the path of its list of blocks, where it cannot be told
+    blocks     the path of its list of blocks, where it is not inferred
     device     of a hub id or folder: "cuda", "cpu" ...; the best there is if not given
 
-    Raises ValueError for a model without a class token where that is asked for, or whose blocks cannot be told, and for
+    Raises ValueError for a model without a class token where that is asked for, or whose blocks are not known, and for
     a checkpoint that lacks weights of its blocks or of what comes before them.
     """
     report = None
@@ -212,8 +212,8 @@ def vision_model(
         raise ValueError(f"{called}: a model in hand needs processor=, its image processor")
 
     def inputs(items: Sequence[Any]) -> dict[str, torch.Tensor]:
-        shown = as_images(list(items), "pictures")
-        return {"pixel_values": processor(images=shown, return_tensors="pt")["pixel_values"]}
+        images = as_images(list(items), "pictures")
+        return {"pixel_values": processor(images=images, return_tensors="pt")["pixel_values"]}
 
     processing = json.dumps(processor.to_dict(), default=str, sort_keys=True) if hasattr(processor, "to_dict") else ""
     return _vision(
@@ -231,7 +231,7 @@ def _vision(
     hf: Any,
     inputs: Callable,
     name: str,
-    told: str,
+    processing: str,
     tokens: str | None,
     blocks: str | None,
     prove: Callable[[str], None] = lambda stack: None,
@@ -249,7 +249,7 @@ def _vision(
         return {n: h[:, 0].float() if tokens == "class" else h[:, before:].float().mean(1) for n, h in states.items()}
 
     def key() -> str:
-        return key_of("vision", weights_hash(hf), str(hf.config.to_dict()), told, stack, tokens)
+        return key_of("vision", weights_hash(hf), str(hf.config.to_dict()), processing, stack, tokens)
 
     return Encoder(name, PICTURES, len(hf.get_submodule(stack)), tokens, key, read)
 
@@ -269,7 +269,7 @@ def language_model(
     model      a hub id, a local folder or a Hugging Face model; its head is never run
     tokenizer  its tokenizer; the checkpoint's own if not given
     tokens     "mean" over the text's own tokens, without special ones, or the "last" of them
-    blocks     the path of its list of blocks, where it cannot be told
+    blocks     the path of its list of blocks, where it is not inferred
     device     of a hub id or folder: "cuda", "cpu" ...; the best there is if not given
 
     Raises ValueError for a checkpoint that lacks weights of its blocks or of what comes before them; its encoder raises

@@ -99,24 +99,24 @@ def alignment_map(
     Raises ValueError for encoders of the wrong side, no pairs, missing captions, and the same picture in two groups.
     """
     check_pairs(vision, language, pairs)
-    seen = features(vision, (p.image for p in pairs), vision_layers, folder=folder)
+    vision_features = features(vision, (p.image for p in pairs), vision_layers, folder=folder)
     language_features = features(language, captions_of(pairs, caption), language_layers, folder=folder)
     options = (
         dict(duplicates="allow", groups=groups_of(pairs)) | more
     )  # pictures were compared; captions may well be equal
-    rows = layer_map(_varying(seen), _varying(language_features), measure, draws=draws, **options)  # type: ignore[arg-type]
+    rows = layer_map(_varying(vision_features), _varying(language_features), measure, draws=draws, **options)  # type: ignore[arg-type]
     for row in rows:
         row["direction"] = _DIRECTIONS[row["direction"]]
     names = {"x_layer": "vision_layer", "y_layer": "language_layer"}
     return [{names.get(k, k): v for k, v in row.items()} for row in rows]
 
 
-def _varying(found: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+def _varying(side: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
     """Layers in which items differ at all: the embedding of a last token that all texts share does not."""
-    kept = {layer: values for layer, values in found.items() if np.ptp(values, axis=0).any()}
-    if not kept:
-        raise ValueError(f"all items are the same in every layer of {list(found)}: choose tokens='mean' or other items")
-    return kept
+    varying = {layer: values for layer, values in side.items() if np.ptp(values, axis=0).any()}
+    if not varying:
+        raise ValueError(f"all items are the same in every layer of {list(side)}: choose tokens='mean' or other items")
+    return varying
 
 
 @dataclass(frozen=True)
@@ -175,16 +175,16 @@ def manipulated(
     """
     check_pairs(vision, language, pairs)
     groups, texts = groups_of(pairs), captions_of(pairs, caption)
-    seen = one_layer(vision, (p.image for p in pairs), setting.layers[0], folder)
+    vision_features = one_layer(vision, (p.image for p in pairs), setting.layers[0], folder)
     language_features = one_layer(language, texts, setting.layers[1], folder)
-    before = setting.scores(seen, language_features, groups)
+    before = setting.scores(vision_features, language_features, groups)
     rows = [_row("none", key, score, None, setting) | dict(touched=0.0) for key, score in before.items()]
     for manipulation in manipulations:
-        a, b = seen, language_features
+        a, b = vision_features, language_features
         touched: list[bool] = []
         if manipulation.of == PICTURES:
-            made = _changed_pictures(pairs, manipulation, touched)
-            a = one_layer(vision, made, setting.layers[0], folder)
+            pictures = _changed_pictures(pairs, manipulation, touched)
+            a = one_layer(vision, pictures, setting.layers[0], folder)
         else:
             words = [manipulation.change(text) for text in texts]
             touched = [w != t for w, t in zip(words, texts, strict=True)]
@@ -239,19 +239,19 @@ def exemplar_averaging(
     at_least(most=most, repeats=repeats)
     choice(over, "over", ("captions", "pictures"))
     check_pairs(vision, language, pairs)
-    named: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = {}
     for i, pair in enumerate(pairs):
-        named.setdefault(pair.group, []).append(i)
+        members.setdefault(pair.group, []).append(i)
     begins = np.cumsum([0, *(len(p.captions) for p in pairs)])
     own = [np.arange(a, b) for a, b in pairwise(begins)]  # rows of a picture's captions
-    seen = one_layer(vision, (p.image for p in pairs), setting.layers[0], folder)
+    vision_features = one_layer(vision, (p.image for p in pairs), setting.layers[0], folder)
     language_features = one_layer(language, (c for p in pairs for c in p.captions), setting.layers[1], folder)
-    pictures = [np.array(rows) for rows in named.values()]
-    captions = [np.concatenate([own[i] for i in rows]) for rows in named.values()]
+    pictures = [np.array(rows) for rows in members.values()]
+    captions = [np.concatenate([own[i] for i in rows]) for rows in members.values()]
     exemplars = captions if over == "captions" else pictures
-    if short := [name for name, some in zip(named, exemplars, strict=True) if len(some) < most]:
+    if short := [name for name, some in zip(members, exemplars, strict=True) if len(some) < most]:
         raise ValueError(
-            f"{len(short)} of {len(named)} groups, such as {short[0]!r}, have fewer than most={most} {over}; the "
+            f"{len(short)} of {len(members)} groups, such as {short[0]!r}, have fewer than most={most} {over}; the "
             f"least is {min(map(len, exemplars))}"
         )
     random = np.random.default_rng(setting.seed)
@@ -259,9 +259,9 @@ def exemplar_averaging(
     for k in range(1, most + 1):
         measured: dict[tuple[str, str], list[Score]] = {}
         for _ in range(repeats):
-            drawn = [random.choice(some, k, replace=False) for some in exemplars]
-            a = _means(seen, drawn if over == "pictures" else pictures)
-            b = _means(language_features, drawn if over == "captions" else captions)
+            samples = [random.choice(some, k, replace=False) for some in exemplars]
+            a = _means(vision_features, samples if over == "pictures" else pictures)
+            b = _means(language_features, samples if over == "captions" else captions)
             for key, score in setting.scores(a, b, None).items():
                 measured.setdefault(key, []).append(score)
         for (measure, direction), scores in measured.items():
@@ -269,7 +269,7 @@ def exemplar_averaging(
             low, high = np.mean([s.interval(setting.draws, seed=setting.seed) for s in scores], axis=0)
             p = float(np.median([s.null(setting.draws, seed=setting.seed).p for s in scores]))
             row = dict(value=float(np.mean(values)), value_low=float(low), value_high=float(high))
-            row |= dict(value_least=min(values), value_most=max(values), p=p, n=len(named))
+            row |= dict(value_least=min(values), value_most=max(values), p=p, n=len(members))
             rows.append(dict(over=over, k=k, measure=measure, direction=direction) | row)
     return rows
 

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import itertools
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,15 +81,15 @@ def features(
     kept: give another folder=.
     """
     at_least(batch=batch)
-    wanted = encoder.check_layers(None if layers is None else list(layers))
-    kept = cache.folder() / "features" if folder is None else arguments.path(folder, "folder")
-    home = files.check_folder(kept) / encoder.key
+    numbers = encoder.check_layers(None if layers is None else list(layers))
+    root = cache.folder() / "features" if folder is None else arguments.path(folder, "folder")
+    home = files.check_folder(root) / encoder.key
     places: list[Path] = []
     n = computed = 0
     stream = iter(items)
     while some := [_held(item, encoder.takes) for item in itertools.islice(stream, CHUNK)]:
         place = home / _name(encoder, some)
-        missing = [layer for layer in wanted if not _is_whole(place, layer, len(some))]
+        missing = [layer for layer in numbers if not _is_whole(place, layer, len(some))]
         if missing:
             _make(encoder, some, missing, place, batch)
             computed += 1
@@ -100,7 +99,7 @@ def features(
             progress(n)
     if not n:
         raise ValueError(f"no {encoder.takes}: at least one item is needed")
-    return Features(encoder, n, computed, tuple(wanted), tuple(places))
+    return Features(encoder, n, computed, tuple(numbers), tuple(places))
 
 
 def _name(encoder: Encoder, items: list[Any]) -> str:
@@ -159,7 +158,7 @@ def _is_whole(place: Path, layer: int, count: int) -> bool:
             return True
         raise ValueError(f"it does not hold {count} items")
     except Exception as error:  # whatever is wrong with the file, it can be made again
-        warnings.warn(f"{path} cannot be used ({error}); it is made anew", stacklevel=3)
+        arguments.warn(f"{path} cannot be used ({error}); it is made anew")
         return False
 
 

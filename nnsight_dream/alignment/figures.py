@@ -183,8 +183,8 @@ def _bars(
     """Points with their intervals, where these are known."""
     values = [r["value"] for r in rows]
     ends = (f"{name}_low", f"{name}_high")
-    known = all(r.get(k) is not None for r in rows for k in ends)
-    reach = [[max(0.0, abs(r["value"] - r[k])) for r in rows] for k in ends] if known else None
+    has_ends = all(r.get(k) is not None for r in rows for k in ends)
+    reach = [[max(0.0, abs(r["value"] - r[k])) for r in rows] for k in ends] if has_ends else None
     style = dict(fmt=MARKERS[i] + line, color=COLOURS[i], markersize=4, capsize=2, elinewidth=0.8, linewidth=1.0)
     axis.errorbar(xs, values, reach, label=label, **style)
 

@@ -85,10 +85,10 @@ def scrambled(seed: int = 0) -> Manipulation:
             return caption
         digest = hashlib.sha256(f"{seed} {caption}".encode()).digest()
         random = np.random.default_rng(int.from_bytes(digest[:8], "big"))  # the same in any order of captions
-        said = words
-        while said == words:
-            said = [words[i] for i in random.permutation(len(words))]
-        return " ".join(said)
+        shuffled = words
+        while shuffled == words:
+            shuffled = [words[i] for i in random.permutation(len(words))]
+        return " ".join(shuffled)
 
     return Manipulation("scrambled words", "words", change)
 
@@ -106,13 +106,13 @@ def only(part: str, tagger: Tagger | None = None) -> Manipulation:
     choice(part, "part", tuple(begins))
 
     def change(caption: str) -> str:
-        left = [word for word, tag in (tagger or _nltk)(caption) if tag.startswith(begins[part])]
-        if not left:
+        words = [word for word, tag in (tagger or _nltk)(caption) if tag.startswith(begins[part])]
+        if not words:
             raise ValueError(
                 f"{caption!r} has no {part}, so nothing is left of it; leave such pairs out, or choose captions that "
                 "have some"
             )
-        return " ".join(left)
+        return " ".join(words)
 
     return Manipulation(f"{part} only", "words", change)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A picture and what is said of it.
+    """A picture and its captions.
 
     name      which picture it is, for messages
     captions  one text or more
@@ -59,14 +59,14 @@ class Pair:
         return _mask(read(self.covering, f"the mask of {self.name}"), picture, self.name)
 
 
-def _mask(found: Read, picture: Read, name: str) -> Image.Image:
+def _mask(raw: Read, picture: Read, name: str) -> Image.Image:
     """A mask's brightness; what of it is clear is ground."""
     from PIL import ImageChops
 
-    if found.size != picture.size:
-        raise ValueError(f"{name}: the picture is {picture.size[0]} x {picture.size[1]}, its mask {found.size}")
-    mask = found.image.convert("L")
-    return mask if found.cover is None else ImageChops.subtract(mask, ImageChops.invert(found.cover))  # white to black
+    if raw.size != picture.size:
+        raise ValueError(f"{name}: the picture is {picture.size[0]} x {picture.size[1]}, its mask {raw.size}")
+    mask = raw.image.convert("L")
+    return mask if raw.cover is None else ImageChops.subtract(mask, ImageChops.invert(raw.cover))  # white to black
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Outlines:
 def pair(name: str, source: Any, captions: Any, group: Any = None, mask: Any = None) -> Pair:
     """A pair, checked. Raises ValueError for missing or empty captions, and for half a character in one."""
     several, form = () if captions is None else captions, "a caption, or a list of them, is"
-    given = [captions] if isinstance(captions, str) else arguments.listed(several, name, form)
-    texts = tuple(c.strip() for c in given if isinstance(c, str) and c.strip())
-    if not texts or len(texts) < len(given):
+    items = [captions] if isinstance(captions, str) else arguments.listed(several, name, form)
+    texts = tuple(c.strip() for c in items if isinstance(c, str) and c.strip())
+    if not texts or len(texts) < len(items):
         raise ValueError(f"{name}: one caption or more is needed, none of them empty; got {arguments.shown(captions)}")
     for caption in texts:
         arguments.text(caption, f"{name}: caption")

@@ -38,12 +38,12 @@ def bundled(names: Iterable[str] | None = None, *, phrases: Sequence[str] = PHRA
     many = isinstance(phrases, (list, tuple)) and all(isinstance(p, str) for p in phrases)
     if not many or not phrases:
         raise ValueError(f"phrases={arguments.shown(phrases)}: one template or more is needed, such as {PHRASES[:2]}")
-    known = {c.name: c for c in bundle.concepts()}
+    concepts = {c.name: c for c in bundle.concepts()}
     pairs = []
-    for shown in bundle.pictures(names):
-        all_names = (shown.name, *known[shown.name].aliases)
-        captions = [p.format(name=name, category=shown.category) for p in phrases for name in all_names]
-        pairs.append(pair(shown.name, shown.image, captions, None, shown.mask))
+    for picture in bundle.pictures(names):
+        all_names = (picture.name, *concepts[picture.name].aliases)
+        captions = [p.format(name=name, category=picture.category) for p in phrases for name in all_names]
+        pairs.append(pair(picture.name, picture.image, captions, None, picture.mask))
     return whole(pairs, "bundled pictures")
 
 
@@ -128,13 +128,13 @@ def _of_row(row: Mapping[str, Any], where: str, path: Path) -> Pair:
 
 def _picture_column(row: Mapping[str, Any], where: str) -> str | None:
     """Which column is the picture."""
-    named = [c for c in row if str(c).endswith("_file_name") and c not in ("mask_file_name", "image_file_name")]
-    known = [c for c in ("file_name", "image_file_name", "image") if row.get(c)]
-    if known or not named:
-        return known[0] if known else None
-    if len(named) > 1:
-        raise ValueError(f"{where}: which is the picture, {' or '.join(named)}? Call its column file_name")
-    return named[0] if row[named[0]] else None
+    custom = [c for c in row if str(c).endswith("_file_name") and c not in ("mask_file_name", "image_file_name")]
+    standard = [c for c in ("file_name", "image_file_name", "image") if row.get(c)]
+    if standard or not custom:
+        return standard[0] if standard else None
+    if len(custom) > 1:
+        raise ValueError(f"{where}: which is the picture, {' or '.join(custom)}? Call its column file_name")
+    return custom[0] if row[custom[0]] else None
 
 
 def _captions(row: Mapping[str, Any]) -> list[Any]:
@@ -169,12 +169,12 @@ def from_coco(
     if instances is not None:
         for row in _annotations(instances, "segmentation")["annotations"]:
             shapes.setdefault(row["image_id"], []).append(row["segmentation"])
-    known = _annotations(captions, "caption")
+    caption_data = _annotations(captions, "caption")
     texts: dict[Any, list[str]] = {}
-    for row in known["annotations"]:
+    for row in caption_data["annotations"]:
         texts.setdefault(row["image_id"], []).append(row["caption"])
     pairs: list[Pair] = []
-    for row in known["images"]:
+    for row in caption_data["images"]:
         if row["id"] not in texts or (most is not None and len(pairs) >= most):
             continue
         path = Path(pictures) / row["file_name"].replace("\\", "/")

@@ -59,7 +59,7 @@ def preference(
     if not choices:
         raise ValueError("no choices: at least 15 are needed, three for each of five folds")
     pictures = [p for c in choices for p in c.pictures]
-    seen = one_layer(vision, pictures, setting.layers[0], folder)
+    vision_features = one_layer(vision, pictures, setting.layers[0], folder)
     language_features = np.repeat(
         one_layer(language, [c.prompt for c in choices], setting.layers[1], folder), 2, axis=0
     )
@@ -68,7 +68,7 @@ def preference(
     chosen = np.array([c.chosen for c in choices])
     random = np.random.default_rng(setting.seed)
     rows = []
-    for direction, x, y in ((L_TO_V, language_features, seen), (V_TO_L, seen, language_features)):
+    for direction, x, y in ((L_TO_V, language_features, vision_features), (V_TO_L, vision_features, language_features)):
         fits = fit_of_items(setting.predict(x, y, groups)).reshape(-1, 2)
         gap = fits[np.arange(len(chosen)), chosen] - fits[np.arange(len(chosen)), 1 - chosen]
         agree = np.sign(gap) / 2 + 0.5
@@ -96,18 +96,18 @@ def clip_scores(
     at_least(batch=batch)
     if not pairs:
         raise ValueError("no pairs: at least one is needed")
-    found, processor, name = loaded(model, processor, "AutoModel", options)
-    if not hasattr(found, "get_text_features") or not hasattr(found, "get_image_features"):
-        raise TypeError(f"{name} ({type(found).__name__}) is no dual encoder: give a CLIP or SigLIP model")
+    model, processor, name = loaded(model, processor, "AutoModel", options)
+    if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
+        raise TypeError(f"{name} ({type(model).__name__}) is no dual encoder: give a CLIP or SigLIP model")
     texts, scores = captions_of(pairs, caption), []
-    texts, length = worded(texts, found, processor, name)
+    texts, length = worded(texts, model, processor, name)
     for begin in range(0, len(pairs), batch):
         some = slice(begin, begin + batch)
         sides = []
-        shown = [p.image for p in pairs[some]]
-        for kind, given in (("image", dict(images=shown)), ("text", dict(text=texts[some], **length))):
-            with still(found):
-                out = getattr(found, f"get_{kind}_features")(**placed(processor(**given, return_tensors="pt"), found))
+        images = [p.image for p in pairs[some]]
+        for kind, inputs in (("image", dict(images=images)), ("text", dict(text=texts[some], **length))):
+            with still(model):
+                out = getattr(model, f"get_{kind}_features")(**placed(processor(**inputs, return_tensors="pt"), model))
             vectors = out if hasattr(out, "norm") else out.pooler_output
             sides.append((vectors / vectors.norm(dim=-1, keepdim=True)).float().cpu().numpy())
         scores.append((sides[0] * sides[1]).sum(1))
@@ -139,10 +139,10 @@ def rank_agreement(
         )
     matrix(other_scores[:, None], "others")
     groups = groups_of(pairs)
-    seen = one_layer(vision, (p.image for p in pairs), setting.layers[0], folder)
+    vision_features = one_layer(vision, (p.image for p in pairs), setting.layers[0], folder)
     language_features = one_layer(language, captions_of(pairs, caption), setting.layers[1], folder)
     rows = []
-    for direction, x, y in ((L_TO_V, language_features, seen), (V_TO_L, seen, language_features)):
+    for direction, x, y in ((L_TO_V, language_features, vision_features), (V_TO_L, vision_features, language_features)):
         score = rank_score(fit_of_items(setting.predict(x, y, groups)), other_scores, groups)
         rows.append(dict(direction=direction) | score.row(setting.draws, seed=setting.seed))
     return rows
@@ -156,7 +156,7 @@ def rank_score(a: np.ndarray, b: np.ndarray, groups: np.ndarray | None) -> Score
         return float(np.corrcoef(u, v)[0, 1]) if np.ptp(u) and np.ptp(v) else float("nan")
 
     def weighted(weights: np.ndarray) -> np.ndarray:
-        drawn = (np.repeat(np.arange(len(a)), w.astype(int)) for w in weights)
-        return np.array([spearman(a[rows], b[rows]) for rows in drawn])
+        samples = (np.repeat(np.arange(len(a)), w.astype(int)) for w in weights)
+        return np.array([spearman(a[rows], b[rows]) for rows in samples])
 
     return Score("rank agreement", spearman(a, b), len(a), groups, None, lambda o: spearman(a, b[o]), weighted)

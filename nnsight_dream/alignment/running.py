@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import arguments
 from ..arguments import is_whole, listed, shown
 from ..engine.read import reach
 from ..models.checkpoint import placeless, refuse_missing
@@ -55,7 +55,7 @@ def key_of(*told: Any) -> str:
 
 
 def refuse_incomplete(name: str, model: Any, hf: Any, stack: str, report: Any) -> None:
-    """Raise ValueError where a checkpoint lacks weights of the blocks, or of what is made before them."""
+    """Raise ValueError where a checkpoint lacks weights of the blocks, or of what comes before them."""
     if report is None:
         return
     prefix = next((f"{path}." for path, module in model.named_modules() if module is hf and path), "")
@@ -63,11 +63,10 @@ def refuse_incomplete(name: str, model: Any, hf: Any, stack: str, report: Any) -
     last = max((i for i, n in enumerate(names) if n.startswith(f"{stack}.")), default=len(names))
     spare = {prefix + n for n in names[last + 1 :]}  # final norms, poolers and heads, which are never read
     refuse_missing(name, report, needed=lambda n: n.startswith(prefix) and n not in spare)
-    if left := placeless(report, model):
-        warnings.warn(
-            f"{name} holds weights of blocks that its config says nothing of ({', '.join(left[:3])}; {len(left)} in "
+    if extra := placeless(report, model):
+        arguments.warn(
+            f"{name} holds weights of blocks that its config says nothing of ({', '.join(extra[:3])}; {len(extra)} in "
             "all); they are left out",
-            stacklevel=4,
         )
 
 
@@ -105,10 +104,10 @@ def runner(
 
     def run(inputs: dict[str, Any], layers: Sequence[int]) -> dict[int, torch.Tensor]:
         weight = next(hf.parameters())
-        given = {k: moved(v, weight) for k, v in inputs.items()}
+        tensors = {k: moved(v, weight) for k, v in inputs.items()}
         points = [(model.get(f"{path}.{max(0, n - 1)}"), "output" if n else "input") for n in sorted(layers)]
         with still(hf):
-            reached = reach(model, model, points, given)
+            reached = reach(model, model, points, tensors)
         states = dict(zip(sorted(layers), map(first, reached), strict=True))
         for layer, value in states.items():
             if not isinstance(value, torch.Tensor) or value.ndim != 3:

@@ -32,8 +32,8 @@ def flat(vectors: Any, *, seed: int = 0) -> np.ndarray:
             "an atlas is laid out with scikit-learn: pip install 'nnsight-dream[atlas]', or give points= of your own"
         ) from None
     perplexity = min(30.0, (count - 1) / 4)
-    made = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=seed, max_iter=750)
-    return np.asarray(made.fit_transform(rows), dtype=np.float64)
+    tsne = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=seed, max_iter=750)
+    return np.asarray(tsne.fit_transform(rows), dtype=np.float64)
 
 
 def nearest(vectors: Any, count: int = 6) -> np.ndarray:
@@ -41,14 +41,14 @@ def nearest(vectors: Any, count: int = 6) -> np.ndarray:
     rows = _rows(vectors)
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-30)
     count = min(arguments.whole(count, "count", 1), len(rows) - 1)
-    found = np.zeros((len(rows), count), dtype=int)
+    neighbours = np.zeros((len(rows), count), dtype=int)
     for start in range(0, len(rows), step := max(1, AT_ONCE // len(rows))):
         cosines = rows[start : start + step] @ rows.T
         cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -np.inf
         best = np.argpartition(cosines, -count, axis=1)[:, -count:] if count else np.zeros((len(cosines), 0), int)
         order = np.argsort(-np.take_along_axis(cosines, best, 1), axis=1, kind="stable")
-        found[start : start + step] = np.take_along_axis(best, order, 1)
-    return found
+        neighbours[start : start + step] = np.take_along_axis(best, order, 1)
+    return neighbours
 
 
 def _rows(vectors: Any) -> np.ndarray:

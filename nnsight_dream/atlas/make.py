@@ -50,7 +50,7 @@ def make_atlas(
 ) -> Atlas:
     """Draw directions or features of one width, and write the map of their pictures, `folder/index.html`.
 
-    tiles      what is told of each, see `atlas.Tile`; by default its label
+    tiles      the caption of each, see `atlas.Tile`; by default its label
     seed       of the pictures and of the layout
     tile       pixels a side of a picture in the map, 16 to 128
     points     (n, 2): a layout of your own in place of t-SNE
@@ -58,7 +58,7 @@ def make_atlas(
 
     The pictures are kept in `folder/sweep`: called again after a stop, it goes on. Directions are laid out by their
     vectors, features by their decoder rows, those of transcoders by their encoder columns. What cannot be drawn is left
-    out and told in `failed`.
+    out and listed in `failed`.
 
     Raises KeyboardInterrupt where Ctrl-C came before the last picture; RuntimeError where none could be drawn;
     ValueError for no direction, several widths, or not one tile for each; ImportError without scikit-learn.
@@ -69,11 +69,11 @@ def make_atlas(
     if not aims or len({len(v) for v in vectors}) > 1:
         widths = sorted({len(v) for v in vectors})
         raise ValueError(f"{len(aims)} directions, of widths {widths}: at least one, and all of one width, are needed")
-    shown = [Tile(aim.label) for aim in aims] if tiles is None else list(tiles)
-    if len(shown) != len(aims):
-        raise ValueError(f"{len(shown)} tiles for {len(aims)} directions: one for each is needed")
+    tile_list = [Tile(aim.label) for aim in aims] if tiles is None else list(tiles)
+    if len(tile_list) != len(aims):
+        raise ValueError(f"{len(tile_list)} tiles for {len(aims)} directions: one for each is needed")
     drawn = _drawn(vlm, aims, place / "sweep", settings, seed, ray, progress)
-    return _written(drawn, shown, vectors, place, points=points, tile=tile, title=title, seed=seed)
+    return _written(drawn, tile_list, vectors, place, points=points, tile=tile, title=title, seed=seed)
 
 
 @strict
@@ -111,8 +111,8 @@ def atlas_of_sae(
     material = Material.bundled() if material is None else material
     sae = load_sae(sae, sae_id) if isinstance(sae, (str, Path)) else sae
     site = site_of(vlm, sae)
-    found = responses(vlm, sae, site, material.words, material.pictures, material.names, features=features)
-    numbers = live_features(found) if features is None else list(found.features)
+    activations = responses(vlm, sae, site, material.words, material.pictures, material.names, features=features)
+    numbers = live_features(activations) if features is None else list(activations.features)
     if not numbers:
         raise ValueError("no feature of this autoencoder fires for any word or picture of the material: give features=")
     if most is not None and len(numbers) > arguments.whole(most, "most", 1):
@@ -121,12 +121,12 @@ def atlas_of_sae(
     drawn = _drawn(vlm, aims, place / "sweep", settings, seed, ray, progress)
     verdicts = {}
     if judge is not None:
-        verdicts = judged(dict(drawn.of(numbers)), found, place / "judged", judge, material)
+        verdicts = judged(dict(drawn.of(numbers)), activations, place / "judged", judge, material)
     links = {n: aim.link for n, aim in zip(numbers, aims, strict=True) if aim.link}
     beside = {} if cards is None else cards_in(Path(cards), place)
-    shown = tiles_of(found, numbers, links=links, cards=beside, verdicts=verdicts)
-    told = f"{len(numbers)} of {int(sae.W_dec.shape[0])} features at {vlm.describe(site)} of {vlm.id}."
-    return _written(drawn, shown, [_vector(a) for a in aims], place, tile=tile, title=title, told=told, seed=seed)
+    tiles = tiles_of(activations, numbers, links=links, cards=beside, verdicts=verdicts)
+    summary = f"{len(numbers)} of {int(sae.W_dec.shape[0])} features at {vlm.describe(site)} of {vlm.id}."
+    return _written(drawn, tiles, [_vector(a) for a in aims], place, tile=tile, title=title, told=summary, seed=seed)
 
 
 class _Drawn:
@@ -175,8 +175,8 @@ def _written(drawn: _Drawn, tiles: Sequence[Tile], vectors: Sequence[torch.Tenso
     if how.get("points") is not None:
         how["points"] = [how["points"][place] for place in places]
     reaches = drawn.reaches()
-    made = write(pictures, [_with_reach(tiles[place], reaches[place]) for place in places], rows, folder, **how)
-    return Atlas(made.index, made.cells, made.likeness, drawn.failed)
+    atlas = write(pictures, [_with_reach(tiles[place], reaches[place]) for place in places], rows, folder, **how)
+    return Atlas(atlas.index, atlas.cells, atlas.likeness, drawn.failed)
 
 
 def _with_reach(tile: Tile, reach: Reach | None) -> Tile:
@@ -189,5 +189,5 @@ def _with_reach(tile: Tile, reach: Reach | None) -> Tile:
 def _vector(aim: Direction | Feature) -> torch.Tensor:
     if not isinstance(aim, Feature):
         return aim.vector
-    parts = [(w, one.encoder if one.decoder is None else one.decoder) for w, one in aim.parts]
+    parts = [(w, latent.encoder if latent.decoder is None else latent.decoder) for w, latent in aim.parts]
     return torch.stack([w * row.float().cpu() for w, row in parts]).sum(0)

@@ -23,7 +23,7 @@ INDEX = "index.html"
 LARGE = 256  # most pixels a side of the picture that a click shows, where the tile is smaller
 
 
-FEW = 12  # pictures, of fewer than which it is not told whether neighbours look alike
+FEW = 12  # pictures, of fewer than which no likeness of neighbours is computed
 
 
 MODALITIES = ("", "text", "picture", "both", "neither")
@@ -37,7 +37,7 @@ REACHED = (None, True, False)
 
 @dataclass(frozen=True)
 class Tile:
-    """What is told of a picture.
+    """What an atlas shows of a picture.
 
     name       what it is called; `number` of a feature, None for a direction
     words      those that go with it, the most active first
@@ -87,8 +87,8 @@ class Atlas:
     failed: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        told = f"{len(self.cells)} pictures in {self.index}"
-        return told + (f"; {self.likeness}" if self.likeness else "")
+        summary = f"{len(self.cells)} pictures in {self.index}"
+        return summary + (f"; {self.likeness}" if self.likeness else "")
 
 
 def write(
@@ -182,10 +182,10 @@ def _table(tiles: Sequence[Tile]) -> dict[str, Any]:
 
 def _large(picture: Image.Image, folder: Path) -> str:
     """Keep a picture that is larger than its tile; returns its address."""
-    shown = picture.convert("RGB")
-    shown.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
+    preview = picture.convert("RGB")
+    preview.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    shown.save(buffer, "WEBP", quality=85)
+    preview.save(buffer, "WEBP", quality=85)
     data = buffer.getvalue()
     name = f"{digest(data)[:20]}.webp"
     make_folder(folder)

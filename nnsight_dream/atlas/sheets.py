@@ -24,10 +24,10 @@ def levels(tile: int) -> list[int]:
     >>> levels(64)
     [64, 32, 16, 8]
     """
-    found = [tile]
-    while found[-1] // 2 >= SMALLEST:
-        found.append(found[-1] // 2)
-    return found
+    sizes = [tile]
+    while sizes[-1] // 2 >= SMALLEST:
+        sizes.append(sizes[-1] // 2)
+    return sizes
 
 
 def thumbnail(image: Image.Image, tile: int) -> Image.Image:
@@ -52,7 +52,7 @@ def write_sheets(pictures: Sequence[Image.Image], cells: np.ndarray, tile: int, 
     whole += 128
     for picture, (x, y) in zip(pictures, cells, strict=True):
         whole[y * tile : (y + 1) * tile, x * tile : (x + 1) * tile] = np.asarray(picture)
-    told, names = [], set()
+    records, names = [], set()
     for size in levels(tile):
         if size < tile:
             whole = _halved(whole)
@@ -65,11 +65,11 @@ def write_sheets(pictures: Sequence[Image.Image], cells: np.ndarray, tile: int, 
                 _write(Image.fromarray(part), folder / name)
                 files.append([column, row, name])
                 names.add(name)
-        told.append(dict(tile=size, across=across, files=files))
+        records.append(dict(tile=size, across=across, files=files))
     for old in folder.glob("*.webp"):  # of an atlas that was here before
         if old.name not in names:
             old.unlink()
-    return told
+    return records
 
 
 def _halved(whole: np.ndarray) -> np.ndarray:

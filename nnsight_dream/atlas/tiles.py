@@ -39,7 +39,7 @@ def tiles_of(
     cards: Mapping[int, str] | None = None,
     verdicts: Mapping[int, tuple[str, str]] | None = None,
 ) -> list[Tile]:
-    """What is told of each feature, by how it responds to words and pictures.
+    """The tile of each feature, by how it responds to words and pictures.
 
     links, cards   addresses by the feature's number; verdicts   (what a judge said, "yes" or "no") likewise
 
@@ -51,7 +51,7 @@ def tiles_of(
         column = found.column(number)
         words = tuple(word for word, _ in found.top_words(number, WORDS))
         fires = found.by_picture[:, column] > 0
-        said, verdict = (verdicts or {}).get(number, ("", ""))
+        answer, verdict = (verdicts or {}).get(number, ("", ""))
         kind = {(True, True): "both", (True, False): "text", (False, True): "picture", (False, False): "neither"}
         seen = [found.pictures[i] for i, _ in found.top_pictures(number, 3)]
         tiles.append(
@@ -62,7 +62,7 @@ def tiles_of(
                 float(fires.float().mean()),
                 kind[bool(words), bool(fires.any())],
                 verdict,
-                said,
+                answer,
                 (links or {}).get(number, ""),
                 (cards or {}).get(number, ""),
                 (f"most active on the pictures of {', '.join(dict.fromkeys(seen))}",) if seen else (),
@@ -109,5 +109,5 @@ def judged(
     if keys:
         examine(store, judge, protocols=("strict",), shuffled=False, keys=list(keys), progress=False)
     rows = results(store, judge.name) if keys else []
-    told = [r for r in rows if r["key"] in keys and r["score"] is not None]
-    return {keys[r["key"]]: (r["top"], "yes" if r["score"] >= 0.5 else "no") for r in told}
+    scored_rows = [r for r in rows if r["key"] in keys and r["score"] is not None]
+    return {keys[r["key"]]: (r["top"], "yes" if r["score"] >= 0.5 else "no") for r in scored_rows}

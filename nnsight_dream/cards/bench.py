@@ -63,8 +63,8 @@ class Bench:
         heat = dataclasses.replace(prototypes[0], heat=fires.clamp(min=0).numpy()).heat_map(256)
         write_whole(place / "fires.png", to_png(heat))
         seen = self._responses()
-        shown = seen.top_pictures(index, TOP)
-        for n, (number, _) in enumerate(shown):
+        top_pictures = seen.top_pictures(index, TOP)
+        for n, (number, _) in enumerate(top_pictures):
             write_whole(place / f"real-{n}.png", to_png(_small(self.material.pictures[number])))
         logits = top_logits(self.vlm, aim, self.site, TOP)
         crosses = facts_of(self.sae).architecture in TRANSCODERS
@@ -75,7 +75,7 @@ class Bench:
             index=index,
             shots=[dataclasses.asdict(s) for s in self.shots],
             words=seen.top_words(index, TOP),
-            shown=[(self.material.names[number], value) for number, value in shown],
+            shown=[(self.material.names[number], value) for number, value in top_pictures],
             top=logits.top,
             bottom=logits.bottom,
             note=logits.note,
@@ -110,12 +110,12 @@ class Bench:
                 write_over(prototype, place / shot.name)
         return [Prototype.load(place / s.name) for s in self.shots]
 
-    def _compare(self, index: int, made: Prototype) -> None:
+    def _compare(self, index: int, prototype: Prototype) -> None:
         """Keep with a prototype how far it reaches beside the material's pictures."""
-        seen, ground, score = self._responses(), ground_of(made), float((made.readings or {})["act_max"])
+        seen, ground, score = self._responses(), ground_of(prototype), float((prototype.readings or {})["act_max"])
         own, cut = float(seen.by_picture[:, seen.column(index)].max()), self._cut(index, ground)
-        found = Reach.between("activation", score, own, cut, len(self.material.pictures), ground)
-        object.__setattr__(made, "reach", found)
+        reach = Reach.between("activation", score, own, cut, len(self.material.pictures), ground)
+        object.__setattr__(prototype, "reach", reach)
 
     def _cut(self, index: int, ground: Ground) -> float | None:
         """The feature's highest activation on the material's pictures cut out and laid on a ground; None of no such."""
@@ -132,12 +132,12 @@ class Bench:
             self._cuts[ground] = dict(zip(features, rows.amax(0).tolist(), strict=True))
         return self._cuts[ground][index]
 
-    def _makes(self, made: Prototype) -> list[tuple[int, float, float, float]]:
-        found = features_of(self.vlm, self.sae, made, 2 * TOP, reference=self.reference)
-        return [(f.index, f.max, f.mean, f.share) for f in found]
+    def _makes(self, prototype: Prototype) -> list[tuple[int, float, float, float]]:
+        active = features_of(self.vlm, self.sae, prototype, 2 * TOP, reference=self.reference)
+        return [(f.index, f.max, f.mean, f.share) for f in active]
 
-    def _patches(self, made: Prototype) -> torch.Tensor:
-        (picture,) = as_tensors(made.image, "image")
+    def _patches(self, prototype: Prototype) -> torch.Tensor:
+        (picture,) = as_tensors(prototype.image, "image")
         with torch.no_grad():
             return read_pictures(self.vlm, picture.to(self.vlm.device), [self.site])[self.site][0].float()
 
@@ -154,7 +154,7 @@ class Bench:
             self._centre = references.reference_mean(self.vlm, self.site, self.reference).cpu()
         return self._centre
 
-    def _facts(self, aim: Feature, made: Prototype) -> dict[str, Any]:
+    def _facts(self, aim: Feature, prototype: Prototype) -> dict[str, Any]:
         facts = facts_of(self.sae)
         return dict(
             model=self.vlm.id,
@@ -170,7 +170,7 @@ class Bench:
             threshold=aim.parts[0][1].threshold,
             pictures=len(self.material.pictures),
             words=len(self.material.words),
-            settings=dict(made.settings),
+            settings=dict(prototype.settings),
             versions=versions(),
         )
 

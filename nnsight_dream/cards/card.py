@@ -2,7 +2,7 @@
 
 features/17-1f3a…/seed0/ minus-seed0/ …   prototypes, as `Prototype.save` writes them
                   fires.png real-0.png …  where it fires on the first prototype; the pictures that activate it most
-                  card.json               all that is told; written last: with it the folder counts
+                  card.json               the whole record; written last: with it the folder counts
 failed/17-1f3a….json                      features that raised, with their error
 locks/                                    who works on what; free once their holder is gone
 """
@@ -10,7 +10,6 @@ locks/                                    who works on what; free once their hol
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from .. import arguments
 from ..io import records
 from ..io.files import DIGEST, damage, is_sealed
 from ..io.pictures import ENDINGS, files, read
+from ..synthesis.blocks import picture_row
 from ..synthesis.prototype import Prototype
 from ..synthesis.reach import Reach
 from ..synthesis.recorded import ground_of
@@ -67,10 +67,10 @@ class Material:
         """
         from ..demo import bundle
 
-        shown = bundle.pictures()
-        names = tuple(p.name for p in shown)
+        pictures = bundle.pictures()
+        names = tuple(p.name for p in pictures)
         categories = {c.name: c.category for c in bundle.concepts()}
-        return cls(names, tuple(p.image for p in shown), names, categories, tuple(p.mask for p in shown))
+        return cls(names, tuple(p.image for p in pictures), names, categories, tuple(p.mask for p in pictures))
 
     @classmethod
     def of_folder(cls, folder: str | Path, words: Sequence[str] | None = None) -> Material:
@@ -83,9 +83,9 @@ class Material:
             raise FileNotFoundError(f"{folder} holds no picture: files ending in {', '.join(ENDINGS)} are looked for")
         bundled = cls.bundled()
         texts = bundled.words if words is None else tuple(words)
-        shown = tuple(read(p, p.name) for p in there)
-        names, covers = tuple(p.stem for p in there), tuple(one.cover for one in shown)
-        return cls(texts, tuple(one.image for one in shown), names, bundled.categories, covers)
+        pictures = tuple(read(p, p.name) for p in there)
+        names, covers = tuple(p.stem for p in there), tuple(picture.cover for picture in pictures)
+        return cls(texts, tuple(picture.image for picture in pictures), names, bundled.categories, covers)
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class Shot:
 
 @dataclass(frozen=True, eq=False)
 class Card:
-    """What is known of a feature.
+    """The record of a feature.
 
-    words, shown      (word or number of the real picture in its folder, name, activation), the most active first
+    words, shown      (word or name of a real picture, activation), the most active first
     top, bottom       tokens that the decoder row raises most and least, see `top_logits`; `note` on them
     near              (feature, cosine of decoder rows), the nearest first
     makes             (feature, highest, mean activation, share of tokens) of the first prototype, see `features_of`
@@ -154,6 +154,25 @@ class Card:
         """Its most activating word, "" if it fires for none."""
         return self.words[0][0] if self.words else ""
 
+    def __repr__(self) -> str:
+        return f"<Card of {self}>"
+
+    def __str__(self) -> str:
+        words = ", ".join(word for word, _ in self.words[:3]) or "none"
+        seen = ", ".join(name for name, _ in self.shown[:3]) or "none"
+        return f"feature {self.index}: most active for the words {words}, on the pictures of {seen}; {self.folder}"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "words": ", ".join(f"{word} ({active:.1f})" for word, active in self.words),
+            "pictures": ", ".join(f"{name} ({active:.1f})" for name, active in self.shown),
+            "tokens it raises": ", ".join(token for token, _ in self.top),
+            "nearest": ", ".join(f"feature {number} ({cosine:.2f})" for number, cosine in self.near),
+            "folder": str(self.folder),
+        }
+        table = "".join(picture_row(name, value or "none") for name, value in rows.items())
+        return f"{self.prototype()._repr_html_()}<table>{table}</table>"
+
     @classmethod
     def load(cls, folder: str | Path) -> Card:
         """Read a finished card; raises FileNotFoundError where there is none.
@@ -188,7 +207,7 @@ def is_there(place: Path) -> bool:
     try:
         Card.load(place)
     except (OSError, ValueError) as error:
-        warnings.warn(f"a finished card is not whole and is made anew: {error}", stacklevel=3)
+        arguments.warn(f"a finished card is not whole and is made anew: {error}")
         return False
     return True
 

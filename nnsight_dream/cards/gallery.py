@@ -122,13 +122,13 @@ def page(
     )
     lists = [c["near"] + c["makes"] for c in data["cards"]] + [p["features"] for p in data["pictures"]]
     mentioned = {row[0] for rows in lists for row in rows}
-    known = {f.index: f.word for p in pictures for f in p.features if f.word} | dict(labels or {})
-    data |= dict(images=shelf.urls(), labels={i: word for i, word in known.items() if i in mentioned})
+    words = {f.index: f.word for p in pictures for f in p.features if f.word} | dict(labels or {})
+    data |= dict(images=shelf.urls(), labels={i: word for i, word in words.items() if i in mentioned})
     return written(path, filled(shelf.allowed(template("cards")), data=data))
 
 
-def _active(one: Active) -> list[Any]:
-    return [one.index, _round(one.max), _round(one.mean), _round(one.share)]
+def _active(feature: Active) -> list[Any]:
+    return [feature.index, _round(feature.max), _round(feature.mean), _round(feature.share)]
 
 
 def _cell(name: str, value: Any) -> str:
@@ -180,15 +180,15 @@ def _shown(card: Card, near: Sequence[tuple[int, float]], verdicts: Sequence[Any
     )
 
 
-def _caption(shot: Shot, made: Prototype) -> str:
-    readings = dict(made.readings or {})
+def _caption(shot: Shot, prototype: Prototype) -> str:
+    readings = dict(prototype.readings or {})
     if shot.negative:  # of minus the feature, so that the sign is turned back
         return f"the opposite, seed {shot.seed}: pre-activation {-float(readings['pre_mean']):.2f} on average"
     climbed = "" if shot.strength == 1 else f", {shot.strength:g} of the steps"
     return f"seed {shot.seed}{climbed}: activation {float(readings['act_max']):.2f}"
 
 
-def _facts(card: Card, made: Prototype, readings: Mapping[str, Any]) -> list[list[str]]:
+def _facts(card: Card, prototype: Prototype, readings: Mapping[str, Any]) -> list[list[str]]:
     facts = card.facts
     rows = [["site", f"{facts['site']}, {facts['hf_name']}"], *(list(row) for row in reading_rows(readings))]
     if facts["trained_on"]:
@@ -198,4 +198,4 @@ def _facts(card: Card, made: Prototype, readings: Mapping[str, Any]) -> list[lis
         s = card.strange
         rows.append(["reconstruction error (FVU)", f"{s['fvu']:.2f}; real pictures {s['reference_fvu']:.2f}"])
         rows.append(["features firing for a token", f"{s['l0']:.1f}; real pictures {s['reference_l0']:.1f}"])
-    return [*rows, ["objective", facts["objective"]], ["model", made.model]]
+    return [*rows, ["objective", facts["objective"]], ["model", prototype.model]]

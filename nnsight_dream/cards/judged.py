@@ -25,6 +25,7 @@ from .. import arguments
 from ..arguments import strict
 from ..judges.desk import check_examiner
 from ..judges.examine import examine
+from ..judges.questions import in_words
 from ..judges.tally import results
 from ..sae.encoding import site_of
 from ..sae.make import feature
@@ -151,18 +152,18 @@ def twin(aim: Feature, seed: int) -> Feature:
     return aim.but(label=f"random direction for {aim.label}", parts=parts, neuronpedia=None)
 
 
-def _twin(one: Latent, seed: int) -> Latent:
-    drawn_by = hashlib.sha256(f"{seed} {one.index}".encode()).digest()[:4]  # torch heeds 32 bits of a seed
+def _twin(latent: Latent, seed: int) -> Latent:
+    drawn_by = hashlib.sha256(f"{seed} {latent.index}".encode()).digest()[:4]  # torch heeds 32 bits of a seed
     generator = torch.Generator().manual_seed(int.from_bytes(drawn_by, "big"))
 
     def like(vector: torch.Tensor) -> torch.Tensor:
         drawn = torch.randn(vector.shape, generator=generator)
         return drawn / drawn.norm() * vector.norm()
 
-    encoder = like(one.encoder)
-    gate = None if one.gate is None else (encoder / encoder.norm() * one.gate[0].norm(), one.gate[1])
-    decoder = None if one.decoder is None else like(one.decoder)
-    return dataclasses.replace(one, encoder=encoder, decoder=decoder, gate=gate)
+    encoder = like(latent.encoder)
+    gate = None if latent.gate is None else (encoder / encoder.norm() * latent.gate[0].norm(), latent.gate[1])
+    decoder = None if latent.decoder is None else like(latent.decoder)
+    return dataclasses.replace(latent, encoder=encoder, decoder=decoder, gate=gate)
 
 
 def _dealt(words: Mapping[str, str], seed: int) -> dict[str, str]:
@@ -258,6 +259,6 @@ def _verdicts(
         for protocol in protocols:
             row = rows.get((key, protocol))
             if row is not None and row["score"] is not None:
-                verdict = (f"{judge.name}, {protocol}", row["top"], "yes" if row["score"] >= 0.5 else "no")
+                verdict = (f"{judge.name}, {in_words(protocol)}", row["top"], "yes" if row["score"] >= 0.5 else "no")
                 verdicts.setdefault(card, []).append(verdict)
     return verdicts

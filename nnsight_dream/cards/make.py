@@ -26,6 +26,7 @@ from ..sae.weights import checked
 from ..sweeps.store import Store, now
 from ..synthesis.digests import digest
 from ..synthesis.settings import choose
+from . import gallery
 from .bench import Bench
 from .card import RECORD, Card, Material, Shot, is_there
 
@@ -37,19 +38,26 @@ if TYPE_CHECKING:
 
 @dataclass
 class Made:
-    """What `make_cards` did: the `cards` there are, in the order asked for; features that `failed`, with the error."""
+    """What `make_cards` did: the `cards` there are, in the order asked for; features that `failed`, with the error.
+
+    page   one HTML file with these cards, to search and click through; None where there is no card
+    """
 
     cards: list[Card] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     fresh: int = 0
     interrupted: bool = False
+    page: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
 
     def __str__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""
         there = len(self.cards) - self.fresh
-        made = "1 card" if self.fresh == 1 else f"{self.fresh} cards"
+        fresh = "1 card" if self.fresh == 1 else f"{self.fresh} cards"
         failed = "1 feature" if len(self.failed) == 1 else f"{len(self.failed)} features"
-        return f"{made} made, {there} there before, {failed} failed{stopped}"
+        return f"{fresh} made, {there} there before, {failed} failed{stopped}" + (f"; {self.page}" if self.page else "")
 
 
 @strict
@@ -70,7 +78,7 @@ def make_cards(
     reference: Any = None,
     progress: bool = False,
 ) -> Made:
-    """Make the card of each feature, and keep it in a folder.
+    """Make the card of each feature, and keep it in a folder, with a page of them: `folder/index.html`.
 
     sae         a sae-lens object, or what `load_sae` takes: "demo", a folder, a release with its `sae_id`
     material    words and pictures that it is read on; the bundled ones by default
@@ -83,11 +91,10 @@ def make_cards(
     settings    as for `synthesize`; progress   whether to print a line for each card to stderr
 
     Called again it goes on: what is finished is not made anew, the rest gets the same bits as if it had run through. A
-    feature that raises is recorded and the others go on. Ctrl-C ends it and gives the cards so far.
-
-    Raises ValueError for no feature, seed or a strength that is not above 0; IndexError for a feature that is not
-    there; ValueError for `found` of other material; as `nd.feature` for what is no autoencoder of this model; OSError
-    where the folder cannot be written.
+    feature that raises is recorded and the others go on. Ctrl-C ends it and gives the cards so far. Raises
+    ValueError for no feature or seed, a strength that is not above 0, and `found` of other material; IndexError for a
+    feature that is not there; as `nd.feature` for what is no autoencoder of this model; OSError where the folder cannot
+    be written.
     """
     store = Store(check_folder(folder))
     numbers = list(dict.fromkeys(listed(features, "features", "the numbers of features, such as [3, 14], are")))
@@ -106,12 +113,13 @@ def make_cards(
     facts = dict(model=vlm.id, revision=vlm.revision, weights=vlm.weights_tag(site), dtype=str(vlm.dtype), rest=rest)
     facts |= dict(site=vlm.hf_name(site), reference=references.described(pictures))
     keys = {i: f"{i}-{_hash({**facts, 'feature': digest((a.parts, a.objective, a.guard))})}" for i, a in aims.items()}
-    made = Made()
+    result = Made()
     store.tidy()
-    _make_all(store, keys, aims, Bench(vlm, sae, site, material, chosen, shots, found, pictures), made, progress)
+    _make_all(store, keys, aims, Bench(vlm, sae, site, material, chosen, shots, found, pictures), result, progress)
     places = [store.folder / "features" / keys[i] for i in numbers]
-    made.cards = [Card.load(place) for place in places if (place / RECORD).is_file()]
-    return made
+    result.cards = [Card.load(place) for place in places if (place / RECORD).is_file()]
+    result.page = gallery.page(result.cards, store.folder / "index.html") if result.cards else None
+    return result
 
 
 def _check_plan(numbers: Sequence[Any], seeds: Any, strengths: Any) -> tuple[Sequence[int], Sequence[float]]:
@@ -125,24 +133,23 @@ def _check_plan(numbers: Sequence[Any], seeds: Any, strengths: Any) -> tuple[Seq
     return seeds, strengths
 
 
-def _check_material(material: Material, responses_known: Responses | None) -> None:
-    for name, value, kind in (("material", material, Material), ("found", responses_known, Responses)):
+def _check_material(material: Material, responses: Responses | None) -> None:
+    for name, value, kind in (("material", material, Material), ("found", responses, Responses)):
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name}={arguments.shown(value)}: {kind.__name__} is needed, or None")
-    known = responses_known
-    if known and (len(known.words), known.pictures) != (len(material.words), material.names):
+    if responses and (len(responses.words), responses.pictures) != (len(material.words), material.names):
         raise ValueError(
-            f"found= has responses to {len(known.words)} words and {len(known.pictures)} pictures, not to the "
+            f"found= has responses to {len(responses.words)} words and {len(responses.pictures)} pictures, not to the "
             "material: give responses(vlm, sae, site, material.words, material.pictures, material.names)"
         )
 
 
 def _make_all(
-    store: Store, keys: Mapping[int, str], aims: Mapping[int, Feature], bench: Bench, made: Made, progress: bool
+    store: Store, keys: Mapping[int, str], aims: Mapping[int, Feature], bench: Bench, result: Made, progress: bool
 ) -> None:
     """Make the cards that are missing, one after the other; Ctrl-C ends it."""
     try:
-        for number in _mine(store, keys, made):
+        for number in _mine(store, keys, result):
             place = store.inside(store.folder / "features" / keys[number])
             waiting = [i for i, key in keys.items() if not (store.folder / "features" / key / RECORD).is_file()]
             bench.missing = list(dict.fromkeys([number, *waiting]))
@@ -152,18 +159,20 @@ def _make_all(
             except (MemoryError, torch.OutOfMemoryError, OSError):
                 raise
             except Exception as error:
-                made.failed[number] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                result.failed[number] = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 _record_failure(store, keys[number], number, error)
             else:
-                made.fresh += 1
+                result.fresh += 1
             if progress:
                 seconds = time.perf_counter() - began
-                print(f"feature {number}: {made.failed.get(number) or f'{seconds:.1f} s'}", file=sys.stderr, flush=True)
+                print(
+                    f"feature {number}: {result.failed.get(number) or f'{seconds:.1f} s'}", file=sys.stderr, flush=True
+                )
     except KeyboardInterrupt:
-        made.interrupted = True
+        result.interrupted = True
 
 
-def _mine(store: Store, keys: Mapping[int, str], made: Made) -> Iterator[int]:
+def _mine(store: Store, keys: Mapping[int, str], result: Made) -> Iterator[int]:
     """The features that are left, one by one, claimed for this process; waits for those that another holds."""
     places = {i: store.inside(store.folder / "features" / key) for i, key in keys.items()}
     left = [i for i, place in places.items() if not is_there(place)]
@@ -180,8 +189,8 @@ def _mine(store: Store, keys: Mapping[int, str], made: Made) -> Iterator[int]:
         left = held
 
 
-def _hash(told: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+def _hash(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _record_failure(store: Store, key: str, index: int, error: Exception) -> None:

@@ -36,49 +36,49 @@ def cost(given: Material) -> Section:
     options |= {"attention": "eager" if eager else "sdpa", "checkpoint_tower": vlm.checkpoint_tower}
     options |= {"image_size": vlm.image_size if vlm.own_size else None}
     try:
-        told = estimate(vlm.config, layer, canvas=canvas, dtype=vlm.dtype, device=kind, **options)
+        step = estimate(vlm.config, layer, canvas=canvas, dtype=vlm.dtype, device=kind, **options)
     except (ValueError, TypeError, RuntimeError, NotImplementedError, ImportError) as error:
         return Section("cost", title, UNSURE, f"It cannot be estimated: {error}", "Measure a step of your own")
     row: dict[str, Any] = {
         "layer": layer,
-        "TFLOP": sum(told.flops.values()) / 1e12,
-        "weights": devices.gigabytes(sum(told.weights.values())),
-        "step": devices.gigabytes(told.step_bytes),
+        "TFLOP": sum(step.flops.values()) / 1e12,
+        "weights": devices.gigabytes(sum(step.weights.values())),
+        "step": devices.gigabytes(step.step_bytes),
     }
-    said = f"A step of one view at layer {layer} is estimated at {row['step']} beside {row['weights']} of weights"
+    text = f"A step of one view at layer {layer} is estimated at {row['step']} beside {row['weights']} of weights"
     if given.away or not vlm.passes_gradient:
         why = f"the weights are on {vlm.remote}" if given.away else "no gradient passes"
-        return Section("cost", title, UNSURE, f"{said}; not measured: {why}", "", [row])
+        return Section("cost", title, UNSURE, f"{text}; not measured: {why}", "", [row])
     seconds, peak = _measured(vlm, layer, canvas)
     rate, expected = _rate(vlm), 0.0
     if rate is not None:
-        expected = row["expected seconds"] = told.seconds(rate)
+        expected = row["expected seconds"] = step.seconds(rate)
     row |= {"seconds": seconds, "measured step": None if peak is None else devices.gigabytes(peak)}
-    return _section(said, title, told, row, seconds, peak, expected)
+    return _section(text, title, step, row, seconds, peak, expected)
 
 
 def _section(
-    said: str, title: str, told: Estimate, row: dict[str, Any], seconds: float | None, peak: int | None, expected: float
+    text: str, title: str, step: Estimate, row: dict[str, Any], seconds: float | None, peak: int | None, expected: float
 ) -> Section:
     """The section of what was measured."""
     if seconds is None:
         advice = "Time it on an idle machine, or on a GPU: a step takes too long, or too unevenly, to be timed here"
-        return Section("cost", title, UNSURE, f"{said}; its time was not told", advice, [row])
-    said += f"; it takes {seconds:.2g} s"
-    said += f", {expected:.2g} s by the estimate" if expected else ""
-    if peak is not None and (told.device == "cuda" or peak > told.step_bytes / 2):
-        said += f", and {row['measured step']} of memory"
-    if peak is not None and peak > MEMORY * told.step_bytes + SLACK:
+        return Section("cost", title, UNSURE, f"{text}; its time was not told", advice, [row])
+    text += f"; it takes {seconds:.2g} s"
+    text += f", {expected:.2g} s by the estimate" if expected else ""
+    if peak is not None and (step.device == "cuda" or peak > step.step_bytes / 2):
+        text += f", and {row['measured step']} of memory"
+    if peak is not None and peak > MEMORY * step.step_bytes + SLACK:
         advice = "The estimate is too low here: report this line; lower at_once= or use checkpoint_tower=True"
-        return Section("cost", title, UNSURE, said, advice, [row])
-    if told.device == "cuda" and expected and seconds > TIME * expected:
+        return Section("cost", title, UNSURE, text, advice, [row])
+    if step.device == "cuda" and expected and seconds > TIME * expected:
         advice = "Slower than this GPU should be: other programs on it, a power limit, eager attention, or small passes"
-        return Section("cost", title, UNSURE, said, advice, [row])
-    return Section("cost", title, PASS, said, "", [row])
+        return Section("cost", title, UNSURE, text, advice, [row])
+    return Section("cost", title, PASS, text, "", [row])
 
 
 def _measured(vlm: VLM, layer: int, canvas: int) -> tuple[float | None, int | None]:
-    """Seconds of a step, and the most bytes that it took beside the weights, where that is told (CUDA, Linux)."""
+    """Seconds of a step, and the most bytes that it took beside the weights, where it can be read (CUDA, Linux)."""
     settings = Settings(batch=1, at_once=1, canvas=MultiResolution(canvas), centre=torch.zeros(vlm.width))
     if vlm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(vlm.device)
@@ -105,6 +105,6 @@ def _rate(vlm: VLM) -> Rate | None:
         return cpu_rate(vlm.dtype)
     if vlm.device.type == "cuda":
         name = torch.cuda.get_device_name(vlm.device)
-        known = next((gpu for gpu in GPUS if gpu in name), None)
-        return None if known is None else gpu_rate(known, str(vlm.dtype)[6:])
+        gpu_name = next((gpu for gpu in GPUS if gpu in name), None)
+        return None if gpu_name is None else gpu_rate(gpu_name, str(vlm.dtype)[6:])
     return None

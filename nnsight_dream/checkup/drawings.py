@@ -27,25 +27,25 @@ def drawings(given: Material) -> Section:
     """Words drawn at each of the layers, a random direction for every ten of them, shuffled for the blind sheet."""
     vlm = given.vlm
     if not vlm.passes_gradient:
-        said = "Nothing is drawn: no gradient passes through the model's choice of words"
-        return Section("drawings", TITLE, UNSURE, said, "Load it with straight_through=1.0")
+        text = "Nothing is drawn: no gradient passes through the model's choice of words"
+        return Section("drawings", TITLE, UNSURE, text, "Load it with straight_through=1.0")
     pictures: list[tuple[Any, dict[str, Any]]] = []
     layers = given.layers[:1] if given.quick else given.layers
     for layer in layers:
         settings = fine(vlm, layer, given.quick)
         aims: list[Direction] = concept(vlm, list(given.words), layer)
         aims += [_random(vlm, aims[0], seed) for seed in range(max(1, len(aims) // 10))]
-        found: Any = synthesize(vlm, aims, settings=settings, progress=False)
-        for aim, drawn in zip(aims, found, strict=True):
+        prototypes: Any = synthesize(vlm, aims, settings=settings, progress=False)
+        for aim, drawn in zip(aims, prototypes, strict=True):
             score, history = drawn.scores["attention"], drawn.history
             word = NOTHING if aim.label == "random" else aim.label
             few = max(1, len(history) // 4)  # steps' views differ
             rose = sum(history[-few:]) / few - sum(history[:few]) / few
-            known = {"word": word, "layer": layer, "cosine": score, "rose": rose, "steps": len(history)}
-            pictures.append((drawn.image, known))
+            record = {"word": word, "layer": layer, "cosine": score, "rose": rose, "steps": len(history)}
+            pictures.append((drawn.image, record))
     random.Random(0).shuffle(pictures)
-    for number, (_, known) in enumerate(pictures, 1):
-        known["number"] = number
+    for number, (_, record) in enumerate(pictures, 1):
+        record["number"] = number
     return _section(pictures, layers)
 
 
@@ -65,27 +65,27 @@ def _random(vlm: VLM, like: Direction, seed: int) -> Direction:
 
 def _section(pictures: list[tuple[Any, dict[str, Any]]], layers: tuple[int, ...]) -> Section:
     """The section of these pictures."""
-    known = [one for _, one in pictures]
-    fell = [one for one in known if not one["rose"] > 0]
+    records = [r for _, r in pictures]
+    fell = [r for r in records if not r["rose"] > 0]
     rows = []
     for layer in layers:
-        own = [one for one in known if one["layer"] == layer]
+        own = [r for r in records if r["layer"] == layer]
         mean = {
-            kind: [one["cosine"] for one in own if (one["word"] == NOTHING) == (kind == "random")]
+            kind: [r["cosine"] for r in own if (r["word"] == NOTHING) == (kind == "random")]
             for kind in ("words", "random")
         }
         rows.append({"layer": layer} | {f"cosine, {kind}": sum(values) / len(values) for kind, values in mean.items()})
-    said = (
-        f"{len(known)} pictures climbed, {sum(one['word'] == NOTHING for one in known)} of them to random directions; "
-        f"the cosine rose by {sum(one['rose'] for one in known) / len(known):.2f} on average"
+    text = (
+        f"{len(records)} pictures climbed, {sum(r['word'] == NOTHING for r in records)} of them to random directions; "
+        f"the cosine rose by {sum(r['rose'] for r in records) / len(records):.2f} on average"
     )
     advice = (
         "Whether they show anything only a person can say: name them on the page's sheet before you look at the key"
     )
     if fell:
         advice = "A climb that does not rise has a wrong gradient or rate: see Gradient and Numbers above"
-        named = ", ".join(f"{one['word']} at layer {one['layer']}" for one in fell[:4])
-        state = FAIL if len(fell) > len(known) / 4 else UNSURE
-        return Section("drawings", TITLE, state, f"{said}; {len(fell)} did not rise: {named}", advice, rows,
+        named = ", ".join(f"{r['word']} at layer {r['layer']}" for r in fell[:4])
+        state = FAIL if len(fell) > len(records) / 4 else UNSURE
+        return Section("drawings", TITLE, state, f"{text}; {len(fell)} did not rise: {named}", advice, rows,
                        pictures=pictures)  # fmt: skip
-    return Section("drawings", TITLE, PASS, said, advice, rows, pictures=pictures)
+    return Section("drawings", TITLE, PASS, text, advice, rows, pictures=pictures)

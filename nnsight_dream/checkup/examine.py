@@ -66,7 +66,7 @@ def examine(
     left_out = list(skip)
     if wrong := [name for name in left_out if name not in SECTIONS]:
         raise ValueError(f"skip={arguments.shown(wrong[0])}: there is no such section; there are {', '.join(SECTIONS)}")
-    given = Material(vlm, quick, tuple(vlm.site(layer).layer for layer in layers))
+    material = Material(vlm, quick, tuple(vlm.site(layer).layer for layer in layers))
     sections: list[Section] = []
     interrupted = False
     for name, (title, find) in SECTIONS.items():
@@ -75,27 +75,27 @@ def examine(
         if told is not None:
             told(title)
         try:
-            sections.append(_timed_section(name, title, find, given))
+            sections.append(_timed_section(name, title, find, material))
         except KeyboardInterrupt:
             interrupted = True
             break
-    return Report(_facts(given, sections), sections, quick, interrupted)
+    return Report(_facts(material, sections), sections, quick, interrupted)
 
 
-def _timed_section(name: str, title: str, find: Callable[[Material], Section], given: Material) -> Section:
+def _timed_section(name: str, title: str, find: Callable[[Material], Section], material: Material) -> Section:
     """A section with the warnings of its making, and its time; an error in it is what it says."""
     began = time.perf_counter()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            section = find(given)
+            section = find(material)
         except (MemoryError, torch.OutOfMemoryError) as error:
             advice = "Free memory, or load fewer layers (up_to_layer=), bfloat16, or checkpoint_tower=True"
             section = Section(name, title, UNSURE, f"Memory ran out: {_first_line(error)}", advice)
         except Exception as error:
             advice = "This section could not be done: look at the words above, and report them with the model's name"
             section = Section(name, title, FAIL, f"{type(error).__name__}: {_first_line(error)}", advice)
-    own = [str(w.message) for w in told if issubclass(w.category, UserWarning)]
+    own = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     section.notes = list(dict.fromkeys(own))[:8]
     section.seconds = time.perf_counter() - began
     return section
@@ -106,9 +106,9 @@ def _first_line(error: BaseException) -> str:
     return text if len(text) < 600 else f"{text[:600]} ..."
 
 
-def _facts(given: Material, sections: Sequence[Section]) -> dict[str, Any]:
+def _facts(material: Material, sections: Sequence[Section]) -> dict[str, Any]:
     """What was checked, and on what."""
-    vlm = given.vlm
+    vlm = material.vlm
     return {
         "model": str(vlm.id) if not os.path.isabs(str(vlm.id)) else os.path.basename(str(vlm.id)),
         "revision": vlm.revision,

@@ -84,8 +84,8 @@ class Material:
 
     def images(self, names: Any, grounds: tuple[float, ...] = (1.0,)) -> dict[str, list[Image.Image]]:
         """Bundled pictures by name, one on each ground, of the size that the model sees where that is larger."""
-        shown = [bundle.pictures(list(names), background=ground) for ground in grounds]
-        return {name: [some[i].image for some in shown] for i, name in enumerate(names)}
+        by_ground = [bundle.pictures(list(names), background=ground) for ground in grounds]
+        return {name: [some[i].image for some in by_ground] for i, name in enumerate(names)}
 
     def vector(self, word: str, layer: int, vlm: VLM | None = None) -> torch.Tensor:
         """The concept vector (d,) of a word, float32, read anew."""

@@ -42,16 +42,16 @@ def numerics(given: Material) -> Section:
     """The model in its own type against float32; one that is in float32 already, bfloat16 against it."""
     vlm, title = given.vlm, "Numbers"
     if given.away:
-        said = f"Not compared: the weights are on {vlm.remote}"
-        return Section("numerics", title, UNSURE, said, "Load the model without remote= to compare it with float32")
+        text = f"Not compared: the weights are on {vlm.remote}"
+        return Section("numerics", title, UNSURE, text, "Load the model without remote= to compare it with float32")
     exact = vlm.dtype in (torch.float32, torch.float64)
     kind = torch.bfloat16 if exact else torch.float32
     count = sum(p.numel() for p in vlm.hf.parameters())
     place = given.room(count * torch.finfo(kind).bits / 8)
     if place is None:
-        said = f"Not compared: a copy in {str(kind)[6:]} takes {devices.gigabytes(count * torch.finfo(kind).bits / 8)}"
+        text = f"Not compared: a copy in {str(kind)[6:]} takes {devices.gigabytes(count * torch.finfo(kind).bits / 8)}"
         advice = "Free memory on the GPU or the machine, or look at lower layers: nd.load(..., up_to_layer=)"
-        return Section("numerics", title, UNSURE, f"{said}, which are not free", advice)
+        return Section("numerics", title, UNSURE, f"{text}, which are not free", advice)
     other = twin(vlm, kind, place)
     mine, reference = (other, vlm) if exact else (vlm, other)
     rows = [compared(given, mine, reference, layer) for layer in given.layers]
@@ -115,11 +115,11 @@ def _looked(
     with torch.enable_grad():
         read = patches(vlm, x, layer)
         for tau in taus:
-            found = pooled_scores(read[None], towards[None], middle[None], Attention(tau), cosine, vlm.grid, 1.0)
-            weights.append(found[1][0, 0].detach().cpu())
+            pooled = pooled_scores(read[None], towards[None], middle[None], Attention(tau), cosine, vlm.grid, 1.0)
+            weights.append(pooled[1][0, 0].detach().cpu())
             slope = torch.ones_like(x)
             if vlm.passes_gradient:
-                (slope,) = torch.autograd.grad(found[0].sum(), x, retain_graph=True)
+                (slope,) = torch.autograd.grad(pooled[0].sum(), x, retain_graph=True)
             gradients.append(slope.cpu())
     return (read[0] - middle).detach().cpu(), gradients, weights
 
@@ -141,8 +141,8 @@ def _section(vlm: VLM, kind: str, exact: bool, rows: list[dict[str, Any]]) -> Se
         f"{weights:.0%} of the attention lies elsewhere"
     )
     if exact:
-        said = f"The model computes in {str(vlm.dtype)[6:]}. In {kind}: {measured}"
-        return Section("numerics", "Numbers", PASS, said, rows=rows)
+        text = f"The model computes in {str(vlm.dtype)[6:]}. In {kind}: {measured}"
+        return Section("numerics", "Numbers", PASS, text, rows=rows)
     wrong = [r["layer"] for r in rows if not r["gradient"] > GRADIENT[1] or not r["patches"] > 0.9]
     doubtful = [r["layer"] for r in rows if not r["gradient"] > GRADIENT[0] or not r["patches"] > 0.99]
     if wrong or doubtful:

@@ -25,9 +25,9 @@ def page(report: Report, path: str | os.PathLike[str], *, title: str = "") -> Pa
     place = check_file(path)
     named = text(title, "title") if title else f"nnsight-dream check: {report.facts['model']}"
     data = report.to_dict()
-    for told, section in zip(data["sections"], report.sections, strict=True):
-        told["pictures"] = [known | {"src": _embedded(image)} for (image, _), known in
-                            zip(section.pictures, told["pictures"], strict=True)]  # fmt: skip
+    for section_data, section in zip(data["sections"], report.sections, strict=True):
+        section_data["pictures"] = [record | {"src": _embedded(image)} for (image, _), record in
+                            zip(section.pictures, section_data["pictures"], strict=True)]  # fmt: skip
     return written(place, filled(template("check"), data=data, title=named))
 
 
@@ -43,14 +43,14 @@ def _embedded(image: Image.Image) -> str:
 
 def lines(report: Report) -> list[str]:
     """A report as text: a line for each section, and beneath it what to do and what was warned of."""
-    told = [f"{report.facts['model']} ({report.facts['family']}, {report.facts['dtype']}, {report.facts['where']})"]
+    rows = [f"{report.facts['model']} ({report.facts['family']}, {report.facts['dtype']}, {report.facts['where']})"]
     for section in report.sections:
-        told.append(f"{section.state:<7} {section.title}: {section.said}")
+        rows.append(f"{section.state:<7} {section.title}: {section.said}")
         if section.advice:
-            told.append(f"        -> {section.advice}")
-        told += [f"        note: {note}" for note in section.notes[:2]]
+            rows.append(f"        -> {section.advice}")
+        rows += [f"        note: {note}" for note in section.notes[:2]]
     states = [section.state for section in report.sections]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("pass", "fail", "unsure") if s in states)
     ended = "; interrupted before its end" if report.interrupted else ""
-    told.append(f"{counts} in {report.facts['seconds']} s{ended}")
-    return told
+    rows.append(f"{counts} in {report.facts['seconds']} s{ended}")
+    return rows

@@ -42,11 +42,11 @@ def family_record(given: Material) -> Section:
     """Paths, image tokens and, of a record that was probed, activations: the proofs that need no gradient."""
     rows, state = proved(given.vlm, ("paths", "image tokens", "activations", "bridge"))
     vlm = given.vlm
-    known = "probed from the model, since there is none in the package" if vlm.family.probed else "in the package"
-    said = f"The record of {vlm.family.name}, {known}, fits: {vlm.layers} layers, {vlm.grid[0]} x {vlm.grid[1]} tokens"
+    origin = "probed from the model, since there is none in the package" if vlm.family.probed else "in the package"
+    text = f"The record of {vlm.family.name}, {origin}, fits: {vlm.layers} layers, {vlm.grid[0]} x {vlm.grid[1]} tokens"
     if state != PASS:
-        said = next(row["said"] for row in rows if row["state"] == state)
-    return Section("record", "Family record", state, said, "" if state == PASS else _MEND, rows)
+        text = next(row["said"] for row in rows if row["state"] == state)
+    return Section("record", "Family record", state, text, "" if state == PASS else _MEND, rows)
 
 
 def proved(vlm: VLM, names: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
@@ -71,12 +71,12 @@ def proved(vlm: VLM, names: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
 def pixels(given: Material) -> Section:
     """Pixels that the record packs against those of the checkpoint's own image processor."""
     rows, state = proved(given.vlm, ("pixels",))
-    said = rows[0]["said"]
+    text = rows[0]["said"]
     if state == PASS:
         name = type(getattr(given.vlm.processor, "image_processor", given.vlm.processor)).__name__
-        said = f"Pictures become the pixels that {name} makes, at the model's own size and at another"
+        text = f"Pictures become the pixels that {name} makes, at the model's own size and at another"
     advice = {PASS: "", FAIL: _MEND}.get(state, "Install torchvision, which this checkpoint's processor needs")
-    return Section("pixels", "Pixels", state, said, advice)
+    return Section("pixels", "Pixels", state, text, advice)
 
 
 def activations(given: Material) -> Section:
@@ -91,18 +91,18 @@ def activations(given: Material) -> Section:
     mine = read_pictures(vlm, as_tensors([image], "picture")[0].to(vlm.device), sites)
     rows = []
     for site, expected in zip(sites, theirs, strict=True):
-        one, other = mine[site].float().cpu(), expected.float().cpu()
-        if one.shape != other.shape:
-            said = f"layer {site.layer}: {tuple(one.shape)} is read, a plain pass has {tuple(other.shape)}"
-            return Section("activations", title, FAIL, said, _MEND)
-        rows.append({"layer": site.layer, "difference": float((one - other).norm() / other.norm())})
+        own, other = mine[site].float().cpu(), expected.float().cpu()
+        if own.shape != other.shape:
+            text = f"layer {site.layer}: {tuple(own.shape)} is read, a plain pass has {tuple(other.shape)}"
+            return Section("activations", title, FAIL, text, _MEND)
+        rows.append({"layer": site.layer, "difference": float((own - other).norm() / other.norm())})
     limit = 1e-3 if vlm.dtype in (torch.float32, torch.float64) else 0.1
     wrong = [row["layer"] for row in rows if not row["difference"] < limit]
     worst = max(row["difference"] for row in rows)
-    said = f"Patches of all {vlm.layers} layers are a plain Hugging Face pass's, to within {worst:.1g} of their norm"
+    text = f"Patches of all {vlm.layers} layers are a plain Hugging Face pass's, to within {worst:.1g} of their norm"
     if wrong:
-        said = f"Patches differ from a plain Hugging Face pass from layer {wrong[0]} on, by {worst:.2g} of their norm"
-    return Section("activations", title, FAIL if wrong else PASS, said, _MEND if wrong else "", rows)
+        text = f"Patches differ from a plain Hugging Face pass from layer {wrong[0]} on, by {worst:.2g} of their norm"
+    return Section("activations", title, FAIL if wrong else PASS, text, _MEND if wrong else "", rows)
 
 
 def _no_plain_pass(vlm: VLM) -> str:
@@ -129,10 +129,10 @@ def _plain_pass(vlm: VLM, image: Image.Image) -> list[torch.Tensor]:
     try:
         with torch.no_grad(), vlm.quiet():
             root = vlm.hf.get_submodule(vlm.family.root)
-            found = root(**inputs, output_hidden_states=True, use_cache=False).hidden_states
+            hidden_states = root(**inputs, output_hidden_states=True, use_cache=False).hidden_states
     finally:
         handle.remove()
-    streams = [*found[1 : vlm.layers], last[0]]
+    streams = [*hidden_states[1 : vlm.layers], last[0]]
     states = [vlm.family.states(value, vlm.config) for value in streams]
     return [value[:, places.to(value.device)] for value in states]
 
@@ -143,42 +143,42 @@ def gradient(given: Material) -> Section:
     rows, state = proved(vlm, ("gradient", "slopes"))
     advice = "A climb would follow a wrong gradient: see the line above; load weights that are not quantised"
     if state != PASS:
-        said = next(row["said"] for row in rows if row["state"] == state)
-        return Section("gradient", "Gradient", state, said, advice if state == FAIL else "", rows)
+        text = next(row["said"] for row in rows if row["state"] == state)
+        return Section("gradient", "Gradient", state, text, advice if state == FAIL else "", rows)
     if not vlm.passes_gradient or vlm.straight_through is not None:
-        said = (
+        text = (
             f"Every block's gradient is its slope; {'a surrogate' if vlm.straight_through else 'none'} passes on from"
         )
-        return Section("gradient", "Gradient", UNSURE, f"{said} the words of the picture", _SURROGATE, rows)
+        return Section("gradient", "Gradient", UNSURE, f"{text} the words of the picture", _SURROGATE, rows)
     exact = vlm.dtype in (torch.float32, torch.float64)
     measured = [_slope(given, layer) for layer in given.layers]
     off = [row for row in measured if row["unsteady"] < 0.1 and abs(row["share"] - 1) > (0.05 if exact else 0.25)]
     blurred = [row for row in measured if row["unsteady"] >= 0.1]
-    said = f"Every block's gradient is its slope, and the score's at layers {_listed(measured)}, by central differences"
+    text = f"Every block's gradient is its slope, and the score's at layers {_listed(measured)}, by central differences"
     if off:
-        state, said = (
+        state, text = (
             FAIL,
             f"At layer {_listed(off)} the score's gradient is not its slope: {off[0]['share']:.0%} of it",
         )
     elif blurred:
         state = UNSURE
-        said = f"Every block's gradient is its slope; the score's own at layer {_listed(blurred)} is too uneven to tell"
+        text = f"Every block's gradient is its slope; the score's own at layer {_listed(blurred)} is too uneven to tell"
         advice = f"Nothing to mend if numerics pass: {str(vlm.dtype)[6:]} rounds away so small a difference"
-    return Section("gradient", "Gradient", state, said, "" if state == PASS else advice, measured)
+    return Section("gradient", "Gradient", state, text, "" if state == PASS else advice, measured)
 
 
 def _listed(rows: Sequence[dict[str, Any]]) -> str:
     return ", ".join(str(row["layer"]) for row in rows)
 
 
-def _slope(given: Material, layer: int) -> dict[str, Any]:
+def _slope(material: Material, layer: int) -> dict[str, Any]:
     """What share of the score's change along its gradient that gradient foretells, 1 where it is right.
 
     Of several sizes of change those two count that agree best; `unsteady` is by how much they do not.
     """
-    vlm = given.vlm
-    site, x = vlm.site(layer), given.picture.detach().clamp(0.1, 0.9).requires_grad_(True)
-    towards, middle = given.vector("octopus", layer), centre(vlm, site, given.centre)
+    vlm = material.vlm
+    site, x = vlm.site(layer), material.picture.detach().clamp(0.1, 0.9).requires_grad_(True)
+    towards, middle = material.vector("octopus", layer), centre(vlm, site, material.centre)
 
     def score(picture: torch.Tensor) -> torch.Tensor:
         read = patches(vlm, picture, layer)

@@ -27,7 +27,7 @@ class Section:
     curves    lines by layer for a figure: name to values, each as long as the rows, whose "layer" is the x axis
     notes     warnings that came up meanwhile
     seconds   how long it took
-    pictures  drawn pictures, each with what is known of it; they go on the page, and not into JSON
+    pictures  drawn pictures, each with its record; they go on the page, and not into JSON
     """
 
     name: str
@@ -42,7 +42,7 @@ class Section:
     pictures: list[tuple[Image.Image, dict[str, Any]]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it but the pictures as plain values for JSON; of pictures what is known of them."""
+        """All of it but the pictures as plain values for JSON; of pictures their records."""
         return {
             "name": self.name,
             "title": self.title,
@@ -53,7 +53,7 @@ class Section:
             "curves": plain(self.curves),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 2),
-            "pictures": [plain(known) for _, known in self.pictures],
+            "pictures": [plain(record) for _, record in self.pictures],
         }
 
 

@@ -24,32 +24,32 @@ def words(given: Material) -> Section:
     wrong = [row for row in rows if row["state"] == FAIL]
     unknown = [row for row in rows if row["state"] == UNSURE]
     right = len(rows) - len(wrong) - len(unknown)
-    said = f"The tokens of {right} of {len(rows)} awkward words are found where they stand in the chat template"
+    text = f"The tokens of {right} of {len(rows)} awkward words are found where they stand in the chat template"
     advice = ""
     if wrong:
-        said += f"; those of {', '.join(repr(row['word']) for row in wrong)} are not"
+        text += f"; those of {', '.join(repr(row['word']) for row in wrong)} are not"
         advice = "Directions of such words would be read at other tokens: report this table with the tokenizer's name"
     elif unknown:
-        said += f"; {', '.join(repr(row['word']) for row in unknown)} cannot be written or told apart by this tokenizer"
+        text += f"; {', '.join(repr(row['word']) for row in unknown)} cannot be written or told apart by this tokenizer"
         if right:
             advice = "Nothing to mend: nd.concept says the same of such words. Use words that this tokenizer writes"
     state = FAIL if wrong else PASS if right > len(rows) / 2 else UNSURE
-    return Section("words", "Tokens of words", state, said, advice, rows)
+    return Section("words", "Tokens of words", state, text, advice, rows)
 
 
 def _row(vlm: VLM, word: str) -> dict[str, Any]:
     """Where a word's tokens are, and whether both ways agree."""
     row: dict[str, Any] = {"word": word, "state": UNSURE, "tokens": "", "places": ""}
     try:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             prompt, *others = spans.wrap(vlm.tokenizer, [word, *_OTHERS], chat_template=vlm.chat_template)
     except (ValueError, TypeError) as error:
         return {**row, "said": str(error)}
     pieces = vlm.tokenizer.convert_ids_to_tokens([prompt.ids[i] for i in prompt.own])
     row |= {"tokens": " ".join(pieces), "places": f"{prompt.own[0]} to {prompt.own[-1]} of {len(prompt.ids)}"}
-    if said := next((str(w.message) for w in told if repr(word) in str(w.message)), ""):
-        return {**row, "said": said}
+    if text := next((str(w.message) for w in caught if repr(word) in str(w.message)), ""):
+        return {**row, "said": text}
     first, end = _changed(prompt.ids, [other.ids for other in others])
     blank = [not vlm.tokenizer.decode([token]).strip() for token in prompt.ids]
     while end - first > 1 and blank[first]:  # a space before the word, which is a part of other words' tokens

@@ -104,8 +104,8 @@ def _run(arguments: list[str]) -> int:
             raise
         from ..remote.errors import ServerError
 
-        told = isinstance(error, (*_USERS, ServerError))  # their messages say all
-        note(short(_message(error)) + ("" if told else " (--debug shows where)"))
+        expected = isinstance(error, (*_USERS, ServerError))  # their messages say all
+        note(short(_message(error)) + ("" if expected else " (--debug shows where)"))
         return 1
 
 

@@ -49,8 +49,8 @@ def atlas(
     """Map the pictures of all live features of a sparse autoencoder, or of many words; goes on where it stopped."""
     _check(model, out, most, workers, steps, tile)
     chosen = layers_of([layer])[0] if layer is not None else 1
-    asked = _words(words, most) if words or layer is not None else []
-    if asked and (judge or cards is not None or pictures is not None):
+    texts = _words(words, most) if words or layer is not None else []
+    if texts and (judge or cards is not None or pictures is not None):
         raise ValueError("--judge, --cards and --pictures are for features: leave out --word and --layer")
     vlm = load_model(model, device)
     from ..atlas import make
@@ -59,11 +59,11 @@ def atlas(
     settings = changed(vlm, steps=steps, quality=quality and quality.value)
     how: dict[str, Any] = dict(tile=tile, seed=seed, settings=settings, ray=_cluster(vlm, model, workers))
 
-    if asked:
+    if texts:
         from ..directions.text import concept
 
-        made = make.make_atlas(
-            vlm, concept(vlm, asked, chosen), out, title=f"Words at {vlm.describe(vlm.site(chosen))}", **how
+        result = make.make_atlas(
+            vlm, concept(vlm, texts, chosen), out, title=f"Words at {vlm.describe(vlm.site(chosen))}", **how
         )
     else:
         from ..cards.card import Material
@@ -71,23 +71,23 @@ def atlas(
 
         material = None if pictures is None else Material.of_folder(pictures)
         examiner = DemoExaminer() if judge else None
-        made = make.atlas_of_sae(
+        result = make.atlas_of_sae(
             vlm, sae, out, sae_id=sae_id, most=most, material=material, objective=objective.value, cards=cards,
             reference=pictures, judge=examiner, title=f"Features of {sae}", **how,
         )  # fmt: skip
-    return _tell(made, json)
+    return _tell(result, json)
 
 
-def _tell(made: Any, json: bool) -> int:
-    for label, error in made.failed:
+def _tell(result: Any, json: bool) -> int:
+    for label, error in result.failed:
         note(f"{label}: {error}")
     if json:
-        likeness = made.likeness and dataclasses.asdict(made.likeness)
-        counts = {"pictures": len(made.cells), "failed": dict(made.failed), "likeness": likeness}
-        print_json({"page": str(made.index), **counts})
+        likeness = result.likeness and dataclasses.asdict(result.likeness)
+        counts = {"pictures": len(result.cells), "failed": dict(result.failed), "likeness": likeness}
+        print_json({"page": str(result.index), **counts})
     else:
-        say(str(made))
-    return int(bool(made.failed))
+        say(str(result))
+    return int(bool(result.failed))
 
 
 def _check(model: str, out: Path, most: int | None, workers: int | None, steps: int | None, tile: int) -> None:
@@ -105,21 +105,21 @@ def _check(model: str, out: Path, most: int | None, workers: int | None, steps: 
 
 def _words(words: list[str] | None, most: int | None) -> list[str]:
     """The words given, those of files named @FILE, one a line; all bundled ones by default."""
-    asked: list[str] = []
+    texts: list[str] = []
     for name in words or []:
         if not name.startswith("@"):
-            asked.append(name)
+            texts.append(name)
             continue
         path = Path(name[1:])
         if not path.is_file():
             raise FileNotFoundError(f"--word {name}: no file {path}; give a text file with one word a line")
-        asked += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not words:
         from ..demo.bundle import concepts
 
-        asked = [c.name for c in concepts()]
-    asked = list(dict.fromkeys(asked))
-    return asked if most is None or len(asked) <= most else [asked[i * len(asked) // most] for i in range(most)]
+        texts = [c.name for c in concepts()]
+    texts = list(dict.fromkeys(texts))
+    return texts if most is None or len(texts) <= most else [texts[i * len(texts) // most] for i in range(most)]
 
 
 def _cluster(vlm: Any, model: str, workers: int | None) -> Any:

@@ -88,8 +88,8 @@ class Drawing:
             with waiting("comparing with real pictures"):
                 reach(vlm, prototypes)
         places, moved = prototypes.save_each(self.out)
-        for asked, chosen in moved:
-            note(f"{asked} holds another picture, which stays; this one is in {chosen}")
+        for requested, chosen in moved:
+            note(f"{requested} holds another picture, which stays; this one is in {chosen}")
         verdicts = _named(prototypes) if self.judge else [None] * len(prototypes)
         if self.json:
             triples = zip(prototypes, verdicts, places, strict=True)
@@ -108,12 +108,12 @@ def refuse_unshown(words: Sequence[str], strict: bool) -> bool:
     """Say of which words the bundled model knows nothing, before anything is loaded; raises ValueError if `strict`."""
     from ..demo.bundle import unshown
 
-    found = [sentence for word in words if (sentence := unshown(word))]
-    if found and strict:
-        raise ValueError(found[0])
-    for sentence in found:
+    sentences = [sentence for word in words if (sentence := unshown(word))]
+    if sentences and strict:
+        raise ValueError(sentences[0])
+    for sentence in sentences:
         note(f"note: {sentence}")
-    return bool(found)
+    return bool(sentences)
 
 
 def _named(prototypes: Any) -> list[Any]:
@@ -151,12 +151,12 @@ def synthesize(
     )  # fmt: skip
     concepts = distinct(arguments.texts(list(words), "WORD")[0], "the concept")
     layers = distinct(layers_of(layer or ["1"]), "layer")
-    told = refuse_unshown(concepts, strict) if model == "demo" else False
+    warned = refuse_unshown(concepts, strict) if model == "demo" else False
     vlm = drawing.load()
     from ..directions.text import concept
 
     with warnings.catch_warnings():
-        if told:
+        if warned:
             warnings.filterwarnings("ignore", "the demo model was never shown")
         directions = concept(vlm, concepts, layers)
     return drawing.draw(vlm, directions)
@@ -213,6 +213,8 @@ def _named_features(sae: str, which: Sequence[str]) -> tuple[Any, ...]:
     wrong = [name for name in indices if not name.isdecimal()]
     if wrong:
         raise ValueError(f"{wrong[0]!r} is no feature's number")
+    if not indices and sae.isdecimal():
+        raise ValueError(f"the autoencoder goes first: nnsight-dream feature {sae_id} {sae}")
     if not indices:
         raise ValueError(f"which features of {sae} {sae_id}? Give numbers")
     numbers = distinct([int(name) for name in indices], "feature")

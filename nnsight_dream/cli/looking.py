@@ -139,8 +139,8 @@ def _in_words(facts: dict[str, Any]) -> dict[str, Any]:
     if not facts:
         return facts
     sides = {"image": "{} x {} pixels", "grid": "{} x {}"}
-    told = {name: form.format(*facts[name]) for name, form in sides.items()}
-    return {**facts, **told, "parameters": f"{facts['parameters']:,}"}
+    sizes = {name: form.format(*facts[name]) for name, form in sides.items()}
+    return {**facts, **sizes, "parameters": f"{facts['parameters']:,}"}
 
 
 def _facts(vlm: Any, layer: int | str) -> dict[str, Any]:
@@ -232,10 +232,10 @@ def remote(
         print_json([dataclasses.asdict(model) for model in models])
         return
     for model in models:
-        known = model.family or "no family known here"
+        family = model.family or "no family known here"
         loaded = "" if model.ready else ", not loaded for pictures and text"
         revision = f" @ {model.revision}" if model.revision else ""
-        say(f"{model.id}{revision}  ({known}{loaded})", hang=11, first=f"{model.state:<10} ")
+        say(f"{model.id}{revision}  ({family}{loaded})", hang=11, first=f"{model.state:<10} ")
     if not models:
         say("the server has no vision-language model up; it may bring one up when it is asked for")
 
@@ -249,15 +249,15 @@ def concepts(
 
     from ..demo import bundle
 
-    known = bundle.concepts()
-    categories = list(dict.fromkeys(c.category for c in known))
+    entries = bundle.concepts()
+    categories = list(dict.fromkeys(c.category for c in entries))
     if category is not None and category not in categories:
         near = difflib.get_close_matches(category, categories, 1, 0.0)[0]
         raise ValueError(f"no category {category!r}; did you mean {near!r}? There are {', '.join(categories)}")
-    shown = [c for c in known if category in (None, c.category)]
+    selected = [c for c in entries if category in (None, c.category)]
     if json:
-        print_json([{"name": c.name, "category": c.category, "aliases": list(c.aliases)} for c in shown])
+        print_json([{"name": c.name, "category": c.category, "aliases": list(c.aliases)} for c in selected])
         return
-    for name in dict.fromkeys(c.category for c in shown):
-        names = [c.name + (f" ({', '.join(c.aliases)})" if c.aliases else "") for c in shown if c.category == name]
+    for name in dict.fromkeys(c.category for c in selected):
+        names = [c.name + (f" ({', '.join(c.aliases)})" if c.aliases else "") for c in selected if c.category == name]
         say(f"{name}: {', '.join(names)}")

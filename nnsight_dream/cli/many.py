@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,17 +46,22 @@ def sweep(
     if steps is not None:
         arguments.whole(steps, "--steps", 1)
     named = _named(words or [], category or [])
-    if model == "demo":
-        refuse_unshown(list(named), strict=False)
+    noted = model == "demo" and refuse_unshown(list(named), strict=False)
     from ..sweeps import jobs
     from ..sweeps.sweep import sweep as draw
     from ..synthesis.settings import changed
 
-    given = [(name, group, "") for name, group in named.items()]
-    wanted = jobs.jobs_of(given, layers_of(layer or ["1"]), seeds=distinct(seed or [0], "seed"), controls=controls)
+    concepts = [(name, group, "") for name, group in named.items()]
+    layers = layers_of(layer or ["1"])
+    wanted = jobs.jobs_of(concepts, layers, seeds=distinct(seed or [0], "seed"), controls=controls)
     with waiting(f"loading {model}"):
         vlm = load_model(model, device)
-    done = draw(vlm, wanted, out, settings=changed(vlm, steps=steps, quality=quality and quality.value))
+    for site in layers:
+        vlm.site(site)  # a layer that is not there is refused before anything is drawn
+    with warnings.catch_warnings():
+        if noted:
+            warnings.filterwarnings("ignore", "the demo model was never shown")
+        done = draw(vlm, wanted, out, settings=changed(vlm, steps=steps, quality=quality and quality.value))
     rows = _judged(done.store) if judge and not done.interrupted else []
     for key, why in done.failed.items():
         note(f"{key} failed: {why}")
@@ -67,21 +73,21 @@ def sweep(
         _print_results(done, rows)
     if done.interrupted:
         note("interrupted: called again, it goes on where it stopped")
-    return 130 if done.interrupted else 0
+    return 130 if done.interrupted else int(bool(done.failed))
 
 
 def _named(words: list[str], categories: list[str]) -> dict[str, str]:
     """The words that are asked for, each with the category that the bundled model knows it in, or none."""
     from ..demo import bundle
 
-    known = {c.name: c.category for c in bundle.concepts()}
+    category_of = {c.name: c.category for c in bundle.concepts()}
     for name in categories:
-        arguments.choice(name, "--category", sorted(set(known.values())), quoted=False)
-    given = distinct(arguments.texts(words, "WORD")[0], "the word") if words else []
-    given += [name for name, group in known.items() if group in categories and name not in given]
-    if not given:
+        arguments.choice(name, "--category", sorted(set(category_of.values())), quoted=False)
+    names = distinct(arguments.texts(words, "WORD")[0], "the word") if words else []
+    names += [name for name, group in category_of.items() if group in categories and name not in names]
+    if not names:
         raise ValueError("draw what? Give words, such as fox owl, or --category animal")
-    return {name: known.get(name, "") for name in given}
+    return {name: category_of.get(name, "") for name in names}
 
 
 def _print_results(done: Any, rows: list[dict[str, Any]]) -> None:
@@ -131,8 +137,8 @@ def report(
 
     there = Store(store, must_exist=True)
     place = out or store / ("raters.html" if raters else "index.html")
-    made = raters_page(there, place) if raters else page(there, place)
+    result = raters_page(there, place) if raters else page(there, place)
     if json:
-        print_json({"page": str(made), "store": str(store)})
+        print_json({"page": str(result), "store": str(store)})
     else:
-        print(made)
+        print(result)

@@ -192,11 +192,12 @@ def usage_message(error: Any) -> str:
     if type(error).__name__ == "MissingParameter":
         message = f"the following arguments are required: {place}"
     elif param is not None:
-        message = f"argument {place}: {error.message}"
+        message = f"argument {place}: {error.message.removeprefix('Value error, ')}"
     else:
         message = error.format_message()
         if commands := getattr(getattr(error.ctx, "command", None), "commands", None):
             message += f" There are {', '.join(commands)}"
-    if type(error).__name__ == "NoSuchOption" or message.endswith("required: WORD"):
+    unknown = getattr(error, "option_name", "")
+    if type(error).__name__ == "NoSuchOption" and not unknown.startswith("--"):
         message += "; a word that begins with '-' goes behind --, as in: nnsight-dream synthesize --steps 9 -- -x"
     return message

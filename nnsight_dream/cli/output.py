@@ -151,8 +151,8 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         if width is not None and column + wide + longest > width:  # beneath its name there is more room
             print(first.rstrip())
             first, indent = " " * 3, 3
-        for name, told in value.items():
-            print(wrapped(str(told), width, indent + wide, first + name.ljust(wide)))
+        for name, entry in value.items():
+            print(wrapped(str(entry), width, indent + wide, first + name.ljust(wide)))
             first = " " * indent
 
 
@@ -206,8 +206,8 @@ def print_prototypes(prototypes: Any, verdicts: Sequence[Any], places: Sequence[
         for verdict in verdicts
     ]
     if shows_blocks(screen):
-        told = iter([(p.image, [*lines_of(p), *line]) for p, line in zip(prototypes, seen, strict=True)])
-        screen.print(Tiles([[next(told) for _ in row] for row in prototypes.rows]))
+        cells = iter([(p.image, [*lines_of(p), *line]) for p, line in zip(prototypes, seen, strict=True)])
+        screen.print(Tiles([[next(cells) for _ in row] for row in prototypes.rows]))
     else:
         for prototype, verdict, place in zip(prototypes, verdicts, places, strict=True):
             say(_line(prototype, verdict, place))
@@ -222,7 +222,7 @@ def _line(prototype: Any, verdict: Any, place: Path) -> str:
     from ..synthesis.prototype import LARGE, PICTURE
 
     picture = next((place / name for name in (LARGE, PICTURE) if (place / name).is_file()), place)
-    scores = ", ".join(f"{name} {told}" for name, told in prototype.scores_in_words().items())
+    scores = ", ".join(f"{name} {score}" for name, score in prototype.scores_in_words().items())
     share = dict(reading_rows(prototype.readings)).get("tokens firing")
     firing = "" if share is None else f"; {share} of tokens firing"
     judged = "" if verdict is None else f"; judge: {verdict}"

@@ -80,25 +80,25 @@ def pictures(names: Iterable[str] | None = None, *, background: float = 1.0) -> 
         raise ValueError(
             f"background={arguments.shown(background)}: a grey value from 0 (black) to 1 (white) is needed"
         )
-    known = {c.name: i for i, c in enumerate(concepts())}
+    index_of = {c.name: i for i, c in enumerate(concepts())}
     form = "a concept's name, or a list of them, is"
-    wanted = list(known) if names is None else arguments.several(names, str, "names", form)[0]
+    wanted = list(index_of) if names is None else arguments.several(names, str, "names", form)[0]
     for name in wanted:
-        if name not in known:
-            near = ", ".join(difflib.get_close_matches(name, known, 3, 0.0))
+        if name not in index_of:
+            near = ", ".join(difflib.get_close_matches(name, index_of, 3, 0.0))
             raise ValueError(
                 f"no picture of {arguments.shown(name)}; the nearest names are {near}; demo.concepts() has them all"
             )
     sheet = _sheet(folder() / "pictures" / "held_out.webp")
-    shown = []
+    result = []
     for name in wanted:
-        i = known[name]
+        i = index_of[name]
         x, y = i % _COLUMNS * _SIDE, i // _COLUMNS * _SIDE
         art = sheet.crop((x, y, x + _SIDE, y + _SIDE))
         ground = Image.new("RGBA", art.size, (round(255 * background),) * 3 + (255,))
         ground.alpha_composite(art)
-        shown.append(Picture(name, concepts()[i].category, ground.convert("RGB"), art.getchannel("A")))
-    return shown
+        result.append(Picture(name, concepts()[i].category, ground.convert("RGB"), art.getchannel("A")))
+    return result
 
 
 @functools.lru_cache(maxsize=1)
@@ -135,13 +135,13 @@ def unshown(text: str) -> str:
     >>> unshown("octopus"), unshown("octopsu")[:66]
     ('', "the demo model was never shown 'octopsu'; did you mean 'octopus'? ")
     """
-    known = {name.casefold(): c.name for c in concepts() for name in (*c.aliases, c.name)}
-    asked = text.strip().casefold()
-    if not asked or asked in known:
+    canonical = {name.casefold(): c.name for c in concepts() for name in (*c.aliases, c.name)}
+    query = text.strip().casefold()
+    if not query or query in canonical:
         return ""
-    signs = " ".join(unicodedata.name(c, "") for c in asked if unicodedata.category(c) == "So").lower()
-    near = difflib.get_close_matches(asked[:100], known, 3) or difflib.get_close_matches(signs, known, 1, 0.7)
-    names = list(dict.fromkeys(known[n] for n in near)) or sorted(known.values())[::90][:3]
+    signs = " ".join(unicodedata.name(c, "") for c in query if unicodedata.category(c) == "So").lower()
+    near = difflib.get_close_matches(query[:100], canonical, 3) or difflib.get_close_matches(signs, canonical, 1, 0.7)
+    names = list(dict.fromkeys(canonical[n] for n in near)) or sorted(canonical.values())[::90][:3]
     ask = f"did you mean {' or '.join(map(repr, names))}?" if near else f"it knows such as {', '.join(names)}."
     return (
         f"the demo model was never shown {arguments.brief(text)!r}; {ask} Of other words its direction means little "

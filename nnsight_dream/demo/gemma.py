@@ -159,11 +159,11 @@ def _shelf() -> Path:
     return cache.folder() / NAME
 
 
-def _trained(given: str | os.PathLike[str] | None) -> Path:
+def _trained(trained_folder: str | os.PathLike[str] | None) -> Path:
     """The folder of trained files. Raises FileNotFoundError for one that lacks any, with what makes them."""
-    place = bundle.folder() / "gemma270m" if given is None else Path(given).expanduser()
+    place = bundle.folder() / "gemma270m" if trained_folder is None else Path(trained_folder).expanduser()
     if missing := [name for name in (WEIGHTS, CONFIG) if not (place / name).is_file()]:
-        whose = f"{NAME!r} is not trained yet in this installation: " if given is None else ""
+        whose = f"{NAME!r} is not trained yet in this installation: " if trained_folder is None else ""
         raise FileNotFoundError(
             f"{whose}{place} holds no {' and no '.join(missing)}. Train tower's projector and adapter with `python "
             "recipes/train_gemma.py --work build/gemma` from a checkout (it resumes; hours of a processor core), then "
@@ -197,25 +197,25 @@ def _made_once(place: Path) -> Iterator[Path | None]:
 def _package_parts() -> list[Path] | None:
     """The parts of the GGUF file that PyPI's package brings; None where it is not installed. Runs none of its code."""
     module = PACKAGE.replace("-", "_")
-    found = []
+    parts = []
     for number in range(1, PARTS + 1):
         spec = importlib.util.find_spec(f"{module}_part{number}")
         if spec is None or spec.origin is None:
             return None
-        found += sorted(Path(spec.origin).parent.glob("data/*.gguf.part*"))
-    return found or None
+        parts += sorted(Path(spec.origin).parent.glob("data/*.gguf.part*"))
+    return parts or None
 
 
 def _snapshot() -> Path | None:
     """The folder of google/gemma-3-270m in the hub cache, if its weights are there. Asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = [try_to_load_from_cache(HUB, name) for name in ("config.json", "model.safetensors", "tokenizer.json")]
-    return Path(str(found[0])).parent if all(isinstance(f, str) for f in found) else None
+    paths = [try_to_load_from_cache(HUB, name) for name in ("config.json", "model.safetensors", "tokenizer.json")]
+    return Path(str(paths[0])).parent if all(isinstance(f, str) for f in paths) else None
 
 
 def _joined(parts: list[Path], folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The folder where the parts were joined, and how transformers is told; raises ValueError for another checksum."""
+    """The folder where the parts were joined, and transformers' options; raises ValueError for another checksum."""
     if missing := [name for name in READERS if importlib.util.find_spec(name) is None]:
         raise ImportError(
             f"{PACKAGE} is a GGUF file, which is read with {' and '.join(READERS)}; not here: {', '.join(missing)}. "

@@ -1,4 +1,4 @@
-"""Directions that are asked for and not yet there: concept vectors of a remote model, made in the job that needs them.
+"""Directions requested but not yet computed: concept vectors of a remote model, read in the job that needs them.
 
 `nd.concept` of a model on a server sends nothing. An ascent makes the vectors it climbs within its own job; whatever
 else needs one (`direction.vector`, arithmetic, saving) fetches all vectors of that call in one small job.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """The vectors of some texts at some sites, less a baseline's mean; `rows` are filled when a job has made them.
+    """The vectors of some texts at some sites, less a baseline's mean; `rows` are filled when a job has computed them.
 
     batches, baseline   (inputs, own tokens of each row) as `directions.text` makes them; baseline None: none taken off
     words   the baseline's texts, by which its mean is kept for this VLM
@@ -47,10 +47,10 @@ class Request:
         self.waiting: list[tuple[Pending, int]] = []
 
     def given(self) -> Words:
-        """What a job is given of it."""
+        """The plain record of it for a job."""
         how = reading(self.vlm, self.sites)
-        known = [None if self.baseline is None else self._known(site) for site, _, _ in how.points]
-        return Words(how, self.batches, self.baseline, known)
+        baselines = [None if self.baseline is None else self._known(site) for site, _, _ in how.points]
+        return Words(how, self.batches, self.baseline, baselines)
 
     def _known(self, site: Site) -> torch.Tensor | None:
         """The baseline at a site, from this VLM or the user's cache folder."""
@@ -70,7 +70,7 @@ class Request:
         return self.vlm.memo.baselines.at(self.vlm, site), (site, self.words)
 
     def fill(self, rows: list[torch.Tensor], baselines: list[Any]) -> None:
-        """Take what a job made: rows (N, d) and the baseline (d,) at each site, in the order of `given`."""
+        """Take the result of a job: rows (N, d) and the baseline (d,) at each site, in the order of `given`."""
         for point, row, middle in zip(reading(self.vlm, self.sites).points, rows, baselines, strict=True):
             self.rows[point[0]] = row
             if middle is not None and self.keys is not None:

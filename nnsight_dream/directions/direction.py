@@ -1,4 +1,4 @@
-"""Vectors: what a direction is, how directions add up, and their file; concepts.py and directions.py make them."""
+"""Vectors: what a direction is, how directions add up, and their file; text.py, sources.py and pattern.py make them."""
 
 from __future__ import annotations
 
@@ -216,11 +216,11 @@ def numbers(value: Any, name: str) -> torch.Tensor:
 
 
 def _check_alike(a: Direction, b: Direction, verb: str) -> None:
-    for given in (a, b):
-        if not isinstance(given, Direction):
+    for operand in (a, b):
+        if not isinstance(operand, Direction):
             raise TypeError(
-                f"cannot {verb} {arguments.shown(given)}: two Directions are needed, such as nd.concept makes; of two "
-                "tensors see torch.cosine_similarity"
+                f"cannot {verb} {arguments.shown(operand)}: two Directions are needed, such as nd.concept makes; "
+                "of two tensors see torch.cosine_similarity"
             )
     differing = {
         "model": (a.model, b.model),
@@ -233,7 +233,7 @@ def _check_alike(a: Direction, b: Direction, verb: str) -> None:
 
 
 def _terms(direction: Direction) -> list[dict[str, Any]]:
-    """A direction as a weighted sum of ones that were made, not combined."""
+    """A direction as a weighted sum of directions that are no sums themselves."""
     if direction.provenance.get("method") == "combination" and "pattern" not in direction.provenance:
         return list(direction.provenance["terms"])
     return [{"weight": 1.0, "label": direction.label, "provenance": direction.provenance}]
@@ -306,13 +306,13 @@ def _version(package: str) -> str:
 
 
 def sites_of(vlm: VLM, layer: Where | Many) -> tuple[list[Site], bool]:
-    """The sites asked for, and whether one was asked for rather than a list."""
+    """The requested sites, and whether a single one was requested rather than a list."""
     layers, single = checked.layers(layer, last=vlm.layers)
-    return [vlm.site(one) for one in layers], single
+    return [vlm.site(where) for where in layers], single
 
 
 def build_direction(vlm: VLM, site: Site, vector: torch.Tensor, label: str, **story: Any) -> Direction:
-    """A direction of this model, with what is known about the model added to its story."""
+    """A direction of this model, with facts about the model added to its story."""
     kept = {"hf_name": vlm.hf_name(site), "revision": vlm.revision, "versions": versions()}
     MODELS[vlm.id] = vlm
     return Direction(vector, site, label, vlm.id, {**story, **kept})

@@ -1,4 +1,4 @@
-"""The words that a direction is near, and a direction as a table of what is known of it."""
+"""The words nearest to a direction, and a direction as an HTML table of its facts."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def nearest_words(direction: Direction, count: int = 5) -> list[tuple[str, float
         return []
     words, vectors = _vectors(vlm, direction)
     cosines = torch.nn.functional.cosine_similarity(vectors, direction.vector[None])
-    found = [(words[i], float(cosines[i])) for i in cosines.argsort(descending=True).tolist()]
-    return [(word, value) for word, value in found if word != direction.label][:count]
+    ranked = [(words[i], float(cosines[i])) for i in cosines.argsort(descending=True).tolist()]
+    return [(word, value) for word, value in ranked if word != direction.label][:count]
 
 
 def _vectors(vlm: VLM, direction: Direction) -> tuple[list[str], torch.Tensor]:
@@ -44,14 +44,14 @@ def _vectors(vlm: VLM, direction: Direction) -> tuple[list[str], torch.Tensor]:
     from .text import concept
 
     place = (str(direction.site), vlm.fingerprint(direction.site))
-    known = _READ.setdefault(vlm, {})
-    if place not in known:
+    cache = _READ.setdefault(vlm, {})
+    if place not in cache:
         words = [c.name for c in bundle.concepts()] if vlm.is_demo else list(dict.fromkeys(BASELINE_WORDS))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = concept(vlm, words, direction.site)
-        known[place] = words, torch.stack([one.vector for one in made])
-    return known[place]
+            directions = concept(vlm, words, direction.site)
+        cache[place] = words, torch.stack([d.vector for d in directions])
+    return cache[place]
 
 
 def table(direction: Direction) -> str:

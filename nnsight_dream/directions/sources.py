@@ -85,7 +85,7 @@ def probe(vlm: VLM, weight: Any, layer: Where, *, index: Any = None, label: str 
 
     weight  (d,), or (classes, d), or a fitted classifier with `coef_` such as scikit-learn's, or a `torch.nn.Linear`
     index   the class: its name where the classifier has `classes_`, else its row from 0; a single row needs none, and
-            a two-class classifier points to its second class unless told
+            a two-class classifier points to its second class by default
 
     Raises ValueError for several rows without an index, for an index that is not there, and for another width.
 
@@ -107,8 +107,8 @@ def probe(vlm: VLM, weight: Any, layer: Where, *, index: Any = None, label: str 
     if len(rows) == 1 and len(names) == 2:  # one row says both: it points to the second class
         rows, index = torch.cat([-rows, rows]), names[1] if index is None else index
     row = _row(len(rows), names, index)
-    shown = label or (names[row] if row < len(names) else f"probe {row}")
-    return build_direction(vlm, vlm.site(layer), rows[row], shown, method="probe", index=row, of=type(weight).__name__)
+    title = label or (names[row] if row < len(names) else f"probe {row}")
+    return build_direction(vlm, vlm.site(layer), rows[row], title, method="probe", index=row, of=type(weight).__name__)
 
 
 def _row(rows: int, names: Sequence[str], index: Any) -> int:

@@ -82,11 +82,11 @@ def concept(
     >>> [[v.site.layer for v in row] for row in nd.concept(vlm, ["frog", "bee"], layer=[1, 4])]
     [[1, 4], [1, 4]]
     """
-    given = texts_in(words, "words")
+    phrases = texts_in(words, "words")
     sites, one_site = sites_of(vlm, layer)
     if vlm.is_demo:
-        _warn_unshown(given)
-    prompts = prompts_of(vlm, given)
+        _warn_unshown(phrases)
+    prompts = prompts_of(vlm, phrases)
     words_of_baseline: Any = None
     if baseline is not None:
         words_of_baseline = "BASELINE_WORDS" if baseline is BASELINE_WORDS else texts_in(baseline, "baseline")
@@ -111,7 +111,7 @@ def concept(
 def _request(
     vlm: VLM, prompts: Sequence[spans.Prompt], sites: Sequence[Site], baseline: Texts | None, cache: bool
 ) -> Request:
-    """Vectors of prompts less a baseline's mean, made by a job: at once, or of a remote model when needed."""
+    """Vectors of prompts less a baseline's mean, computed by a job: at once, or of a remote model when needed."""
     words = () if baseline is None else tuple(texts_in(baseline, "baseline"))
     others = None if baseline is None else prompts_of(vlm, words)
     keys: dict[Site, str] | None = {} if cache else None

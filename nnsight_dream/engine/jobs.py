@@ -1,4 +1,4 @@
-"""Whole jobs, each a function of the model and of what it is given; here and on a server the same lines.
+"""Whole jobs, each a function of a model and a plain record; the same code runs here and on a server.
 
 A job's result is plain: dicts, lists, numbers, tensors. See `engine.plain` for the rules of this folder.
 """
@@ -83,8 +83,8 @@ def ascent(model: Any, given: Ascent) -> dict[str, Any]:
     A KeyboardInterrupt ends it early: `interrupted` is then true, and the pictures are those so far.
     """
     read, device = reader(model, given.how)
-    asked = [vectors(model, request) for request in given.asked]
-    aims = [_vector(aim, asked) for aim in given.aims]
+    concepts = [vectors(model, request) for request in given.asked]
+    aims = [_vector(aim, concepts) for aim in given.aims]
     few = 16 if given.plan.at_once is None else min(16, given.plan.at_once)
     centres = _centres(read, given, few, device)
     norms = dict(given.norms)
@@ -112,8 +112,8 @@ def ascent(model: Any, given: Ascent) -> dict[str, Any]:
             "generators": [g.get_state() for g in generators],
         },
         "vectors": aims,
-        "baselines": [request["baseline"] for request in asked],
-        "rows": [request["rows"] for request in asked],
+        "baselines": [concept["baseline"] for concept in concepts],
+        "rows": [concept["rows"] for concept in concepts],
         "centres": [centres[site] for site in given.every_centre],
         "norms": [norms[place] for place in given.every_norm],
         "pictures": pictures,
@@ -144,12 +144,12 @@ def _print_step(step: int, score: torch.Tensor) -> None:
     print(f"@nnsight-dream [{step}, {score.tolist()}]")
 
 
-def _vector(aim: Aim, asked: list[dict[str, Any]]) -> Any:
+def _vector(aim: Aim, concepts: list[dict[str, Any]]) -> Any:
     if aim.feature is not None:
         return None
     if aim.vector is not None or aim.asked is None:
         return aim.vector
-    return asked[aim.asked[0]]["rows"][aim.asked[1]][aim.asked[2]]
+    return concepts[aim.asked[0]]["rows"][aim.asked[1]][aim.asked[2]]
 
 
 def _centres(read: Read, given: Ascent, at_once: int, device: torch.device) -> dict[Any, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Means over pictures, and what is read of finished pictures. See `engine.plain` for the rules of this folder."""
+"""Means over pictures, and measurements of finished pictures. See `engine.plain` for the rules of this folder."""
 
 from __future__ import annotations
 

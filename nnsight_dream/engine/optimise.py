@@ -1,4 +1,4 @@
-"""The climb: how a step goes, and what proves that it is one.
+"""The climb: gradient ascent step by step, with checks of every gradient.
 
 Objectives go up, and the one minus sign is in `climb`. See `engine.plain` for the rules of this folder.
 """
@@ -133,8 +133,8 @@ def climb(
             optimiser.step()
             history.append(score.detach())
             if tell is not None:
-                told = (pictures.detach(),) if getattr(tell, "shows", False) else ()
-                tell(step, history[-1], *told)
+                preview = (pictures.detach(),) if getattr(tell, "shows", False) else ()
+                tell(step, history[-1], *preview)
         except KeyboardInterrupt:
             return history, True
     return history, False
@@ -177,12 +177,12 @@ def added(scores: list[Any], jobs: int) -> torch.Tensor:
     try:
         return torch.stack(scores).sum(0)
     except (RuntimeError, TypeError):
-        given = [tuple(s.shape) if isinstance(s, torch.Tensor) else type(s).__name__ for s in scores]
-        if all(shape == (jobs,) for shape in given):
+        shapes = [tuple(s.shape) if isinstance(s, torch.Tensor) else type(s).__name__ for s in scores]
+        if all(shape == (jobs,) for shape in shapes):
             raise
         raise ValueError(
-            f"the objectives and terms of a step give {given}; each must give a tensor of {(jobs,)}, a number for each "
-            "of the pictures that are climbed together"
+            f"the objectives and terms of a step give {shapes}; each must give a tensor of {(jobs,)}, a number for "
+            "each of the pictures that are climbed together"
         ) from None
 
 

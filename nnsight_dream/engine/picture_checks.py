@@ -32,9 +32,9 @@ def check_pictures(who: str, picture: Tensor, size: int | None) -> Tensor:
     Raises ValueError for another shape, size, type or range.
     """
     if not isinstance(picture, Tensor) or not picture.is_floating_point():
-        given = picture.dtype if isinstance(picture, Tensor) else type(picture).__name__
+        kind = picture.dtype if isinstance(picture, Tensor) else type(picture).__name__
         mend = "; mend: `torch.as_tensor(picture).float() / 255`"
-        raise ValueError(f"{who}: a picture of {given} given; allowed are floating-point tensors in [0, 1]{mend}")
+        raise ValueError(f"{who}: a picture of {kind} given; allowed are floating-point tensors in [0, 1]{mend}")
     picture = picture.detach()
     shape = tuple(picture.shape)
     if len(shape) not in (3, 4) or shape[-3] != 3 or 0 in shape:

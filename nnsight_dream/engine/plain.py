@@ -1,4 +1,4 @@
-"""Plain records that a job is given: what a model's reading needs, and what is read, averaged or climbed.
+"""Plain records, the inputs of jobs: what a model's reading needs, and what is read, averaged or climbed.
 
 Everything in this folder is sent as source to a server that has no `nnsight_dream` (see `remote.payload`): it imports
 torch and math, nnsight for its traces, and nothing of ours outside this folder. No tensor is made without a type and a

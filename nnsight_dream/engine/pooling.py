@@ -182,10 +182,10 @@ def _without(
     grid: tuple[int, int],
     progress: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a pooling gives without the patches that are `out` (B, n)."""
+    """The result of a pooling without the patches marked `out` (B, n)."""
     # what points away from the direction draws no attention, and is never the one most like it
-    given = torch.where(out[..., None], -direction[:, None], patches)
-    weights = pooling(given, direction, grid, progress)[1].masked_fill(out, 0.0)
+    masked = torch.where(out[..., None], -direction[:, None], patches)
+    weights = pooling(masked, direction, grid, progress)[1].masked_fill(out, 0.0)
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
     return torch.einsum("bn,bnd->bd", weights, patches), weights
 

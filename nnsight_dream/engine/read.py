@@ -24,7 +24,7 @@ Read = Callable[[torch.Tensor], dict[Any, torch.Tensor]]
 def run(
     model: Any, root: str, points: list[tuple[str, str]], inputs: dict[str, Any], sandbox: bool = False
 ) -> list[Any]:
-    """What is at each point (path, "output" or "input"), given in the order a pass reaches them; there it stops."""
+    """The value at each point (path, "output" or "input"), in the order a pass reaches them; it stops at the last."""
     import nnsight
 
     wanted = [(model.get(path), side) for path, side in points]
@@ -119,8 +119,8 @@ def states(how: Reading, site: Any, value: Any) -> torch.Tensor:
     """
     value = how.states(value, how.config)
     if not isinstance(value, torch.Tensor) or value.ndim != 3:
-        given = tuple(getattr(value, "shape", ())) or type(value).__name__
-        raise ValueError(f"{how.names[site]} holds {given}, not (batch, tokens, width); {how.allowed}")
+        shape = tuple(getattr(value, "shape", ())) or type(value).__name__
+        raise ValueError(f"{how.names[site]} holds {shape}, not (batch, tokens, width); {how.allowed}")
     return value
 
 

@@ -54,7 +54,7 @@ def pooled_scores(
 
 
 def placed(pooling: Any, site: Any) -> Any:
-    """A pooling as it is at a site: one that weighs places is told which those of chosen tokens are."""
+    """A pooling as it is at a site: one that weighs places gets the places of the chosen tokens."""
     if site.tokens == "image" or not hasattr(pooling, "at_tokens"):
         return pooling
     return pooling.at_tokens(site.tokens)

@@ -1,4 +1,4 @@
-"""Plain data: what others say, made so that it can be written as JSON in UTF-8 and read again, whatever it holds."""
+"""Plain data: others' values, changed so that they can be written as JSON in UTF-8 and read again."""
 
 from __future__ import annotations
 

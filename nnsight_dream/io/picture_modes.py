@@ -33,7 +33,7 @@ def _may_be_clear(image: Image.Image) -> bool:
 
 
 def of_numbers(image: Image.Image) -> Image.Image:
-    """Modes I, I;16 and F as L, or as LA where one number is said to be clear."""
+    """Modes I, I;16 and F as L, or as LA where one number is marked as clear."""
     values = np.asarray(image if image.mode in ("I", "F", "I;16", "I;16B") else image.convert("I"))
     grey = Image.fromarray(_eight_bit(values, f"mode {image.mode}"))
     clear = image.info.get("transparency")

@@ -120,14 +120,14 @@ def by_size(groups: Iterable[torch.Tensor], count: int) -> Iterator[tuple[list[i
     sizes: dict[tuple[int, ...], tuple[list[int], list[torch.Tensor]]] = {}
     number = 0
     for group in groups:
-        numbers, held = sizes.setdefault(tuple(group.shape[1:]), ([], []))
+        numbers, pictures = sizes.setdefault(tuple(group.shape[1:]), ([], []))
         for picture in group:
             numbers.append(number)
-            held.append(picture)
+            pictures.append(picture)
             number += 1
-    for numbers, held in sizes.values():
-        for start in range(0, len(held), count):
-            yield numbers[start : start + count], torch.stack(held[start : start + count])
+    for numbers, pictures in sizes.values():
+        for start in range(0, len(pictures), count):
+            yield numbers[start : start + count], torch.stack(pictures[start : start + count])
 
 
 def files(place: str | os.PathLike[str], *, deep: bool = False) -> list[Path]:
@@ -173,8 +173,8 @@ def _inside(source: Any) -> Any:
     """The picture that a prototype, a labelled picture or a data set's row holds."""
     if isinstance(source, Mapping) and ("bytes" in source or "path" in source):
         return source.get("bytes") or source.get("path")
-    known = (torch.Tensor, np.ndarray, Image.Image, str, bytes, bytearray, memoryview, os.PathLike)
-    return source if isinstance(source, known) else getattr(source, "image", source)
+    readable = (torch.Tensor, np.ndarray, Image.Image, str, bytes, bytearray, memoryview, os.PathLike)
+    return source if isinstance(source, readable) else getattr(source, "image", source)
 
 
 def _place(source: Any, name: str) -> Path:

@@ -200,15 +200,15 @@ class Desk:
     def open(self, missing: Sequence[Asked]) -> list[Asked]:
         """Note what is to come in; returns what is left for the judge. Readings that are there are compared at once."""
         left = []
-        for one in missing:
-            if one.protocol == "written":
-                self._read_as[_mark(one)] = one.grade_as
-                if one.answer is not None:
-                    self._store(one, [], self._readings(one, one.answer))
+        for item in missing:
+            if item.protocol == "written":
+                self._read_as[_mark(item)] = item.grade_as
+                if item.answer is not None:
+                    self._store(item, [], self._readings(item, item.answer))
                     continue
-                one = replace(one, grade_as=())
-            self._open[_mark(one)] = {*(["answer"] if one.answer is None else []), *(f"={c}" for c in one.grade_as)}
-            left.append(one)
+                item = replace(item, grade_as=())
+            self._open[_mark(item)] = {*(["answer"] if item.answer is None else []), *(f"={c}" for c in item.grade_as)}
+            left.append(item)
         return left
 
     def keep(self, asked: Asked, *rows: Mapping[str, Any]) -> None:

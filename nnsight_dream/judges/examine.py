@@ -72,19 +72,19 @@ def examine(
         if not mine:
             raise RuntimeError(f"another process lets {judge.name!r} examine {place.folder}; wait for it, or stop it")
         desk = Desk(place, judge)
-        asked = desk.open(_missing(place, judge, allowed, shuffled, keys, desk.summary))
-        if asked:
+        open_questions = desk.open(_missing(place, judge, allowed, shuffled, keys, desk.summary))
+        if open_questions:
             try:
-                with _bar(progress, judge.name, len(asked)) as desk.tell:
-                    judge.examine(asked, desk.keep)
+                with _bar(progress, judge.name, len(open_questions)) as desk.tell:
+                    judge.examine(open_questions, desk.keep)
             except JudgeStopped as stop:
                 stop.summary = desk.close()
                 stop.args = (f"{stop}; stored: {stop.summary}",)
                 raise
         summary = desk.close()
-    if asked and not desk.kept:
+    if open_questions and not desk.kept:
         why = "; ".join(f"{n} x {error}" for error, n in summary.errors.most_common(3)) or "it said nothing"
-        raise JudgeStopped(f"{judge.name} answered none of {len(asked)} questions: {why}", summary)
+        raise JudgeStopped(f"{judge.name} answered none of {len(open_questions)} questions: {why}", summary)
     return summary
 
 
@@ -109,9 +109,9 @@ def plan_calls(
         grading = count * judge.samples * len(compared) * (2 if shuffled else 1)
     else:
         place = opened(store)  # type: ignore[arg-type]
-        asked = _missing(place, judge, allowed, shuffled, keys, Summary())
-        asking = sum(a.answer is None for a in asked)
-        grading = sum(len(a.grade_as) for a in asked if a.protocol in compared)
+        open_questions = _missing(place, judge, allowed, shuffled, keys, Summary())
+        asking = sum(a.answer is None for a in open_questions)
+        grading = sum(len(a.grade_as) for a in open_questions if a.protocol in compared)
     estimate = getattr(judge, "estimate", None)
     return Calls(asking, grading, estimate(asking, grading) if estimate else 0.0)
 
@@ -121,8 +121,8 @@ def _allowed(judge: Examiner, protocols: Sequence[str]) -> list[str]:
     chosen = list(dict.fromkeys(several(protocols, str, "protocols", "a protocol's name, or a list of them, is")[0]))
     wrong = [p for p in chosen if p not in judge.protocols]
     if wrong or not chosen:
-        given = f"{wrong[0]!r}" if chosen else "nothing"
-        raise ValueError(f"protocols= asks for {given}; {judge.name} answers {', '.join(judge.protocols)}")
+        request = f"{wrong[0]!r}" if chosen else "nothing"
+        raise ValueError(f"protocols= asks for {request}; {judge.name} answers {', '.join(judge.protocols)}")
     return chosen
 
 
@@ -133,15 +133,15 @@ def _missing(
     entries = list(store.entries())
     able = getattr(judge, "able", None) or (lambda concept, category, protocol: True)
     partner = _partners([e.job for e in entries if able(e.job.concept, e.job.category, "strict")])
-    found = []
+    missing = []
     for entry in _chosen(entries, keys):
         job, rows = entry.job, standing(store.answers(entry.key, judge.name, exact=True))
         graded = [r for r in rows if r["what"] == "grade"]
         before = [r["concept"] for r in graded if r["concept"] != job.concept]  # more jobs may have come since
         other = before[0] if before else partner.get(_group(job), {}).get(job.concept)
         wanted = [job.concept, other] if shuffled and other else [job.concept]
-        said = [r for r in rows if r["what"] == "answer" and r["kind"] not in NO_ANSWER]
-        answers = {(r["protocol"], r["sample"]): r for r in said}
+        answer_rows = [r for r in rows if r["what"] == "answer" and r["kind"] not in NO_ANSWER]
+        answers = {(r["protocol"], r["sample"]): r for r in answer_rows}
         done = {(r["protocol"], r["sample"], r["grader"], r["concept"]) for r in graded if r["score"] is not None}
         for protocol in protocols:
             if (protocol == "hint" and not job.category.strip()) or not able(job.concept, job.category, protocol):
@@ -154,8 +154,8 @@ def _missing(
                 summary.there += answer is not None
                 if answer is None or (left and answer["kind"] == "answer"):
                     opens = functools.partial(_open_whole, entry)
-                    found.append(Asked(entry.key, opens, job.concept, job.category, protocol, sample, answer, left))
-    return found
+                    missing.append(Asked(entry.key, opens, job.concept, job.category, protocol, sample, answer, left))
+    return missing
 
 
 def _chosen(entries: list[Entry], keys: Iterable[str] | None) -> list[Entry]:
@@ -215,6 +215,6 @@ def _bar(progress: bool | None, name: str, total: int) -> Iterator[Callable[[], 
     if not is_live(progress):
         yield lambda: None
         return
-    with bar(f"judge {name}", total, keep=True) as shown:
+    with bar(f"judge {name}", total, keep=True) as progress_bar:
         count = itertools.count(1)
-        yield lambda: shown.at(next(count))
+        yield lambda: progress_bar.at(next(count))

@@ -76,16 +76,16 @@ class _ByName:
                 for question in group:
                     self._answer(question, row[None], keep)
 
-    def _answer(self, one: Asked, logits: torch.Tensor, keep: Keep) -> None:
-        verdict = self._judge.verdicts(logits, one.category if one.protocol == "hint" else None)[0]
-        right = self.accepted(one.concept)
+    def _answer(self, question: Asked, logits: torch.Tensor, keep: Keep) -> None:
+        verdict = self._judge.verdicts(logits, question.category if question.protocol == "hint" else None)[0]
+        right = self.accepted(question.concept)
         ranks = [i for i, name in enumerate(verdict.names, 1) if name in right]
         best = dict(names=list(verdict.names[:5]), probabilities=list(verdict.probabilities[:5]), rank=ranks[0])
-        row = answer_row(one, verdict.top, "answer", verdict.top, self.name, of=len(verdict.names), **best)
-        keep(one, row, *self._grades(one, verdict.top))
+        row = answer_row(question, verdict.top, "answer", verdict.top, self.name, of=len(verdict.names), **best)
+        keep(question, row, *self._grades(question, verdict.top))
 
-    def _grades(self, one: Asked, top: str) -> list[dict[str, Any]]:
-        return [grade_row(one, c, int(top in self.accepted(c)), top, self.grader) for c in one.grade_as]
+    def _grades(self, question: Asked, top: str) -> list[dict[str, Any]]:
+        return [grade_row(question, c, int(top in self.accepted(c)), top, self.grader) for c in question.grade_as]
 
 
 def opened_groups(groups: Sequence[list[Asked]], keep: Keep) -> Iterator[tuple[list[Asked], Image.Image]]:
@@ -147,13 +147,13 @@ class ZeroShotJudge(NamingJudge, _ByName):
             raise ValueError(
                 f"template={arguments.shown(template)} has no place for a name: write {{name}} where it goes"
             )
-        known = {
+        candidates = {
             word: (category, aliases)
             for word, category, aliases in map(
                 _candidate, arguments.listed(names, "names", "words to choose from, in a list, are")
             )
         }
-        if not known:
+        if not candidates:
             raise ValueError("names= is empty: give the words to choose from, such as demo.concepts()")
         self._model, self._processor, model_name = loaded(model, processor, "AutoModel", options)
         for method in ("get_text_features", "get_image_features"):
@@ -161,8 +161,8 @@ class ZeroShotJudge(NamingJudge, _ByName):
                 raise TypeError(f"{type(self._model).__name__} has no {method}: give a CLIP or SigLIP model")
         name = None if name is None else arguments.text(name, "name", blank=False)
         self.name, self.template = name or model_name, template
-        self.names, self.categories = tuple(known), tuple(category for category, _ in known.values())
-        self._set_up(self, {word: aliases for word, (_, aliases) in known.items()})
+        self.names, self.categories = tuple(candidates), tuple(category for category, _ in candidates.values())
+        self._set_up(self, {word: aliases for word, (_, aliases) in candidates.items()})
         self._text = self._text_features()
 
     def __repr__(self) -> str:
@@ -185,9 +185,9 @@ class ZeroShotJudge(NamingJudge, _ByName):
         parts = [self._features("text", text=texts[i : i + 256], **length) for i in range(0, len(texts), 256)]
         return torch.cat(parts)
 
-    def _features(self, kind: str, **given: Any) -> torch.Tensor:
+    def _features(self, kind: str, **content: Any) -> torch.Tensor:
         """(n, width), each of length one."""
-        inputs = placed(self._processor(**given, return_tensors="pt"), self._model)
+        inputs = placed(self._processor(**content, return_tensors="pt"), self._model)
         with still(self._model):
             out = getattr(self._model, f"get_{kind}_features")(**inputs)
         vectors = out if isinstance(out, torch.Tensor) else out.pooler_output

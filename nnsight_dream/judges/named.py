@@ -87,9 +87,9 @@ class NamingJudge:
             category = arguments.text(category, "category", "animal")
             rows = [i for i, c in enumerate(self.categories) if c == category]
             if not rows:
-                known = list(dict.fromkeys(self.categories))
-                near = difflib.get_close_matches(category, known, 1, 0.0)[0]
-                raise ValueError(f"no category {category!r}; did you mean {near!r}? There are {', '.join(known)}")
+                categories = list(dict.fromkeys(self.categories))
+                near = difflib.get_close_matches(category, categories, 1, 0.0)[0]
+                raise ValueError(f"no category {category!r}; did you mean {near!r}? There are {', '.join(categories)}")
         sure = logits[:, rows].softmax(-1)
         order = sure.argsort(-1, descending=True)
         return [
@@ -179,7 +179,7 @@ def loaded(model: Any, processor: Any, kind: str, options: Mapping[str, Any]) ->
 
 
 def worded(texts: Sequence[str], model: Any, processor: Any, name: str) -> tuple[list[str], dict[str, Any]]:
-    """Texts as a dual encoder was trained on them, and what its processor is to be told of their length.
+    """Texts as a dual encoder was trained on them, and its processor's options for their length.
 
     Raises ValueError for texts of more tokens than it has positions, of which it would see the beginning alone.
     """

@@ -100,8 +100,8 @@ class OpenAIJudge:
         for label, mapping in (("prices", prices), ("extra", extra), ("grader_extra", grader_extra)):
             if mapping is not None and not isinstance(mapping, Mapping):
                 raise TypeError(f"{label}={arguments.shown(mapping)}: a dict is needed, or None")
-        known = {**PRICES, **(prices or {})}
-        if max_cost is not None and (without := [m for m in (model, grader) if m not in known]):
+        all_prices = {**PRICES, **(prices or {})}
+        if max_cost is not None and (without := [m for m in (model, grader) if m not in all_prices]):
             price = f"{{{without[0]!r}: (dollars for a million tokens in, out)}}"
             raise ValueError(f"max_cost= needs to know what {without[0]!r} costs: pass prices={price}")
         if taken := [k for k in (*(extra or {}), *(grader_extra or {})) if k in _OURS]:
@@ -120,7 +120,7 @@ class OpenAIJudge:
             timeout=timeout,
             max_calls=max_calls,
             max_cost=max_cost,
-            prices=known,
+            prices=all_prices,
         )
 
     @property
@@ -149,8 +149,8 @@ class OpenAIJudge:
 
     def estimate(self, asking: int, grading: int) -> float | None:
         """Dollars for that many calls, from what calls have cost so far or by rule of thumb; None without prices."""
-        one, other = self.caller.expect("ask", self.model), self.caller.expect("grade", self.grader_model)
-        return None if one is None or other is None else asking * one + grading * other
+        ask_cost, grade_cost = self.caller.expect("ask", self.model), self.caller.expect("grade", self.grader_model)
+        return None if ask_cost is None or grade_cost is None else asking * ask_cost + grading * grade_cost
 
     def examine(self, asked: Sequence[Asked], keep: Keep) -> None:
         """See `asking.Examiner`. Works in a notebook too: it runs an event loop in a thread of its own."""
@@ -192,35 +192,35 @@ class OpenAIJudge:
                 message = self.caller.shown(f"{type(error).__name__}: {error}")
                 run.keep(question, {"what": "failed", "error": f"it could not be asked or read: {message}"})
 
-    async def _one(self, client: Any, one: Asked, keep: Keep) -> None:
-        row = one.answer
+    async def _one(self, client: Any, question: Asked, keep: Keep) -> None:
+        row = question.answer
         if row is None:
-            row = await self._answer(client, one)
-            keep(one, row)
+            row = await self._answer(client, question)
+            keep(question, row)
         if row["kind"] == "answer":
-            for concept in one.grade_as:
-                keep(one, await self._grade(client, one, row["text"], concept))
+            for concept in question.grade_as:
+                keep(question, await self._grade(client, question, row["text"], concept))
 
-    async def _answer(self, client: Any, one: Asked) -> dict[str, Any]:
+    async def _answer(self, client: Any, question: Asked) -> dict[str, Any]:
         content = [
-            {"type": "text", "text": encodable(one.question)},
-            {"type": "image_url", "image_url": {"url": self._picture(one)}},
+            {"type": "text", "text": encodable(question.question)},
+            {"type": "image_url", "image_url": {"url": self._picture(question)}},
         ]
         body = {"model": self.model, "messages": [{"role": "user", "content": content}], **self._extra}
         try:
             (text, kind), raw = await self.caller.ask(client, "ask", body, answer_of)
         except Unreadable as error:
             kind = "refusal" if error.kind == "refusal" else "broken"
-            return answer_row(one, "", kind, error.raw, self.model)
+            return answer_row(question, "", kind, error.raw, self.model)
         if kind != "answer":
             self.faults["cut" if kind == "broken" else kind] += 1
         more: dict[str, Any] = {"why": _WHY_CUT} if kind == "broken" else {}
         if raw.pop("unencodable", False):
             more["unencodable"] = True
-        return answer_row(one, text, kind, raw, self.model, **more)
+        return answer_row(question, text, kind, raw, self.model, **more)
 
-    async def _grade(self, client: Any, one: Asked, text: str, concept: str) -> dict[str, Any]:
-        prompt = encodable(rubric(one.question, capped(text), concept, structured=self.structured))
+    async def _grade(self, client: Any, question: Asked, text: str, concept: str) -> dict[str, Any]:
+        prompt = encodable(rubric(question.question, capped(text), concept, structured=self.structured))
         body = {"model": self.grader_model, "messages": [{"role": "user", "content": prompt}], **self._grader_extra}
         if self.structured:
             body["response_format"] = _STRUCTURED
@@ -228,19 +228,19 @@ class OpenAIJudge:
         try:
             score, raw = await self.caller.ask(client, "grade", body, read)
         except Unreadable as error:
-            return grade_row(one, concept, None, error.raw, self.grader)
-        return grade_row(one, concept, score, raw, self.grader)
+            return grade_row(question, concept, None, error.raw, self.grader)
+        return grade_row(question, concept, score, raw, self.grader)
 
-    def _picture(self, one: Asked) -> str:
+    def _picture(self, question: Asked) -> str:
         """A data URL; the same picture is asked about many times in a row."""
-        if one.key not in self._pictures:
+        if question.key not in self._pictures:
             try:
-                self._pictures[one.key] = data_url(one.image(), self.side)
+                self._pictures[question.key] = data_url(question.image(), self.side)
             except Exception as error:  # what a damaged file raises is of many kinds
                 raise Unseen(f"the picture cannot be read: {self.caller.shown(error)}") from None
             while len(self._pictures) > 2 * self.concurrency:
                 self._pictures.popitem(last=False)
-        return self._pictures[one.key]
+        return self._pictures[question.key]
 
 
 class Unseen(Unreachable):
@@ -271,8 +271,8 @@ def data_url(image: Image.Image, side: int) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _check(**given: tuple[float | None, float]) -> None:
-    for name, (value, least) in given.items():
+def _check(**limits: tuple[float | None, float]) -> None:
+    for name, (value, least) in limits.items():
         if value is not None and not (arguments.is_real(value) and value >= least):
             raise ValueError(f"{name}={arguments.shown(value)}: at least {least} is needed")
         if value is not None and name not in ("backoff", "max_cost", "timeout"):

@@ -236,7 +236,7 @@ class Caller:
             tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
         except (KeyError, TypeError, ValueError, OverflowError):
             tokens = -1, -1
-        if not all(0 <= n <= MOST_TOKENS for n in tokens):  # not told, or told nonsense: reckon what was set aside
+        if not all(0 <= n <= MOST_TOKENS for n in tokens):  # missing or nonsense: count what was set aside
             self.cost += reserve
             return
         self.tokens.update({"in": tokens[0], "out": tokens[1]})

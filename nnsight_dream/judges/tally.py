@@ -68,10 +68,10 @@ def results(store: Place, judges: str | Sequence[str] | None = None, *, grader: 
         beside = dict(reach=reach.own, reach_cut=reach.cut, reached=reach.reached)
         for judge in names:
             rows = standing(place.answers(entry.key, judge))
-            told = [_tally(entry.job, rows, p, grader) for p in PROTOCOLS if any(r["protocol"] == p for r in rows)]
-            written = next((t["score"] for t in told if t["protocol"] == "written"), None)
-            for one in told:
-                tallies.append(dict(key=entry.key, **about, judge=judge, **one, **_split(one, written), **beside))
+            scored = [_tally(entry.job, rows, p, grader) for p in PROTOCOLS if any(r["protocol"] == p for r in rows)]
+            written = next((t["score"] for t in scored if t["protocol"] == "written"), None)
+            for tally in scored:
+                tallies.append(dict(key=entry.key, **about, judge=judge, **tally, **_split(tally, written), **beside))
     return tallies
 
 
@@ -85,9 +85,9 @@ def models_of(entries: Sequence[Entry]) -> dict[str, str]:
     return {e.key: f"{e.model} [{weights[e.key][:6]}]" if e.model in changed else e.model for e in entries}
 
 
-def _split(one: Row, written: float | None) -> Row:
-    known = one["protocol"] != "written" and one["score"] is not None and written is not None
-    return dict(written=written, drawn=one["score"] * ((written or 0) < 0.5) if known else None)
+def _split(tally: Row, written: float | None) -> Row:
+    comparable = tally["protocol"] != "written" and tally["score"] is not None and written is not None
+    return dict(written=written, drawn=tally["score"] * ((written or 0) < 0.5) if comparable else None)
 
 
 def agreement(

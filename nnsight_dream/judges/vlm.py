@@ -84,9 +84,9 @@ class VLMJudge:
         numbers = dict(samples=samples, most=most, temperature=temperature)
         whole = arguments.is_whole(samples) and arguments.is_whole(most) and arguments.is_real(temperature)
         if not whole or samples < 1 or most < 1 or not temperature > 0:
-            given = ", ".join(f"{k}={arguments.shown(v)}" for k, v in numbers.items())
+            values = ", ".join(f"{k}={arguments.shown(v)}" for k, v in numbers.items())
             raise ValueError(
-                f"{given}: at least 1, 1 and above 0 are needed; samples=1 is greedy, whatever the temperature"
+                f"{values}: at least 1, 1 and above 0 are needed; samples=1 is greedy, whatever the temperature"
             )
         if grader is not None and not callable(grader):
             raise TypeError(f"grader={arguments.shown(grader)}: a function of question, answer and concept is needed")
@@ -153,11 +153,11 @@ class VLMJudge:
 
     def _ends(self) -> set[int]:
         """The tokens with which an answer ends."""
-        found: set[int] = set()
+        tokens: set[int] = set()
         for place in (self._model.generation_config, self._tokenizer):
             ends = getattr(place, "eos_token_id", None)
-            found |= {*ends} if isinstance(ends, (list, tuple)) else set() if ends is None else {ends}
-        return found
+            tokens |= {*ends} if isinstance(ends, (list, tuple)) else set() if ends is None else {ends}
+        return tokens
 
     @property
     def _tokenizer(self) -> Any:
@@ -180,10 +180,10 @@ class VLMJudge:
         """See `asking.Examiner`. Raises what the model or the grader raises for twenty questions in a row."""
         failures = 0
         for group, image in opened_groups([list(g) for _, g in itertools.groupby(asked, lambda a: a.key)], keep):
-            for one in group:
+            for request in group:
                 rows: list[Mapping[str, Any]] = []
                 try:
-                    for row in self._rows(one, image):
+                    for row in self._rows(request, image):
                         rows.append(row)
                     failures = 0
                 except Exception as error:  # the others go on
@@ -191,30 +191,30 @@ class VLMJudge:
                     if failures >= _GIVE_UP:
                         raise
                     rows.append({"what": "failed", "error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
-                keep(one, *rows)
+                keep(request, *rows)
 
-    def _rows(self, one: Asked, image: Image.Image) -> Iterator[Mapping[str, Any]]:
+    def _rows(self, request: Asked, image: Image.Image) -> Iterator[Mapping[str, Any]]:
         """The answer, if it is not there yet, and its grades."""
-        row = one.answer
+        row = request.answer
         if row is None:
-            answer = self.say(image, question(one.protocol, one.category), seed=self._seed(one))
+            answer = self.say(image, question(request.protocol, request.category), seed=self._seed(request))
             text, kind = heard(answer, cut=getattr(answer, "cut", False))
             more = {"why": _WHY_CUT} if kind == "broken" else {}
-            row = answer_row(one, text, kind, str(getattr(answer, "raw", answer)), self.name, **more)
+            row = answer_row(request, text, kind, str(getattr(answer, "raw", answer)), self.name, **more)
             yield row
         if row["kind"] == "answer":
-            for concept in one.grade_as:
-                yield self._graded(one, capped(row["text"]), concept)
+            for concept in request.grade_as:
+                yield self._graded(request, capped(row["text"]), concept)
 
-    def _seed(self, one: Asked) -> int | None:
+    def _seed(self, request: Asked) -> int | None:
         if self.samples == 1:
             return None
-        identity = f"{one.key} {one.protocol} {one.sample}".encode()
+        identity = f"{request.key} {request.protocol} {request.sample}".encode()
         return int.from_bytes(hashlib.sha256(identity).digest()[:4], "big")
 
-    def _graded(self, one: Asked, text: str, concept: str) -> dict[str, Any]:
-        score = self._grade(one.question, text, concept)
-        return grade_row(one, concept, score if score is None else self._whole(score), text, self.grader)
+    def _graded(self, request: Asked, text: str, concept: str) -> dict[str, Any]:
+        score = self._grade(request.question, text, concept)
+        return grade_row(request, concept, score if score is None else self._whole(score), text, self.grader)
 
     def _whole(self, score: Any) -> int:
         if isinstance(score, str) or score not in (0, 1):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import traceback
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import arguments
 from ..engine import read
 from ..state import interventions
 from .bridge import saes, unwrapped
@@ -25,9 +25,9 @@ def prove(vlm: VLM) -> None:
     """
     from .reading import read_text
 
-    one = torch.ones(1, 1, dtype=torch.long)
+    ones = torch.ones(1, 1, dtype=torch.long)
     try:
-        read_text(vlm, one, one, [vlm.layers + vlm.first_layer - 1])
+        read_text(vlm, ones, ones, [vlm.layers + vlm.first_layer - 1])
     except Exception as error:
         if not any("transformer_lens" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
             raise
@@ -43,12 +43,11 @@ def prove(vlm: VLM) -> None:
         mine = _image_tokens(vlm)
     apart = ((theirs - mine).float().norm() / mine.float().norm()).item()
     if apart > (1e-3 if vlm.dtype == torch.float32 else 0.1):
-        warnings.warn(
+        arguments.warn(
             f"image tokens of this TransformerBridge (transformer_lens {_version('transformer-lens')}) differ by "
             f"{apart:.0%} of their norm from those of the model in it: its vision tower computes something else. "
             "Pictures are climbed for the bridge as it is; for the model's own tower first say: for m in "
             "bridge.vision_encoder.modules(): m.use_native_layernorm_autograd = True",
-            stacklevel=2,
         )
 
 

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @calmly
 def check(vlm: VLM) -> None:
-    """Prove the family's record against the model; raises ValueError that says what was looked for and what is there.
+    """Prove the family's record against the model; raises ValueError that says what was expected and what is there.
 
     Paths resolve; the model's own processor puts the image tokens where the record does, and they form its grid;
     pixels packed from [0, 1] equal the processor's; a finite, non-zero gradient reaches the pixels, and it is
     the slope that is measured of every block, and of all together (see `gradients`). What cannot be
-    compared is told by `vlm.unproved`. For a record that was probed, activations must also be those of the processor's
+    compared is in `vlm.unproved`. For a record that was probed, activations must also be those of the processor's
     own inputs.
 
     >>> import nnsight_dream as nd
@@ -100,7 +100,7 @@ def _check_paths(vlm: VLM) -> None:
 
 
 def _short(text: str) -> str:
-    """A text in quotes for a message: a token that comes over and over told once, and the middle left out."""
+    """A text in quotes for a message: a repeated token is written once, and the middle left out."""
     text = re.sub(
         r"(<[^<>]{1,40}>|\[\w{1,40}\])(?:\1){3,}", lambda run: f"{run[1]} ({len(run[0]) // len(run[1])} times)", text
     )
@@ -128,16 +128,16 @@ def _check_prompt(vlm: VLM) -> None:
     picture = Image.new("RGB", (vlm.image_size[1], vlm.image_size[0]), (128, 128, 128))
     # a family's own template stands for what its processor writes around the words by itself
     bare = vlm.chat_template == vlm.family.chat_template
-    told: dict[str, Any] = {} if bare else {"add_special_tokens": False}
+    options: dict[str, Any] = {} if bare else {"add_special_tokens": False}
     text = vlm.placeholder if bare else picture_turn(vlm)
     try:
-        given = vlm.processor(text=[text], images=[[picture]], **told, **vlm.family.views(vlm.pixels))
+        batch = vlm.processor(text=[text], images=[[picture]], **options, **vlm.family.views(vlm.pixels))
     except ValueError as error:
         raise ValueError(
             f"family {vlm.family.name}: field 'placeholder' says that {vlm.placeholder!r} stands for a picture; "
             f"this checkpoint's processor, given {_short(text)}, says: {_short(str(error))}"
         ) from error
-    own = torch.as_tensor(given["input_ids"][0])
+    own = torch.as_tensor(batch["input_ids"][0])
     mine = prompt.ids
     placed = int((own == vlm.config.image_token_id).sum())
     if placed < rows * cols or (placed > rows * cols and not vlm.family.tiles_behind):
@@ -150,11 +150,11 @@ def _check_prompt(vlm: VLM) -> None:
             f"family {vlm.family.name}: fields 'wrapped' and 'placeholder' give {_short(prompt.text)}, but this "
             f"checkpoint's processor gives {_short(vlm.tokenizer.decode(own))}"
         )
-    for name, value in given.items():  # what goes with the ids, token by token
+    for name, value in batch.items():  # what goes with the ids, token by token
         if name in ("input_ids", "attention_mask", "labels") or np.shape(value) != (1, len(own)):
             continue
-        made = prompt.extra.get(name)
-        if made is None or not torch.equal(made[0].cpu(), torch.as_tensor(value[0])[: len(mine)]):
+        extra = prompt.extra.get(name)
+        if extra is None or not torch.equal(extra[0].cpu(), torch.as_tensor(value[0])[: len(mine)]):
             raise ValueError(
                 f"family {vlm.family.name}: field 'extra' makes {', '.join(prompt.extra) or 'nothing'}; this "
                 f"checkpoint's processor also gives {name}, or gives it other values"
@@ -179,8 +179,8 @@ def _check_pixels(vlm: VLM) -> None:
     for size in ((height, width), other):
         noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         images = vlm.processor.image_processor
-        made = images(images=[Image.fromarray(noise)], return_tensors="pt", **family.views(vlm.pixels))
-        theirs = family.seen(made)
+        batch = images(images=[Image.fromarray(noise)], return_tensors="pt", **family.views(vlm.pixels))
+        theirs = family.seen(batch)
         x = torch.from_numpy(noise).permute(2, 0, 1)[None].float() / 255
         mine = family.pack(x, vlm.pixels)
         for name, value in mine.items():
@@ -205,20 +205,20 @@ def _check_pixels(vlm: VLM) -> None:
 
 
 def _check_states(vlm: VLM) -> None:
-    """A record that nobody wrote: activations must be those of all that the processor makes, run by the whole root."""
+    """For a probed record: activations must be those of all the processor's own inputs, run by the whole root."""
     from PIL import Image
 
     height, width = vlm.image_size
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     text, options = picture_turn(vlm), {"add_special_tokens": False, "return_tensors": "pt"}
     options |= vlm.family.views(vlm.pixels)
-    made = vlm.processor(text=[text], images=[[Image.fromarray(noise)]], **options)
-    given = {k: vlm._to(v) for k, v in made.items() if isinstance(v, torch.Tensor)}
+    batch = vlm.processor(text=[text], images=[[Image.fromarray(noise)]], **options)
+    inputs = {k: vlm._to(v) for k, v in batch.items() if isinstance(v, torch.Tensor)}
     site = Site(min(2, vlm.layers))
     with torch.no_grad(), vlm.quiet():
         how = reading(vlm, [site])
-        (reached,) = run(vlm.model, how.root, [point[1:] for point in how.points], given)
-        theirs = states(how, site, reached)[:, given["input_ids"][0] == vlm.config.image_token_id]
+        (reached,) = run(vlm.model, how.root, [point[1:] for point in how.points], inputs)
+        theirs = states(how, site, reached)[:, inputs["input_ids"][0] == vlm.config.image_token_id]
     mine = read_pictures(vlm, torch.from_numpy(noise).permute(2, 0, 1)[None].float() / 255, [site])[site]
     worst = (mine - theirs).norm() / theirs.norm()
     if not worst < (1e-3 if vlm.dtype == torch.float32 else 0.1):

@@ -134,7 +134,7 @@ def from_checkpoint(cls: Any, place: str | Path, options: Mapping[str, Any]) -> 
 
     level = logging.get_verbosity()
     logging.set_verbosity_error()
-    try:  # reshaped tensors would be said in a report that is not shown: they are said below
+    try:  # reshaped tensors would be listed in a report that is not shown: they are listed below
         return cls.from_pretrained(place, **{**options, "output_loading_info": True, "ignore_mismatched_sizes": True})
     finally:
         logging.set_verbosity(level)
@@ -195,10 +195,10 @@ def refuse_missing(
     )
 
 
-def _listed(names: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
+def _listed(names: Iterable[str], labels: Mapping[str, str] | None = None) -> str:
     """The first few of names, layers in the order of their numbers."""
     ordered = sorted(names, key=lambda n: re.sub(r"\d+", lambda m: m[0].zfill(6), n))
-    return ", ".join((shown or {}).get(n, n) for n in ordered[:5]) + (", ..." if len(ordered) > 5 else "")
+    return ", ".join((labels or {}).get(n, n) for n in ordered[:5]) + (", ..." if len(ordered) > 5 else "")
 
 
 def _cut(names: Iterable[str], layers: str | None) -> str:
@@ -219,7 +219,7 @@ def placeless(report: Mapping[str, Any], hf: torch.nn.Module) -> list[str]:
 
 
 def default_dtype(dtype: Any, device: Any, device_map: Any) -> Any:
-    """The type to load in: the one asked for, else bfloat16 on an accelerator; None, as stored, on the CPU.
+    """The type to load in: the requested one, else bfloat16 on an accelerator; None, as stored, on the CPU.
 
     device       where weights go; device_map   accelerate's: a name such as "auto", a device, or a dict by module
     """
@@ -228,8 +228,8 @@ def default_dtype(dtype: Any, device: Any, device_map: Any) -> Any:
     places = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
     if any(p in ("auto", "balanced", "balanced_low_0", "sequential") for p in places if isinstance(p, str)):
         places = ["cuda"] if torch.accelerator.is_available() else []
-    asked = [p for p in (*places, device) if p is not None and p != "disk"]
-    numbered = [torch.device("cuda", p) if isinstance(p, int) else torch.device(p) for p in asked]
+    targets = [p for p in (*places, device) if p is not None and p != "disk"]
+    numbered = [torch.device("cuda", p) if isinstance(p, int) else torch.device(p) for p in targets]
     return torch.bfloat16 if any(p.type not in ("cpu", "meta") for p in numbered) else None
 
 

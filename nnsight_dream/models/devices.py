@@ -56,19 +56,19 @@ def known(device: Any, name: str = "device") -> torch.device:
             f"{name}={device!r} is a GPU's number, and there is no GPU here; here are {', '.join(allowed)}"
         )
     try:
-        asked = torch.device(f"{best().type}:{device}" if isinstance(device, int) else device)
+        parsed = torch.device(f"{best().type}:{device}" if isinstance(device, int) else device)
     except RuntimeError:
         near = difflib.get_close_matches("cuda" if str(device).lower() == "gpu" else str(device), allowed, 1, 0.6)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name}={device!r} is no device; here are {', '.join(allowed)}{meant}") from None
-    if asked.type == "cpu":
+    if parsed.type == "cpu":
         return torch.device("cpu")
     kinds = {place.split(":")[0] for place in allowed}
-    if asked.type not in kinds or (asked.index or 0) >= max(1, _count(asked.type)):
+    if parsed.type not in kinds or (parsed.index or 0) >= max(1, _count(parsed.type)):
         raise ValueError(
-            f"{name}={str(device)!r}: there is no {asked} here; here are {', '.join(allowed)}{_why(asked)}"
+            f"{name}={str(device)!r}: there is no {parsed} here; here are {', '.join(allowed)}{_why(parsed)}"
         )
-    return asked
+    return parsed
 
 
 def known_map(device_map: Any) -> None:
@@ -84,19 +84,19 @@ def _count(kind: str) -> int:
     return 1 if count is None else int(count())
 
 
-def _why(asked: torch.device) -> str:
-    if asked.type == "cuda" and not torch.cuda.is_available():
+def _why(device: torch.device) -> str:
+    if device.type == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
         return "" if built else f" (torch {torch.__version__} is built without CUDA)"
     return ""
 
 
 def chosen(device: Any, name: str, *, demo: bool = False) -> torch.device:
-    """The device that weights go to: the one asked for, else the best there is, which is said in one line.
+    """The device that weights go to: the requested one, else the best there is, which is printed in one line.
 
     Raises ValueError for a device that this machine has not.
 
-    The bundled model, on which the numbers of its documentation were measured, stays on the cpu unless asked for.
+    The bundled model, on which the numbers of its documentation were measured, stays on the cpu by default.
     """
     if device is not None:
         return known(device)
@@ -163,16 +163,16 @@ def free_bytes(device: torch.device) -> int | None:
 
 def _free_here() -> int | None:
     """Bytes that a process may still take on this machine, by Linux's own estimate and its container's limit."""
-    found = []
+    limits = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+        limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
     with contextlib.suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
         most, used = ((group / f"memory.{n}").read_text(encoding="ascii").strip() for n in ("max", "current"))
         cache = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        found.append(int(most) - int(used) + int(cache.get("inactive_file", 0)))
-    return min(found) if found else None
+        limits.append(int(most) - int(used) + int(cache.get("inactive_file", 0)))
+    return min(limits) if limits else None
 
 
 def stored_bytes(folder: str | os.PathLike[str]) -> int | None:

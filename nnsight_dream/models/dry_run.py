@@ -114,8 +114,8 @@ class DryRun(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
-        if any(t.is_meta for t in given):
+        inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+        if any(t.is_meta for t in inputs):
             if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
                 args = (args[0], _places(args[1]), *args[2:])
             args, kwargs = tree_map_only(torch.Tensor, _shape_of, (args, kwargs))
@@ -129,10 +129,10 @@ class DryRun(TorchDispatchMode):
             out = torch.full(() if func is aten.all.default else args[0].shape, ANSWERS[func])
         else:
             out = func(*args, **kwargs)
-        self._count(func, args, kwargs, given, out)
+        self._count(func, args, kwargs, inputs, out)
         return out
 
-    def _count(self, func: Any, args: Any, kwargs: Any, given: list[torch.Tensor], out: Any) -> None:
+    def _count(self, func: Any, args: Any, kwargs: Any, inputs: list[torch.Tensor], out: Any) -> None:
         part, packet = self._part(), func._overloadpacket
         results = [x for x in tree_flatten(out)[0] if isinstance(x, torch.Tensor)]
         new = [self._follow(t) for t in results]
@@ -141,7 +141,7 @@ class DryRun(TorchDispatchMode):
         elif packet in CPU_ATTENTION:
             self.flops[part] += CPU_ATTENTION[packet](*args)
         elif any(new) or func._schema.is_mutable:
-            self.moved[part] += sum(t.numel() * t.element_size() for t in (*given, *results))
+            self.moved[part] += sum(t.numel() * t.element_size() for t in (*inputs, *results))
 
     def _follow(self, tensor: torch.Tensor) -> bool:
         """Count a tensor's storage for as long as it lives; whether it is new."""

@@ -100,7 +100,7 @@ class Family:
     overflows: bool = False
     pixels: Callable[[Any, Any], PixelFormat] = stated
     views: Callable[[PixelFormat], dict[str, Any]] = lambda pixels: {}
-    seen: Callable[[Any], Any] = lambda made: made
+    seen: Callable[[Any], Any] = lambda batch: batch
     encode: Callable[[Any, dict[str, torch.Tensor]], Any] | None = None
     resized: Callable[[Any, dict[str, torch.Tensor]], Any] | None = None
     surrogate: Callable[[Any, dict[str, torch.Tensor], float], Any] | None = None

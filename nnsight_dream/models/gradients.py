@@ -40,12 +40,12 @@ def prove(vlm: VLM, read: Read, inside: str, picture: torch.Tensor) -> None:
     inside   the path below which modules are looked at
     """
     modules = [(n, m) for n, m in vlm.hf.named_modules() if n == inside or n.startswith(f"{inside}.")]
-    known = _PROVED.setdefault(vlm.hf, set())
+    proved = _PROVED.setdefault(vlm.hf, set())
     forwards = tuple((id(m), id(type(m)), id(m.__dict__.get("forward")), id(m._forward_hooks)) for _, m in modules)
     key = hash((forwards, vlm.dtype, vlm.device, str(vlm.chosen), vlm.state_of_changes()))
-    if key not in known:
+    if key not in proved:
         _prove(vlm, read, dict(modules), picture)
-        known.add(key)
+        proved.add(key)
 
 
 def _prove(vlm: VLM, read: Read, modules: dict[str, torch.nn.Module], picture: torch.Tensor) -> None:
@@ -85,7 +85,7 @@ def _refuse(vlm: VLM, wrong: str) -> None:
 
 
 def _whole(watch: _Watch, read: Read, picture: torch.Tensor, x: torch.Tensor, last: torch.Tensor, exact: bool) -> str:
-    """What is wrong with the gradient of all layers together, or passes none; "" where nothing is, as can be told."""
+    """What is wrong with the gradient of all layers together, or passes none on; "" where no fault shows."""
     direction = torch.randn(picture.shape, generator=torch.Generator().manual_seed(1)).to(picture)
     size, best = 0.01 if exact else 0.05, Slope()
     for aim in (1e-2, 1e-3, 1e-4) if exact else (0.1, 0.03):
@@ -105,14 +105,14 @@ def _whole(watch: _Watch, read: Read, picture: torch.Tensor, x: torch.Tensor, la
 
 
 def _local(
-    watch: _Watch, read: Read, picture: torch.Tensor, here: list[Unit], asked: list[int], exact: bool
+    watch: _Watch, read: Read, picture: torch.Tensor, here: list[Unit], indices: list[int], exact: bool
 ) -> tuple[list[int], str]:
     """Those of the blocks whose gradient is not the slope of what they give, by their places, and what is wrong.
 
     In two passes each block gets its own input a little changed to either side, and not what the one before it gives:
     so a wild model is as near to straight as a tame one.
     """
-    best = {i: Slope() for i in asked}
+    best = {i: Slope() for i in indices}
     for size in (1e-2, 1e-3, 0.1) if exact else (0.05, 0.15, 0.02):  # far enough for eight bits to tell
         sides: list[list[Unit]] = []
         steps = []
@@ -216,26 +216,26 @@ class _Watch:
             unit = Unit(path)
             self.units.append(unit)
             within[path] = unit
-            given = None if inputs is None else inputs[len(self.units) - 1]
-            if given is not None:
-                args, named = _with_first(args, named, given)
+            own = None if inputs is None else inputs[len(self.units) - 1]
+            if own is not None:
+                args, named = _with_first(args, named, own)
             unit.enters = next(_tensors((args, named)), None)
             return args, named
 
         def leave(module: Any, args: Any, named: Any, output: Any, path: str) -> None:
             place = (path, calls.get(path, 0))
             calls[path] = place[1] + 1
-            given = list(_tensors(output))
-            silent = graph and given and not any(t.requires_grad for t in given)
+            outputs = list(_tensors(output))
+            silent = graph and outputs and not any(t.requires_grad for t in outputs)
             if silent and any(t.requires_grad for t in _tensors((args, named))):
                 self.cut.append(place)
             if moved is not None and place in looked:
-                flat = torch.cat([t.detach().float().flatten() for t in given])
+                flat = torch.cat([t.detach().float().flatten() for t in outputs])
                 moved[place] = flat - moved[place] if place in moved else flat
             unit = within.get(self.blocks.get(path, ""))
-            if unit is None or not given:
+            if unit is None or not outputs:
                 return
-            kept = given[0] if graph else given[0].detach().clone()
+            kept = outputs[0] if graph else outputs[0].detach().clone()
             if path == unit.path:
                 unit.gives = kept
                 del within[path]

@@ -74,7 +74,7 @@ def without_weights(x: Any, processor: Any, family: Family | None, place: Remote
 
 
 def _preprocessors(handler: Any) -> dict[str, Any]:
-    """What nnsight is given instead of guessing: the processor, or the parts of one that cannot be made whole."""
+    """Arguments that keep nnsight from guessing: the processor, or the parts of one that cannot be made whole."""
     if callable(handler):
         return {"processor": handler, "tokenizer": handler.tokenizer}
     return {"tokenizer": handler.tokenizer, "image_processor": handler.image_processor}
@@ -154,7 +154,7 @@ def json_task(key: Any) -> str | None:
 
 
 def _config(stated: Any) -> dict[str, Any] | None:
-    """A config as a server tells it: JSON, or what a Python dict prints as."""
+    """A config as a server sends it: JSON, or a Python dict as printed."""
     if isinstance(stated, dict):
         return stated
     text = str(stated or "")
@@ -169,7 +169,7 @@ def _config(stated: Any) -> dict[str, Any] | None:
 
 
 def _family(config: dict[str, Any]) -> str:
-    """The family's name, by the types in a config told as plain data."""
+    """The family's name, by the types in a config of plain data."""
     text = (config.get("text_config") or {}).get("model_type")
     tower = (config.get("vision_config") or {}).get("model_type")
     for family in FAMILIES:

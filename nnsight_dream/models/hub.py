@@ -1,4 +1,4 @@
-"""Models' files by hub id or folder: what is not there is said in seconds and in words, and no code of strangers runs.
+"""Models' files by hub id or folder: what is missing is reported in seconds and in words, and no foreign code runs.
 
 Imports no torch, so that a command line can ask before anything heavy is loaded.
 """
@@ -6,6 +6,7 @@ Imports no torch, so that a command line can ask before anything heavy is loaded
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import json
 import os
@@ -72,6 +73,12 @@ def place(x: str | os.PathLike[str], file: str = "config.json", what: str = "mod
         raise FileNotFoundError(f"{name} is a file; give the folder that it is in, with its {file}")
     if not isinstance(x, str) or _means_a_path(name):
         raise FileNotFoundError(f"no folder {name}; give an existing folder, {_EXAMPLE}, or 'demo'")
+    if "/" not in name:
+        near = difflib.get_close_matches(name.lower(), ("demo", "gemma-270m"), 1, 0.8)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise FileNotFoundError(
+            f"no folder {name}, and a hub id is owner/name{meant}; give an existing folder, {_EXAMPLE}, or 'demo'"
+        )
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -118,20 +125,20 @@ def commit(there: str, options: Mapping[str, Any]) -> str | None:
 
 
 def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What says where in the cache something is."""
+    """The options that say where in the cache a file is."""
     return {k: v for k, v in options.items() if k in ("revision", "cache_dir") and v is not None}
 
 
 def file(repo: str, name: str, options: Mapping[str, Any] | None = None) -> Path:
-    """A file of a repository, from the cache if it is there (no network is asked then).
+    """A file of a repository, from the cache if it is there (without the network then).
 
     Raises FileNotFoundError where the repository has no such file, PermissionError where it may not be had,
     ConnectionError where the hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    given = {k: v for k, v in (options or {}).items() if k in ("revision", "cache_dir", "token") and v is not None}
-    cached = try_to_load_from_cache(repo, name, **_kept(given))
+    kwargs = {k: v for k, v in (options or {}).items() if k in ("revision", "cache_dir", "token") and v is not None}
+    cached = try_to_load_from_cache(repo, name, **_kept(kwargs))
     if isinstance(cached, str):
         return Path(cached)
     if cached is not None:
@@ -140,7 +147,7 @@ def file(repo: str, name: str, options: Mapping[str, Any] | None = None) -> Path
     if why:
         raise ConnectionError(unreachable(f"{name} of {repo}", why))
     try:
-        return Path(hf_hub_download(repo, name, **given))
+        return Path(hf_hub_download(repo, name, **kwargs))
     except OSError as error:
         raise in_words(error, repo, name) from error
 
@@ -226,7 +233,7 @@ def _counted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def patient(what: str) -> Iterator[None]:
-    """For loaders that retry for half a minute: without a network they are told so, and their errors become one.
+    """For loaders that retry for half a minute: without a network they run offline, and their errors become one.
 
     what   what is loaded, in words
 

@@ -15,7 +15,7 @@ _SIDES = "a side in pixels, or (height, width), is"
 
 
 def image_size_of(vlm: VLM, asked: int | tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) in pixels that is asked for, by a side or both.
+    """The requested (height, width) in pixels, from a side or both.
 
     Raises ValueError, with the nearest size that will do, where the model cannot see such pictures.
     """

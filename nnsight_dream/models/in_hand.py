@@ -49,7 +49,7 @@ def from_model(x: Any, processor: Any, family: Family | None) -> VLM:
 
 
 def _bare(x: Any, processor: Any) -> tuple[Any, Any]:
-    """A model without what stands around the whole of it, and the processor that is given or comes with it."""
+    """A model without a wrapper around the whole of it, and the processor passed here or held by the wrapper."""
     if type(x).__module__.startswith("transformers.pipelines"):
         return _bare(x.model, processor or getattr(x, "processor", None))
     if isinstance(x, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):

@@ -87,10 +87,10 @@ def load(
     head         False: load neither final norm nor language-model head, which only `top_logits` and writing need (ids
                  and folders only)
     check        prove the family's record against the model, and its gradient against measured slopes (see `check`);
-                 costs some six forwards and two backwards. What cannot be compared is told by `unproved`
+                 costs some six forwards and two backwards. What cannot be compared is in `unproved`
     device       "cuda", "cuda:1", "mps" or "cpu" (ids and folders only; a model in hand stays where it is). Not given:
-                 the best there is, cuda, then mps, else cpu, which is said in one line; the bundled model, whose
-                 numbers were measured there, stays on the cpu. What does not fit there is said before it is loaded,
+                 the best there is, cuda, then mps, else cpu, which is printed in one line; the bundled model, whose
+                 numbers were measured there, stays on the cpu. What does not fit there is reported before it is loaded,
                  with what would
     dtype, options   go to `from_pretrained` (ids and folders only). Without dtype, weights are as stored on the CPU and
                  bfloat16 elsewhere. `device_map="auto"` spreads them over several GPUs (accelerate). Code that comes
@@ -213,7 +213,7 @@ def _built(x: Any, choices: Choices, place: Remote | None) -> VLM:
 
 
 def _adjust(vlm: VLM, choices: Choices) -> None:
-    """Set what was chosen on a VLM. Raises ValueError for what the model cannot do."""
+    """Set the chosen options on a VLM. Raises ValueError for what the model cannot do."""
     vlm.first_layer = choices.first_layer
     if choices.checkpoint_tower and not vlm.tower_layers:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What is kept of a model between calls: in one place, so that it is known what lies there and when it goes."""
+"""What is kept of a model between calls: in one place, which says what lies there and when it goes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Memo:
     widths      of activations, by the kind of site
     order       of inputs and outputs in a block's forward pass, by the names of its modules
     positions   how many tokens a text may have; None for any number
-    reference_noticed   whether it was said what the default reference pictures are
+    reference_noticed   whether the notice about the default reference pictures was given
 
     Each with what it was made for, to be made anew for another:
     prompt      of a picture, with (chat template, pixel format)

@@ -1,4 +1,4 @@
-"""Whether the hub answers, in seconds; what is said where it does not; and its client kept from asking.
+"""Whether the hub answers, in seconds; the messages where it does not; and its client kept offline.
 
 Imports no torch, so that a command line can ask before anything heavy is loaded.
 """
@@ -26,7 +26,7 @@ def patience() -> float:
 
 
 def out_of_reach() -> str | None:
-    """Why the hub is of no use now, found within `PATIENCE` seconds; None where it answers.
+    """Why the hub cannot be used now, within `PATIENCE` seconds; None where it answers.
 
     At once under HF_HUB_OFFLINE. An answer that is an error of the server's, or "too many requests", is none: the hub's
     own client would ask again for half a minute.
@@ -53,7 +53,7 @@ def out_of_reach() -> str | None:
 
 
 def unreachable(what: str, why: str) -> str:
-    """The words for something that is neither cached nor to be had."""
+    """The message for something that is neither cached nor available."""
     from huggingface_hub import constants
 
     return (
@@ -63,7 +63,7 @@ def unreachable(what: str, why: str) -> str:
 
 
 def refused(error: BaseException) -> str:
-    """What the hub's client, which says no more than that it failed, was told itself."""
+    """The message for a failure of the hub's client, with the cause, which its own error leaves out."""
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT} did not give it ({' '.join(str(error.__cause__ or error).split())})"

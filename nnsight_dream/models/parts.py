@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ def vlm_of_checkpoint(
     options: dict[str, Any],
     head: bool = True,
 ) -> VLM:
-    """The VLM of a hub id or folder `x`, on the device asked for or the best there is; see `load` for the arguments.
+    """The VLM of a hub id or folder `x`, on the requested device or the best there is; see `load` for the arguments.
 
     Raises ValueError for device= beside device_map=, for more layers than there are and for weights that the checkpoint
     lacks or that do not fit on the device.
@@ -68,7 +67,7 @@ def vlm_of_checkpoint(
 
 
 def _cut(config: Any, up_to_layer: int | None, name: str) -> None:
-    """Let a config say so many layers only. Raises ValueError where it has not so many, or cannot be cut."""
+    """Set a config to so many layers only. Raises ValueError where it has not so many, or cannot be cut."""
     if up_to_layer is None:
         return
     text = config.get_text_config()
@@ -97,19 +96,19 @@ def _weights(
     family: Family | None,
     placed: dict[str, Any],
     target: torch.device | None,
-    asked: bool,
+    explicit: bool,
 ) -> tuple[Any, Any]:
-    """The model with the weights that are asked for, and the folder of their files, if it is one made for that."""
+    """The model with the requested weights, and the folder of their files, if it is one made for that."""
     from transformers import AutoModelForImageTextToText as Auto
 
     from .size import refuse_too_large
 
     cls: Any = Auto
     if not head:
-        known = getattr(Auto, "_model_mapping").get(type(config), None)  # noqa: B009
-        if known is None or family is None:
+        base = getattr(Auto, "_model_mapping").get(type(config), None)  # noqa: B009
+        if base is None or family is None:
             raise ValueError(f"head=False: {name} is of no known family; load it whole")
-        cls = headless(known, family.layers)
+        cls = headless(base, family.layers)
     if target is not None and name != "demo":
         cut = family is not None and not getattr(config.get_text_config(), "hidden_size_per_layer_input", 0)
         stored = devices.stored_bytes(hub.folder(there, placed))
@@ -117,16 +116,15 @@ def _weights(
         refuse_too_large(name, config, target, kind, family=family, cls=cls, stored=stored, cut=cut)
     partly = up_to_layer is not None or not head
     folder = needed_files(there, up_to_layer, head, placed)
-    straight = target is not None and (asked or target.type != "cpu")
+    straight = target is not None and (explicit or target.type != "cpu")
     if straight and importlib.util.find_spec("accelerate") is not None:
         placed, straight = {**placed, "device_map": str(target)}, False
     hf, report = from_checkpoint(cls, there if folder is None else folder.name, {**placed, "config": config})
     refuse_missing(name, report, None if family is None else family.layers)
     if not partly and (left := placeless(report, hf)):
-        warnings.warn(
+        arguments.warn(
             f"{name} holds weights of blocks that its config says nothing of ({', '.join(left[:3])}; {len(left)} in "
             "all); they are left out",
-            stacklevel=5,
         )
     if straight:  # without accelerate weights go by way of the cpu
         hf.to(target)
@@ -179,7 +177,7 @@ def processor_at(x: str | Path, family: Family | None, **options: Any) -> Any:
 
 
 def processor_of(name: str, family: Family | None) -> Any:
-    """The processor that is stored here under a model's name; no network is asked. Raises ValueError for none."""
+    """The processor that is stored here under a model's name; without the network. Raises ValueError for none."""
     try:
         with hub.never_asking():
             return processor_at(name, family, local_files_only=True)
@@ -203,7 +201,7 @@ def _parts_of(processor: Any) -> tuple[Any, Any]:
 
 
 def record_of(hf: Any, processor: Any) -> Family:
-    """The record of a model's family; where none is known one that is probed from it, which is warned of.
+    """The record of a model's family; where none is known one that is probed from it, with a warning.
 
     Raises ValueError for a model that cannot be probed, and for a processor without tokenizer or image processor.
     """
@@ -213,11 +211,10 @@ def record_of(hf: Any, processor: Any) -> Family:
         from .probe import probe
 
         family = probe(hf, processor)
-        warnings.warn(
+        arguments.warn(
             f"no family record for model_type {family.name!r}: one was probed from the model and its processor. The "
             "check proves what it can of it; before you trust it, compare a picture's activations and pixels with a "
             "plain forward pass, and see that its image tokens stand row by row",
-            stacklevel=4,
         )
     return family
 

@@ -40,21 +40,21 @@ def probe(hf: Any, processor: Any) -> Family:
     lost: list[ValueError] = []
     for options in WHOLE:
         try:
-            given = _shown(hf, processor, image, options)
-            pack, pixels, rows, cols = _pixels(hf, processor, given, int((given["input_ids"][0] == image).sum()))
+            batch = _shown(hf, processor, image, options)
+            pack, pixels, rows, cols = _pixels(hf, processor, batch, int((batch["input_ids"][0] == image).sum()))
             break
         except ValueError as error:
             lost.append(error)
     else:
         raise lost[0]
-    placeholder, wrapped = _wrapped(hf, processor, given["input_ids"][0].tolist(), image)
+    placeholder, wrapped = _wrapped(hf, processor, batch["input_ids"][0].tolist(), image)
     block = hf.get_submodule(f"{layers}.0")
     kinds: Mapping[str, tuple[str, str]] = RESIDUAL
     hooks: Mapping[str, tuple[str, str]] = {}
-    for known in (GEMMA3, LLAVA):
-        modules = {module for module, _ in known.kinds.values()} | {module for module, _ in known.hooks.values()}
+    for family in (GEMMA3, LLAVA):
+        modules = {module for module, _ in family.kinds.values()} | {module for module, _ in family.hooks.values()}
         if modules <= {name for name, _ in block.named_modules()}:
-            kinds, hooks = known.kinds, known.hooks
+            kinds, hooks = family.kinds, family.hooks
             break
     return Family(
         name=hf.config.model_type,
@@ -69,7 +69,7 @@ def probe(hf: Any, processor: Any) -> Family:
         pack=pack,
         pixels=lambda images, config: pixels,
         views=lambda pixels: options,
-        extra=_extra(hf, given, image),
+        extra=_extra(hf, batch, image),
         kinds=kinds,
         hooks=hooks,
         positions=hasattr(hf.get_submodule(root), "rope_deltas"),
@@ -103,7 +103,7 @@ def _root(hf: Any, decoder: torch.nn.Module) -> str:
 
 
 def _shown(hf: Any, processor: Any, image: int, options: dict[str, Any]) -> Any:
-    """What the processor makes of a plain picture and no word."""
+    """The processor's inputs for a plain picture and no word."""
     from PIL import Image
 
     if not callable(processor):
@@ -111,12 +111,12 @@ def _shown(hf: Any, processor: Any, image: int, options: dict[str, Any]) -> Any:
     picture = Image.new("RGB", (SIDE, SIDE), (120, 130, 140))
     settings = {"add_special_tokens": False, "return_tensors": "pt", **options}
     try:
-        given = processor(text=[_turn(processor, True)], images=[[picture]], **settings)
+        batch = processor(text=[_turn(processor, True)], images=[[picture]], **settings)
     except Exception as error:  # whatever a stranger's code raises
         raise _lost(hf, "the prompt", f"its processor cannot be given a picture in a chat ({error})") from error
-    if image not in given["input_ids"][0]:
+    if image not in batch["input_ids"][0]:
         raise _lost(hf, "image tokens", f"its processor puts no token {image} where the picture stands")
-    return given
+    return batch
 
 
 def _turn(processor: Any, picture: bool) -> str:
@@ -128,14 +128,14 @@ def _turn(processor: Any, picture: bool) -> str:
 
 
 def _pixels(
-    hf: Any, processor: Any, given: Any, count: int
+    hf: Any, processor: Any, batch: Any, count: int
 ) -> tuple[Callable[[torch.Tensor, PixelFormat], dict[str, torch.Tensor]], PixelFormat, int, int]:
-    """How pictures are packed, by the shape of what the processor makes of one; the grid of its tokens."""
-    images, values = processor.image_processor, given["pixel_values"]
+    """How pictures are packed, by the shape of the processor's own pixels; the grid of its tokens."""
+    images, values = processor.image_processor, batch["pixel_values"]
     side = math.isqrt(count)
-    if values.ndim == 2 and "image_grid_thw" in given and hasattr(images, "merge_size"):
+    if values.ndim == 2 and "image_grid_thw" in batch and hasattr(images, "merge_size"):
         patch, merge = images.patch_size, images.merge_size
-        rows, cols = (int(n) // merge for n in given["image_grid_thw"][0, 1:])
+        rows, cols = (int(n) // merge for n in batch["image_grid_thw"][0, 1:])
         size = (rows * merge * patch, cols * merge * patch)
         frames = getattr(images, "temporal_patch_size", 1)
         numbers = {"cell": patch * merge, "any_size": True, "patch": patch, "merge": merge, "frames": frames}
@@ -181,11 +181,11 @@ def _alike(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _extra(hf: Any, given: Any, image: int) -> Callable[[torch.Tensor, int], dict[str, torch.Tensor]]:
+def _extra(hf: Any, batch: Any, image: int) -> Callable[[torch.Tensor, int], dict[str, torch.Tensor]]:
     """The inputs that go with the token ids, each by the rule that it follows."""
-    ids = given["input_ids"]
+    ids = batch["input_ids"]
     rules: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {}
-    for name, value in given.items():
+    for name, value in batch.items():
         if name in ("input_ids", "attention_mask", "labels") or getattr(value, "shape", None) != ids.shape:
             continue
         if torch.equal(value, (ids == image).long()):

@@ -52,17 +52,16 @@ def question_of(vlm: VLM, image: Any, text: str) -> dict[str, torch.Tensor]:
 
     Raises ValueError for a template that writes no picture, TypeError for what is no picture.
     """
-    bare = (
-        vlm.chat_template == vlm.family.chat_template
-    )  # stands for what a processor writes around the words by itself
+    # a family's own template stands for what its processor writes around the words by itself
+    bare = vlm.chat_template == vlm.family.chat_template
     from ..io.pictures import as_image, as_tensors
 
     if callable(vlm.processor):
-        told: dict[str, Any] = {} if bare else {"add_special_tokens": False}
+        options: dict[str, Any] = {} if bare else {"add_special_tokens": False}
         whole = vlm.placeholder + text if bare else picture_turn(vlm, text, answer=True)
         views = vlm.family.views(vlm.pixels)
-        made = vlm.processor(text=[whole], images=[[as_image(image)]], return_tensors="pt", **told, **views)
-        return {k: v for k, v in made.items() if isinstance(v, torch.Tensor)}
+        batch = vlm.processor(text=[whole], images=[[as_image(image)]], return_tensors="pt", **options, **views)
+        return {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}
     ids = torch.tensor(
         vlm.tokenizer(_wrapped(vlm, picture_turn(vlm, text, answer=True)), add_special_tokens=False).input_ids
     )

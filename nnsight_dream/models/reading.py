@@ -27,7 +27,7 @@ def reading(vlm: VLM, sites: Sequence[Site], pictures: bool = False) -> plain.Re
     encode = family.encode
     if family.resized is not None and vlm.image_size != (vlm.config.vision_config.image_size,) * 2:
         encode = family.resized
-    one = torch.ones(1, 1, dtype=torch.long)
+    ones = torch.ones(1, 1, dtype=torch.long)
     here = vlm.remote is None
     return plain.Reading(
         root=family.root,
@@ -36,7 +36,7 @@ def reading(vlm: VLM, sites: Sequence[Site], pictures: bool = False) -> plain.Re
         names={site: vlm.describe(site) for site in sites},
         allowed=f"kinds that do are {', '.join(family.kinds)}, self_attn.o_proj.input, mlp.output",
         first=(f"{family.layers}.0", "output"),
-        one_token={"input_ids": one, "attention_mask": one, **family.text(one)},
+        one_token={"input_ids": ones, "attention_mask": ones, **family.text(ones)},
         ids=prompt.ids,
         extra=dict(prompt.extra),
         pack=family.pack,
@@ -73,15 +73,15 @@ def _check_edits(vlm: VLM) -> None:
 
 def _in_order(vlm: VLM, sites: Sequence[Site]) -> list[Site]:
     """Sites in the order in which a forward pass reaches them."""
-    found = sorted(set(sites), key=lambda s: s.order)
-    if all(s.kind in vlm.family.kinds for s in found) or len({s.layer for s in found}) == len(found):
-        return found
+    ordered = sorted(set(sites), key=lambda s: s.order)
+    if all(s.kind in vlm.family.kinds for s in ordered) or len({s.layer for s in ordered}) == len(ordered):
+        return ordered
 
     def place(site: Site) -> tuple[int, int]:
-        came = order_within(vlm, site.layer)
-        return site.layer, came.get(".".join(vlm.family.place(site.kind)), len(came))
+        order = order_within(vlm, site.layer)
+        return site.layer, order.get(".".join(vlm.family.place(site.kind)), len(order))
 
-    return sorted(found, key=place)
+    return sorted(ordered, key=place)
 
 
 def order_within(vlm: VLM, layer: int) -> dict[str, int]:
@@ -90,8 +90,8 @@ def order_within(vlm: VLM, layer: int) -> dict[str, int]:
     Of a model whose weights are elsewhere the pass is one of shapes alone.
     """
     block: torch.nn.Module = vlm.hf.get_submodule(vlm.family.layers)[layer - 1]  # type: ignore[index]
-    if (known := vlm.memo.order.get(tuple(name for name, _ in block.named_modules()))) is not None:
-        return known
+    if (order := vlm.memo.order.get(tuple(name for name, _ in block.named_modules()))) is not None:
+        return order
     with vlm.alone():
         return _watched_order(vlm, layer)
 
@@ -100,26 +100,26 @@ def _watched_order(vlm: VLM, layer: int) -> dict[str, int]:
     blocks = vlm.hf.get_submodule(vlm.family.layers)
     parts = [tuple(name for name, _ in block.named_modules()) for block in blocks[:layer]]  # type: ignore[index]
     if parts[-1] not in vlm.memo.order:
-        came: list[str] = []
+        reached: list[str] = []
         alike = parts.index(parts[-1])  # the first block of its kind is the cheapest to reach
         handles = []
         for name, module in blocks[alike].named_modules():  # type: ignore[index]
-            handles.append(module.register_forward_pre_hook(lambda *_, at=f"{name}.input": came.append(at)))
-            handles.append(module.register_forward_hook(lambda *_, at=f"{name}.output": came.append(at)))
+            handles.append(module.register_forward_pre_hook(lambda *_, at=f"{name}.input": reached.append(at)))
+            handles.append(module.register_forward_hook(lambda *_, at=f"{name}.output": reached.append(at)))
         try:
-            one = torch.ones(1, 1, dtype=torch.long)
+            ones = torch.ones(1, 1, dtype=torch.long)
             if vlm.remote is not None and vlm.remote.away:
-                inputs = {"input_ids": one, **vlm.family.text(one)}  # a mask's values would be looked at
+                inputs = {"input_ids": ones, **vlm.family.text(ones)}  # a mask's values would be looked at
                 with torch.no_grad():
                     root = vlm.hf.get_submodule(vlm.family.root)
                     root(**{k: v.to("meta") for k, v in inputs.items()}, use_cache=False)
             else:
                 point = f"{vlm.family.layers}.{alike}", "output"
-                read.run(vlm.model, vlm.family.root, [point], text_inputs(vlm, one, one))
+                read.run(vlm.model, vlm.family.root, [point], text_inputs(vlm, ones, ones))
         finally:
             for handle in handles:
                 handle.remove()
-        vlm.memo.order[parts[-1]] = {at: i for i, at in enumerate(dict.fromkeys(came))}
+        vlm.memo.order[parts[-1]] = {at: i for i, at in enumerate(dict.fromkeys(reached))}
     return vlm.memo.order[parts[-1]]
 
 
@@ -166,8 +166,8 @@ def text_inputs(vlm: VLM, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, An
 
 
 def _by_site(how: plain.Reading, values: list[torch.Tensor], sites: list[Site]) -> dict[Site, torch.Tensor]:
-    found = {point[0]: value for point, value in zip(how.points, values, strict=True)}
-    return {site: found[site] for site in sites}
+    by_site = {point[0]: value for point, value in zip(how.points, values, strict=True)}
+    return {site: by_site[site] for site in sites}
 
 
 def constants(vlm: VLM) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _processor_if_there(place: str, family: Family, assumed: list[str]) -> Any:
 
 
 def _numbers(config: Any) -> Any:
-    """What families ask of an image processor, as far as a config tells it."""
+    """The settings of an image processor that families read, as far as a config holds them."""
     vision = config.vision_config
     facts: dict[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255, "resample": 2, "do_normalize": True}
     facts |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": getattr(vision, "patch_size", None)}

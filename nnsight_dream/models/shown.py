@@ -26,12 +26,12 @@ def table(vlm: VLM) -> str:
         ("numbers", f"{str(vlm.dtype)[6:]} on {vlm.device}" + (f", remote on {vlm.remote}" if vlm.remote else "")),
         *((f"not checked: {what}", why) for what, why in vlm.unproved.items()),
     ]
-    told = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in facts)
+    fact_rows = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in facts)
     sites = "".join(
         f"<tr><td>{html.escape(kind)}</td><td><code>{html.escape(a)}</code></td><td><code>{html.escape(b)}</code></td></tr>"
         for kind, (a, b) in zip(vlm.family.kinds, names, strict=True)
     )
     return (
-        f"<b>{html.escape(vlm.id)}</b><table>{told}</table>"
+        f"<b>{html.escape(vlm.id)}</b><table>{fact_rows}</table>"
         f"<table><tr><th>site</th><th>TransformerLens, at layer n</th><th>Hugging Face</th></tr>{sites}</table>"
     )

@@ -93,7 +93,7 @@ def parse(name: str, family: Family) -> Site:
         layer, hook = int(match[1]) + 1, match[2]
         places = {**_BLOCKS, **{f"hook_{kind}": place for kind, place in family.kinds.items()}, **family.hooks}
         if hook not in places:
-            hooks = [known for known in places if known.rpartition(".")[2].startswith("hook_")]
+            hooks = [key for key in places if key.rpartition(".")[2].startswith("hook_")]
             near = difflib.get_close_matches(hook, hooks, 5, 0.0)
             raise ValueError(
                 f"site {name!r}: no hook {hook.removeprefix('hook_')!r} here; the nearest are {', '.join(near)}; "
@@ -160,7 +160,7 @@ def _named(vlm: VLM, name: str) -> Site:
 
 
 def _not_there(vlm: VLM, layer: int) -> str:
-    """What is to be said of a layer, counted from 1, that a model has not."""
+    """The message for a layer, counted from 1, that a model does not have."""
     back = vlm.first_layer - 1  # from our count to the user's
     first, last, whole = 1 + back, vlm.layers + back, vlm.memo.checkpoint_layers or vlm.layers
     cut = layer > vlm.layers != whole

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import arguments
 from . import devices
 from .estimate import estimate
 
@@ -83,7 +83,7 @@ def refuse_too_large(
     stored: int | None = None,
     cut: bool = False,
 ) -> None:
-    """Say before any weight is loaded that a model does not fit into a device's free memory, and what would.
+    """Raise or warn before any weight is loaded if a model does not fit into a device's free memory; say what would.
 
     stored   bytes of its files, if known;  cut   whether fewer layers could be loaded
 
@@ -105,7 +105,7 @@ def refuse_too_large(
         )
         if target.type != "cpu":
             raise ValueError(words)
-        warnings.warn(words, stacklevel=4)
+        arguments.warn(words)
     elif target.type != "cpu" and family is not None and free - need < TIGHT:
         _warn_tight(name, config, free - need, target, dtype, family)
 
@@ -137,9 +137,8 @@ def _warn_tight(name: str, config: Any, spare: int, target: torch.device, dtype:
     except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError):  # of which nothing is known
         return
     if step > spare:
-        warnings.warn(
+        arguments.warn(
             f"the weights of {name} fit on {target}, but an ascent's step at layer {layers} takes "
             f"{devices.gigabytes(step)} with one view of a picture, and {devices.gigabytes(spare)} are left: "
             "checkpoint_tower=True, a smaller image_size= or up_to_layer= takes less",
-            stacklevel=5,
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import arguments
 from . import templates
 
 
@@ -54,21 +54,21 @@ def wrap(tokenizer: Any, texts: Sequence[str], *, chat_template: str | None = No
     prompts = [templates.written(tokenizer, template, text, form) for text in texts]
     for text, prompt in zip(texts, prompts, strict=True):
         if prompt != before + text + after:
-            said = prompt[len(before) : len(prompt) - len(after)]
+            rendered = prompt[len(before) : len(prompt) - len(after)]
             raise ValueError(
-                f"the chat template does not leave {text!r} as it is: it writes {said!r}. Give the text as the "
+                f"the chat template does not leave {text!r} as it is: it writes {rendered!r}. Give the text as the "
                 "template writes it"
             )
     if not texts:
         return []
     # the template wrote <bos> already
     coded = tokenizer(prompts, add_special_tokens=False, return_offsets_mapping=True)
-    found, crossing = [], {}
+    wrapped, crossing = [], {}
     for text, whole, ids, offsets in zip(texts, prompts, coded["input_ids"], coded["offset_mapping"], strict=True):
         start, end = len(before), len(before) + len(text)
         own = tuple(i for i, (p, q) in enumerate(offsets) if q > p and p < end and q > start)
         _check_own(tokenizer, text, [ids[i] for i in own])
-        found.append(Prompt(text, tuple(ids), own))
+        wrapped.append(Prompt(text, tuple(ids), own))
         # a space before the word is part of many words' tokens and no harm
         reach = [offsets[i] for i in own]
         if outside := [whole[p:q] for p, q in reach if (whole[p:start] + whole[end:q]).strip()]:
@@ -76,12 +76,11 @@ def wrap(tokenizer: Any, texts: Sequence[str], *, chat_template: str | None = No
     if crossing:
         text, piece = next(iter(crossing.items()))
         more = f" (and so for {len(crossing) - 1} more)" if len(crossing) > 1 else ""
-        warnings.warn(
+        arguments.warn(
             f"the tokens of {text!r} cannot be told from the chat template's{more}: {type(tokenizer).__name__} writes "
             f"{piece!r} as one token, and all of it is counted to the word",
-            stacklevel=5,
         )
-    return found
+    return wrapped
 
 
 def _stripped(text: str) -> str:
@@ -101,9 +100,9 @@ def _check_own(tokenizer: Any, text: str, own: Sequence[int]) -> None:
     unknown = tokenizer.unk_token_id
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {i for i, token in added.items() if token.special} - {unknown}
-    if found := [added[i].content for i in own if i in special]:
+    if specials := [added[i].content for i in own if i in special]:
         raise ValueError(
-            f"{text!r} contains {', '.join(dict.fromkeys(found))}, which is a special token of this model and not "
+            f"{text!r} contains {', '.join(dict.fromkeys(specials))}, which is a special token of this model and not "
             "text; leave it out"
         )
     missing = sum(i == unknown for i in own)
@@ -113,9 +112,7 @@ def _check_own(tokenizer: Any, text: str, own: Sequence[int]) -> None:
             "that this model reads"
         )
     if missing:
-        warnings.warn(
-            f"{missing} of the {len(own)} tokens of {text!r} are unknown to {type(tokenizer).__name__}", stacklevel=6
-        )
+        arguments.warn(f"{missing} of the {len(own)} tokens of {text!r} are unknown to {type(tokenizer).__name__}")
 
 
 def batches(prompts: Sequence[Prompt], tokens: int = 4096) -> Iterator[list[Prompt]]:

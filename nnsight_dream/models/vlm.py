@@ -1,4 +1,4 @@
-"""VLM: a vision-language model in nnsight's hands, with what its family's record says about it."""
+"""VLM: a vision-language model wrapped by nnsight, with what its family's record says about it."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .. import arguments
 from ..io import secrets
 from . import loopback
 from .errors import Lost, ServerError, refused, translated, unreachable
@@ -137,13 +137,13 @@ def compare_versions(vlm: Model, client: Any) -> None:
     }
     differences = "; ".join(f"{p} {mine} here and {theirs} there" for p, (mine, theirs) in differing.items())
     if any(mine.split(".")[:2] != theirs.split(".")[:2] for mine, theirs in differing.values()):
-        wanted = " ".join(f"{p}=={theirs}" for p, (_, theirs) in differing.items())
+        requirements = " ".join(f"{p}=={theirs}" for p, (_, theirs) in differing.items())
         raise RuntimeError(
             f"{client.host} has other versions: {differences}. Modules and what is sent may differ: "
-            f"pip install {wanted}"
+            f"pip install {requirements}"
         )
     if differences:
-        warnings.warn(f"{client.host} has other versions: {differences}", stacklevel=3)
+        arguments.warn(f"{client.host} has other versions: {differences}")
     if there:
         _COMPARED[client.host] = None
 
@@ -271,7 +271,7 @@ def ask_after(vlm: Model, job: str) -> tuple[str, Any]:
 def wait_for(vlm: Model, job: str, said: Callable[[str], None] | None = None, patience: float = 30.0) -> Any:
     """A detached job's result, once it is there; an unknown id is asked after for `patience` seconds.
 
-    said   is told the state at each question, and may raise to stop
+    said   called with the state at each question; may raise to stop
     """
     began = time.monotonic()
     while True:

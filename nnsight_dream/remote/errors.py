@@ -32,14 +32,14 @@ class Lost(ServerError):
 
 
 def _without_key(text: str) -> str:
-    """What a server or a library says, without the key of this user, should it stand in it."""
+    """The text of a server or a library, without the key of this user, should it stand in it."""
     config = sys.modules.get("nnsight.schema.config")
     secret = str(config.CONFIG.API.APIKEY or "") if config else os.environ.get("NDIF_API_KEY", "")
     return secrets.cleaned(text, secret.strip(), shown=True)
 
 
 def translated(description: str, host: str, model: str) -> Exception:
-    """The exception for what a server says of a failed job: the job's own where it raised, else a ServerError."""
+    """The exception for a failed job: the job's own where it raised, else a ServerError."""
     description = _without_key(description)
     text = " ".join(description.split())
     if any(part in text for part in _RETRIED):

@@ -35,10 +35,10 @@ def _package_absent() -> Iterator[None]:
     with _READING:
         real = builtins.__import__
 
-        def absent(name: str, *args: Any, **named: Any) -> Any:
+        def absent(name: str, *args: Any, **keywords: Any) -> Any:
             if threading.get_ident() == me and name.split(".")[0] == PACKAGE:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-            return real(name, *args, **named)
+            return real(name, *args, **keywords)
 
         builtins.__import__ = absent
         try:

@@ -60,8 +60,8 @@ def _plain(value: Any, twins: dict[Any, Any]) -> Any:
         _check_function(value)
         return value
     if isinstance(value, functools.partial):
-        named = {k: _plain(v, twins) for k, v in value.keywords.items()}
-        return functools.partial(_plain(value.func, twins), *(_plain(v, twins) for v in value.args), **named)
+        keywords = {k: _plain(v, twins) for k, v in value.keywords.items()}
+        return functools.partial(_plain(value.func, twins), *(_plain(v, twins) for v in value.args), **keywords)
     if isinstance(value, types.MethodType):
         return getattr(_plain(value.__self__, twins), value.__name__)
     if isinstance(value, type):
@@ -95,11 +95,11 @@ def _twin_of(value: Any, twins: dict[Any, Any]) -> Any:
 def _twin(kind: type) -> type:
     """A plain class with the methods of another that are written out, its bases' among them."""
     if kind not in _TWINS:
-        wanted = getattr(kind, "_ships", None)
+        names = getattr(kind, "_ships", None)
         members: dict[str, Any] = {}
         for base in reversed(kind.__mro__[:-1]):
             for name, member in vars(base).items():
-                if name in wanted if wanted is not None else _written(name, member):
+                if name in names if names is not None else _written(name, member):
                     members[name] = member
         for member in members.values():
             for part in (member, getattr(member, "fget", None), getattr(member, "__func__", None)):

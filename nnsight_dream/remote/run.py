@@ -57,16 +57,16 @@ def payload(vlm: Model, work: Callable[[Any, Any], Any], given: Any) -> bytes:
     from nnsight.schema.request import RequestModel
     from nnsight.tracing.backend import Backend
 
-    kept: list[bytes] = []
+    blobs: list[bytes] = []
 
     class Keep(Backend):
         def __call__(self, tracer: Any) -> None:
             pull_env()  # the user's own modules go by source too
             with by_source():
-                kept.append(RequestModel.serialize(tracer, False))
+                blobs.append(RequestModel.serialize(tracer, False))
 
     model, given = vlm.model, plain(given)
     with model.session(backend=Keep()):
         out = nnsight.save(on_cpu(work(model, given)))  # noqa: F841
-    refuse_strange(named_modules(kept[0]), "what is sent")
-    return kept[0]
+    refuse_strange(named_modules(blobs[0]), "what is sent")
+    return blobs[0]

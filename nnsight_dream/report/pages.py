@@ -64,13 +64,13 @@ def page(
     for row in rows:
         by_key.setdefault(row["key"], []).append(row)
     judges = sorted({str(r["judge"]) for r in rows})
-    asked = [p for p in ("hint", "strict") if any(r["protocol"] == p for r in rows)]
+    protocols = [p for p in ("hint", "strict") if any(r["protocol"] == p for r in rows)]
     shelf, models = Shelf(path, 2 * len(entries)), models_of(entries)
     data = dict(
         title=title,
         told=f"{len(entries)} pictures; judged by {', '.join(judges) or 'nobody yet'}; {now()[:10]}",
         judges=judges,
-        protocols=asked,
+        protocols=protocols,
         cells=[_cell(store, e, by_key.get(e.key, []), judges, shelf) | {"model": models[e.key]} for e in entries],
     )
     data["images"] = shelf.urls()

@@ -181,11 +181,11 @@ def _ratings(path: Path, concepts: Set[str], ids: Set[str]) -> tuple[str, list[t
 def _rated(entry: Entry, protocol: str, text: str, judge: str, concepts: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of an answer and of its comparison with the picture's concept and with another."""
     job = entry.job
-    asked = FREE if protocol == "strict" else CHOICE
+    question = FREE if protocol == "strict" else CHOICE
     common = dict(protocol=protocol, sample=0, when=now())
     kind = "answer" if text else "empty"
     rows: list[dict[str, Any]] = [
-        dict(what="answer", question=asked, text=text, kind=kind, raw=text, model=judge, **common),
+        dict(what="answer", question=question, text=text, kind=kind, raw=text, model=judge, **common),
     ]
     others = [c for c in concepts if c != job.concept]
     for concept in [job.concept, *random.Random(entry.key).sample(others, min(1, len(others)))] if text else []:

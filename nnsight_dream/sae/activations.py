@@ -185,14 +185,14 @@ def candidates(vlm: VLM, sae: Any, words: Any = None, images: Any = None, top: i
     if words is None and images is None:
         raise ValueError("candidates of what? Give words='octopus', images=[...], or both")
     site = site_of(vlm, sae)
-    said = None if words is None else _mean_of_most(sae, word_tokens(vlm, texts_in(words, "words"), site))
-    seen = None if images is None else _mean_of_most(sae, _seen(vlm, images, site))
-    known = [values for values in (said, seen) if values is not None]
-    shares = [values / highest if (highest := values.max()) > 0 else values for values in known]
-    score = known[0] if len(known) == 1 else torch.minimum(shares[0], shares[1])
+    word = None if words is None else _mean_of_most(sae, word_tokens(vlm, texts_in(words, "words"), site))
+    picture = None if images is None else _mean_of_most(sae, _seen(vlm, images, site))
+    available = [values for values in (word, picture) if values is not None]
+    shares = [values / highest if (highest := values.max()) > 0 else values for values in available]
+    score = available[0] if len(available) == 1 else torch.minimum(shares[0], shares[1])
     best = score.topk(min(top, len(score)))
     return [
-        Candidate(i, None if said is None else float(said[i]), None if seen is None else float(seen[i]), value)
+        Candidate(i, None if word is None else float(word[i]), None if picture is None else float(picture[i]), value)
         for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         if value > 0
     ]

@@ -162,10 +162,10 @@ class Feature:
 
         A transcoder has no `cosine`.
         """
-        found = {name: [getattr(part, name)(hidden) for _, part in self.parts] for name in ("pre", "act")}
+        by_name = {name: [getattr(part, name)(hidden) for _, part in self.parts] for name in ("pre", "act")}
         if self.has_cosine:
-            found["cosine"] = [part.cosine(hidden) for _, part in self.parts]
-        return {name: self._sum(values) for name, values in found.items()}
+            by_name["cosine"] = [part.cosine(hidden) for _, part in self.parts]
+        return {name: self._sum(values) for name, values in by_name.items()}
 
     def _sum(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.stack([weight * value for (weight, _), value in zip(self.parts, values, strict=True)]).sum(0)
@@ -242,7 +242,7 @@ class Feature:
 
     def _repr_html_(self) -> str:
         numbers = ", ".join(str(part.index) for _, part in self.parts)
-        card = f"nd.make_cards(vlm, sae, [{numbers}])"
+        card = f'nd.make_cards(vlm, sae, [{numbers}], "cards")'
         facts = {
             "reads": str(self.where),
             "model": self.model or "not told",

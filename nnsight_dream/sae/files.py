@@ -1,4 +1,4 @@
-"""Sparse autoencoders in files: sae-lens's format and Gemma Scope 2's, of which only the parts asked for are read."""
+"""Sparse autoencoders in files: sae-lens's format and Gemma Scope 2's, of which only the requested parts are read."""
 
 from __future__ import annotations
 

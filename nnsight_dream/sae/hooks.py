@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import TYPE_CHECKING
 
+from .. import arguments
 from ..models import bridge
 from ..models.sites import Site
 
@@ -74,7 +74,7 @@ def check(vlm: VLM, site: Site, model: str | None, tag: str | None, label: str) 
             "it means something here only if this model was made from that one, as a VLM is from its text-only backbone"
         )
     # the same text for all features of one autoencoder, so that it is shown once
-    warnings.warn(f"this autoencoder was trained on {model}, not on {vlm.id}: {note}", stacklevel=3)
+    arguments.warn(f"this autoencoder was trained on {model}, not on {vlm.id}: {note}")
 
 
 def _short(name: str) -> str:
@@ -82,7 +82,7 @@ def _short(name: str) -> str:
 
 
 def _strangers(model_type: str, name: str) -> bool:
-    """Whether the name of a model tells that it is of another family than a text model's type ("gemma3_text")."""
+    """Whether the name of a model shows that it is of another family than a text model's type ("gemma3_text")."""
     mine, theirs = _KNOWN.search(model_type), _KNOWN.search(name)
     if mine is None or theirs is None:
         return False

@@ -126,8 +126,12 @@ def feature(
 def _refuse_swapped(sae: Any, sae_id_or_index: Any, index: Any) -> None:
     """Raise TypeError for a model or a number in the autoencoder's place, and for a feature's number as a text."""
     if hasattr(sae, "fingerprint") and hasattr(sae, "image_prompt"):
-        given = ", ".join(repr(x) for x in (sae_id_or_index, index) if isinstance(x, (str, int)))
-        raise TypeError(f"a feature is made without a model: nd.feature({given or 'sae, 3'})")
+        parts = [repr(x) for x in (sae_id_or_index, index) if isinstance(x, (str, int))]
+        parts = ["sae", *parts] if parts and not isinstance(sae_id_or_index, str) else parts or ["sae", "3"]
+        raise TypeError(
+            f"a feature is made without a model: nd.feature({', '.join(parts)}); sae is a sae-lens SAE, a folder, or a "
+            "release such as 'gemma-scope-2-4b-it-res'; 'demo' is the bundled one"
+        )
     if isinstance(sae, int) and isinstance(sae_id_or_index, (str, Path)):
         raise TypeError(f"the autoencoder goes first: nd.feature({str(sae_id_or_index)!r}, {sae})")
     for number in (sae_id_or_index if index is None else index,):
@@ -210,18 +214,18 @@ def feature_from_tensors(
     named = dict(W_enc=W_enc, W_dec=W_dec, b_enc=b_enc, b_dec=b_dec, threshold=each)
     if W_enc is None:
         raise TypeError("W_enc=None: a tensor (d, features) is needed; W_dec is its counterpart (features, d)")
-    given = {name: _tensor(value, name) for name, value in named.items() if value is not None}
-    _check_shapes(given)
-    index = checked(index, given["W_enc"].shape[1])
-    held = Held(given)
+    tensors = {name: _tensor(value, name) for name, value in named.items() if value is not None}
+    _check_shapes(tensors)
+    index = checked(index, tensors["W_enc"].shape[1])
+    held = Held(tensors)
     part = Latent(
         index=index,
         encoder=held.column("W_enc", index),
-        bias=float(held.row("b_enc", index)) if "b_enc" in given else 0.0,
-        decoder=held.row("W_dec", index) if "W_dec" in given else None,
-        b_dec=held.whole("b_dec") if "b_dec" in given else None,
+        bias=float(held.row("b_enc", index)) if "b_enc" in tensors else 0.0,
+        decoder=held.row("W_dec", index) if "W_dec" in tensors else None,
+        b_dec=held.whole("b_dec") if "b_dec" in tensors else None,
         subtracted=apply_b_dec_to_input,
-        threshold=float(held.row("threshold", index)) if "threshold" in given else real(threshold, "threshold"),
+        threshold=float(held.row("threshold", index)) if "threshold" in tensors else real(threshold, "threshold"),
         architecture="tensors",
     )
     story = {"method": "feature_from_tensors", "index": index}

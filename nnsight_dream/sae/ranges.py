@@ -60,8 +60,8 @@ def _kept(vlm: VLM, sae: Any, site: Site, what: str, of: str, read: Callable[[],
     if local:
         about = (vlm.weights_tag(site), vlm.fingerprint(site), site, vlm.dtype, vlm.device.type, vlm.image_size)
         key = hashlib.sha256(repr((about, what, of, place[2])).encode()).hexdigest()[:32]
-    known = cache.read("ranges", key, int(sae.W_enc.shape[-1])) if local else None
-    kept[place] = read() if known is None else known
-    if local and known is None:
+    cached = cache.read("ranges", key, int(sae.W_enc.shape[-1])) if local else None
+    kept[place] = read() if cached is None else cached
+    if local and cached is None:
         cache.write("ranges", key, kept[place])
     return kept[place]

@@ -1,4 +1,4 @@
-"""Reference: the real pictures by which a feature's norms and a picture's strangeness are measured; any that are given.
+"""Reference: real pictures by which a feature's norms and a picture's strangeness are measured; bundled or one's own.
 
 The default is 48 of the bundled pictures, emoji on white: what the bundled model was made from, but no photographs. For
 any other model that is said, once for each, with what to give instead.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from .. import arguments
 from ..arguments import path, shown
 from ..directions.centres import Grey, NaturalNoise, Pictures
 from ..engine import measure
@@ -51,7 +51,7 @@ def reference_pictures() -> tuple[Image.Image, ...]:
 
 
 def chosen(reference: Any) -> Reference | None:
-    """What is given as reference, in a form that is equal for equal pictures; None for the default.
+    """A reference in a form that is equal for equal pictures; None for the default.
 
     Raises TypeError for another kind, FileNotFoundError for a path that is not there, ValueError for no picture.
     """
@@ -82,13 +82,13 @@ def chosen(reference: Any) -> Reference | None:
 
 
 def notice(vlm: VLM) -> str | None:
-    """What is to be said of the default, once for each model; None for the bundled one, whose own pictures it is."""
+    """The notice about the default, once for each model; None for the bundled one, whose own pictures it is."""
     if vlm.is_demo or vlm.memo.reference_noticed:
         return None
     vlm.memo.reference_noticed = True
     return (
-        f"norms and FVU at {vlm.id} are measured on {REFERENCES} bundled emoji, which are no photographs: give "
-        "pictures of your own, such as reference='a folder of photographs'"
+        f"norms and FVU (variance unexplained) of features of {vlm.id} are measured on {REFERENCES} bundled "
+        "emoji, which are no photographs: give pictures of your own, such as reference='a folder of photographs'"
     )
 
 
@@ -96,7 +96,7 @@ def pictures_of(vlm: VLM, reference: Reference | None) -> list[torch.Tensor]:
     """The pictures (B, 3, H, W) of a reference; warns, once for each model, where the default says little of it."""
     if reference is None:
         if (sentence := notice(vlm)) is not None:
-            warnings.warn(sentence, stacklevel=3)
+            arguments.warn(sentence)
         return as_tensors(list(reference_pictures()), "reference")
     if isinstance(reference, Pictures):
         return as_tensors(list(reference.images), "reference")

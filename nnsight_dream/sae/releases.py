@@ -1,4 +1,4 @@
-"""Sparse autoencoders by release and id: sae-lens's registry and the Hugging Face cache; quick to say when offline."""
+"""Sparse autoencoders by release and id: sae-lens's registry and the Hugging Face cache; fails quickly when offline."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .weights import Held, facts_of
 @functools.cache
 def _registry() -> tuple[str, dict[str, tuple[int, int]]]:
     """sae-lens's list of releases as text, and where each release stands in it; sae_lens itself is not imported."""
-    found = importlib.util.find_spec("sae_lens")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("sae_lens")
+    if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("releases are looked up in sae-lens's registry: pip install sae-lens")
-    text = (Path(next(iter(found.submodule_search_locations))) / "pretrained_saes.yaml").read_text(encoding="utf-8")
+    text = (Path(next(iter(spec.submodule_search_locations))) / "pretrained_saes.yaml").read_text(encoding="utf-8")
     heads = [(m[1].strip("'\""), m.start()) for m in re.finditer(r"^([^\s#][^:\n]*):", text, re.M)]
     ends = [start for _, start in heads[1:]] + [len(text)]
     return text, {name: (start, end) for (name, start), end in zip(heads, ends, strict=True)}
@@ -86,22 +86,22 @@ def _patient(what: str) -> Iterator[None]:
 def open_release(release: str, sae_id: str | None) -> Opened:
     """Open an autoencoder of a release of sae-lens, or of a Hugging Face repository in sae-lens's format.
 
-    In sae-lens's format and Gemma Scope 2's only what is asked for is read of the file; others are loaded whole through
+    In sae-lens's format and Gemma Scope 2's only the requested part of a file is read; others are loaded whole through
     sae-lens. Raises ValueError for a name that is not listed, ConnectionError where it is neither cached nor reachable.
     """
-    repo, path, kind, known = _listed(release, sae_id)
+    repo, path, kind, entry = _listed(release, sae_id)
     source = f"{release}, {sae_id}"
     if kind == "sae_lens":
-        more = {**(known.get("config_overrides") or {}), "neuronpedia_id": known.get("neuronpedia")}
+        more = {**(entry.get("config_overrides") or {}), "neuronpedia_id": entry.get("neuronpedia")}
         config, weights = (hub.file(repo, f"{path}/{name}") for name in SAE_LENS)
-        return open_sae_lens(config, weights, source, more, known.get("norm_scaling_factor"))
+        return open_sae_lens(config, weights, source, more, entry.get("norm_scaling_factor"))
     if kind == "gemma_3" and "clt" not in path:
         weights = hub.file(repo, f"{path}/{GEMMA[1]}")
         try:
             config_or_none: Path | None = hub.file(repo, f"{path}/{GEMMA[0]}")
         except (FileNotFoundError, ConnectionError):  # its name tells the same, as sae-lens has it
             config_or_none = None
-        more = {"neuronpedia_id": known.get("neuronpedia"), "model_name": known.get("model")}
+        more = {"neuronpedia_id": entry.get("neuronpedia"), "model_name": entry.get("model")}
         return open_gemma(config_or_none, weights, path, source, more)
     sae = _by_sae_lens(release, str(sae_id))
     return Opened(Held(sae), facts_of(sae), source)

@@ -97,8 +97,8 @@ def responses(
     chosen = None if features is None else [checked(f, count) for f in listed(features, "features", form)]
     if chosen == []:
         raise ValueError("features=[] asks for nothing; give numbers of features, or leave it out for all")
-    told = texts_in(list(words), "words")
-    rows = [most(sae, part, chosen) for part in word_tokens(vlm, told, where)]
+    texts = texts_in(list(words), "words")
+    rows = [most(sae, part, chosen) for part in word_tokens(vlm, texts, where)]
     seen: dict[int, torch.Tensor] = {}
     for number, tokens in patches(vlm, as_tensors(list(pictures), "pictures"), where):
         seen[number] = most(sae, tokens, chosen)
@@ -106,9 +106,9 @@ def responses(
         raise ValueError(
             f"pictures= holds {len(seen)} pictures for {len(names)} names: give tensors (3, H, W), each its own"
         )
-    shown = torch.stack([seen[number] for number in range(len(seen))])
+    by_picture = torch.stack([seen[number] for number in range(len(seen))])
     every = tuple(range(count)) if chosen is None else tuple(chosen)
-    return Responses(tuple(t.strip() for t in told), torch.stack(rows), tuple(names), shown, every)
+    return Responses(tuple(t.strip() for t in texts), torch.stack(rows), tuple(names), by_picture, every)
 
 
 def word_tokens(vlm: VLM, words: Sequence[str], site: Site) -> Iterator[torch.Tensor]:
@@ -153,14 +153,14 @@ def selective(found: Responses, *, margin: float = 0.0, among: int = 1) -> list[
             f"{len(both)} names are among both {len(found.words)} words and {len(names)} pictures; at least 2 are "
             "needed to compare: give pictures the names of words"
         )
-    said = found.by_word[[found.words.index(n) for n in both]]
-    shown = seen[[names.index(n) for n in both]]
-    word, word_margin = _lead(said)
-    _, picture_margin = _lead(shown)
-    own = shown.gather(0, word[None])[0]
-    rank = (shown > own).sum(0) + 1
+    by_word = found.by_word[[found.words.index(n) for n in both]]
+    by_picture = seen[[names.index(n) for n in both]]
+    word, word_margin = _lead(by_word)
+    _, picture_margin = _lead(by_picture)
+    own = by_picture.gather(0, word[None])[0]
+    rank = (by_picture > own).sum(0) + 1
     clear = torch.minimum(word_margin, torch.where(rank == 1, picture_margin, torch.zeros(())))
-    fires = (said.amax(0) > 0) & (own > 0)
+    fires = (by_word.amax(0) > 0) & (own > 0)
     good = fires & (rank <= among) & ((clear if among == 1 else word_margin) >= margin)
     kept = [
         Selective(found.features[i], both[int(word[i])], float(clear[i])) for i in good.nonzero().flatten().tolist()

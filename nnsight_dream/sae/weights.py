@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
+from .. import arguments
 from ..arguments import is_whole, plain, shown, whole
 from ..engine.latent import Latent
 
@@ -128,10 +128,9 @@ def _needed(kind: str) -> tuple[str, ...]:
 def check_normalisation(facts: Facts) -> None:
     """Warn of a normalisation of activations whose factor is not there. Raises ValueError for an unknown one."""
     if facts.normalise in LEFT_OUT:
-        warnings.warn(
+        arguments.warn(
             f"this autoencoder was trained with normalize_activations={facts.normalise!r}, whose factor is not with "
             "it: activations are taken as they are, as sae-lens does, and thresholds may not fit",
-            stacklevel=4,
         )
     elif facts.normalise not in NORMALISED:
         raise ValueError(

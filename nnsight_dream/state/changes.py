@@ -67,10 +67,10 @@ def digests(hf: torch.nn.Module, names: Iterable[str] | None = None, look: bool 
     """
     every = dict(hf.named_parameters(remove_duplicate=False)) | dict(hf.named_buffers(remove_duplicate=False))
     wanted = every if names is None else {name: every[name] for name in names}
-    known = _DIGESTS.setdefault(hf, {})
+    cache = _DIGESTS.setdefault(hf, {})
     small = sum(t.nbytes for t in every.values() if not t.is_meta) <= SMALL
     marks = {name: _mark(t, look and not small) for name, t in wanted.items()}
-    new = [n for n, mark in marks.items() if n not in known or known[n][0] != mark or mark is None or (look and small)]
+    new = [n for n, mark in marks.items() if n not in cache or cache[n][0] != mark or mark is None or (look and small)]
 
     def read(name: str) -> bytes:
         return of_tensor(values(hf, name, wanted[name]))
@@ -80,8 +80,8 @@ def digests(hf: torch.nn.Module, names: Iterable[str] | None = None, look: bool 
     else:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing leaves Python's lock
             hashes = list(pool.map(read, new))
-    known.update((name, (marks[name], value)) for name, value in zip(new, hashes, strict=True))
-    return {name: known[name][1] for name in wanted}
+    cache.update((name, (marks[name], value)) for name, value in zip(new, hashes, strict=True))
+    return {name: cache[name][1] for name in wanted}
 
 
 def stored(hf: torch.nn.Module) -> list[str]:

@@ -132,7 +132,7 @@ def _installed(value: Any) -> bool:
 
 
 def _parts(value: Any) -> list[Any] | None:
-    """What a value is made of, as far as that decides what it does; None where that cannot be told."""
+    """What a value is made of, as far as that decides what it does; None where that is unknown."""
     if isinstance(value, Mapping):
         return [x for pair in sorted(value.items(), key=lambda p: str(p[0])) for x in pair]
     if isinstance(value, (set, frozenset)):

@@ -29,9 +29,9 @@ def keep_network() -> None:
         import anyio
     except ImportError:  # then nobody here uses it
         return
-    known = dict(vars(anyio.TypedAttributeSet).get("__annotations__") or {})
-    if "save" not in known:  # also for classes that other packages define later
-        anyio.TypedAttributeSet.__annotations__ = {**known, "save": Any}
+    attributes = dict(vars(anyio.TypedAttributeSet).get("__annotations__") or {})
+    if "save" not in attributes:  # also for classes that other packages define later
+        anyio.TypedAttributeSet.__annotations__ = {**attributes, "save": Any}
     missing = [name for name in _STRICT if name not in sys.modules]
     try:
         _import(missing)

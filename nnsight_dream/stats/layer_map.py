@@ -1,4 +1,4 @@
-"""Layer by layer: every layer of one representation against every layer of another, each made ready only once."""
+"""Layer by layer: every layer of one representation against every layer of another, each prepared only once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ THERE, BACK, BOTH = "x to y", "y to x", "both"
 
 @dataclass(frozen=True)
 class _Measure:
-    """How one layer is made ready, and how two ready ones are compared, by direction."""
+    """How one layer is prepared, and how two prepared ones are compared, by direction."""
 
     ready: Callable[[np.ndarray, str], Any]
     compare: dict[str, Callable[[Any, Any], Score]]

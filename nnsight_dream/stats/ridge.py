@@ -46,7 +46,7 @@ class Spectrum:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """A representation (n, p) made ready to predict and to be predicted; about 20 n^2 numbers with 5 folds."""
+    """A representation (n, p) prepared to predict and to be predicted; about 20 n^2 numbers with 5 folds."""
 
     x: np.ndarray
     folds: np.ndarray
@@ -159,8 +159,8 @@ def predict(a: Side, b: Side, lambdas: np.ndarray, groups: np.ndarray | None = N
             [_weighted_r(prediction.predicted[f], prediction.target[f], weights[:, f]) for f in held_rows], axis=0
         )
 
-    known = np.isfinite(prediction.r)
-    mean = np.where(known, prediction.r, 0).sum(0) / np.maximum(known.sum(0), 1)
+    finite = np.isfinite(prediction.r)
+    mean = np.where(finite, prediction.r, 0).sum(0) / np.maximum(finite.sum(0), 1)
     return Predictivity(
         "linear predictivity",
         prediction.value,
@@ -169,10 +169,10 @@ def predict(a: Side, b: Side, lambdas: np.ndarray, groups: np.ndarray | None = N
         a.folds,
         lambda order: _hold_out(a, b, lambdas, order).value,
         weighted,
-        r=np.where(known.any(0), mean, np.nan),
+        r=np.where(finite.any(0), mean, np.nan),
         lambdas=prediction.lambdas,
         at_edge=len(lambdas) > 1 and bool(np.isin(prediction.lambdas, (lambdas.min(), lambdas.max())).any()),
-        constant=int((~known).any(0).sum()),
+        constant=int((~finite).any(0).sum()),
         predicted=prediction.predicted,
         target=prediction.target,
     )

@@ -15,7 +15,7 @@ EVERY = 30.0  # seconds between plain lines
 
 @contextmanager
 def display(progress: bool | None, planned: Any, done: Any, out: TextIO | None = None) -> Iterator[Callable[..., None]]:
-    """Yields what is to be told of each event: ("begun" | "step" | "done" | "found", chunk, step from 0)."""
+    """Yields a function to call at each event: ("begun" | "step" | "done" | "found", chunk, step from 0)."""
     out = out or sys.stderr
     if progress is False:
         yield lambda event, chunk, step: None
@@ -27,12 +27,12 @@ def display(progress: bool | None, planned: Any, done: Any, out: TextIO | None =
         yield lines.tell
         print(f"sweep: {done}", file=out, flush=True)
         return
-    with bar("sweep", planned.jobs, out) as shown:
-        shown.at(done.found, counted.beside_a_bar())
+    with bar("sweep", planned.jobs, out) as progress_bar:
+        progress_bar.at(done.found, counted.beside_a_bar())
 
         def tell(event: str, chunk: Any, step: int) -> None:
             counted.tell(event, chunk, step)
-            shown.at(counted.pictures, counted.beside_a_bar())
+            progress_bar.at(counted.pictures, counted.beside_a_bar())
 
         yield tell
     print(f"sweep: {done}", file=out, flush=True)

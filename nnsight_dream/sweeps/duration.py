@@ -30,24 +30,24 @@ class _Probe:
 
 
 def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float | None:
-    """Seconds that the rest of a plan will take here, as busy as the machine is now; None where that cannot be told.
+    """Seconds that the rest of a plan will take here, as busy as the machine is now; None where that is not known.
 
     A few steps of a small batch are timed at the lowest and the highest layer, with the plan's own settings; steps cost
     by the view, and grow evenly from layer to layer. Added are the centres, the readings of finished pictures and
     writing them. Words, which take little, and judges are not in it. It takes one to two seconds; None is for models on
     a server, for models so large that a step cannot be timed in that time, and for times that vary too much.
     """
-    left = list(planned.chunks if store is None else planned.left(store))
-    if not left:
+    chunks = list(planned.chunks if store is None else planned.left(store))
+    if not chunks:
         return 0.0
     if (vlm.remote is not None and vlm.remote.away) or least_seconds(
-        vlm, vlm.site(left[0].jobs[0].layer).layer
+        vlm, vlm.site(chunks[0].jobs[0].layer).layer
     ) > BUDGET / 4:
         return None
-    layers = sorted({vlm.site(c.jobs[0].layer).layer for c in left})
+    layers = sorted({vlm.site(c.jobs[0].layer).layer for c in chunks})
     probes = []
     for layer in dict.fromkeys((layers[0], layers[-1])):
-        chunk = next(c for c in left if vlm.site(c.jobs[0].layer).layer == layer)
+        chunk = next(c for c in chunks if vlm.site(c.jobs[0].layer).layer == layer)
         if (probe := _timed(vlm, chunk, layer, BUDGET / 2)) is None:
             return None
         probes.append(probe)
@@ -58,7 +58,7 @@ def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float | Non
         return getattr(low, name) + share * (getattr(high, name) - getattr(low, name))
 
     total, centres = 0.0, set()
-    for chunk in left:
+    for chunk in chunks:
         layer, settings = vlm.site(chunk.jobs[0].layer).layer, chunk.settings
         pictures = len(chunk.jobs)
         total += pictures * settings.batch * settings.steps * between("view", layer)

@@ -61,8 +61,8 @@ class Entry:
     @property
     def reach(self) -> Reach | None:
         """The picture's score beside the best real picture's; None where that was not measured when it was made."""
-        told = self.record.get("reach")
-        return None if told is None else Reach.of_record(told)
+        record = self.record.get("reach")
+        return None if record is None else Reach.of_record(record)
 
     @functools.cached_property
     def _about(self) -> Mapping[str, Any]:
@@ -111,12 +111,12 @@ def find_flaw(place: Path, record: Mapping[str, Any]) -> str:
 
 
 def about(prototype: Prototype, of: dict[str, Any]) -> dict[str, Any]:
-    """What a record says of the model and the settings that a picture comes from."""
+    """The part of a record about the model and the settings of a picture."""
     steps = prototype.settings.get("steps", "?")
     choices = {k: v for k, v in of.items() if k not in ("model", "revision", "weights")}
     if not choices:
-        kept = {k: v for k, v in prototype.settings.items() if k not in ("at_once", "terms")}
-        choices = {"settings": re.sub(r" at 0x[0-9a-f]+", "", json.dumps(kept, sort_keys=True, default=str))}
+        settings = {k: v for k, v in prototype.settings.items() if k not in ("at_once", "terms")}
+        choices = {"settings": re.sub(r" at 0x[0-9a-f]+", "", json.dumps(settings, sort_keys=True, default=str))}
         choices |= {"image_size": prototype.image_size, "straight_through": prototype.straight_through}
     text = json.dumps(choices, sort_keys=True, default=str)
     name = dict(model=prototype.model, revision=prototype.revision)

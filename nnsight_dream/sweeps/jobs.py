@@ -20,7 +20,7 @@ class Job:
     """One picture to make.
 
     concept    as it is shown and judged, such as "spring (season)"
-    category   what a judge is told with a hint, such as "animal"; empty for none
+    category   the hint that a judge is given, such as "animal"; empty for none
     layer      from 1, or the name of a site
     seed       of the ascent
     prompt     the words that the direction is made of; the concept itself if empty
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def words(self) -> str:
-        """What the direction is made of."""
+        """The words of the direction."""
         return self.prompt or self.concept
 
     def key(self, **given: Any) -> str:
@@ -118,20 +118,20 @@ def jobs_of(
     >>> [(j.concept, j.layer) for j in nd.jobs_of([("fox", "animal", ""), ("calm", "", "calm sea")], [1, 4])]
     [('fox', 1), ('calm', 1), ('fox', 4), ('calm', 4)]
     """
-    named = _concepts(concepts)
+    triples = _concepts(concepts)
     layers, seeds, poolings = _axes(layers, seeds, poolings)
-    if not named or not layers or not seeds or not poolings:
+    if not triples or not layers or not seeds or not poolings:
         raise ValueError("nothing to do: at least one concept, layer, seed and pooling are needed")
-    if not arguments.is_whole(controls) or not 0 <= controls <= len(named):
-        raise ValueError(f"controls={arguments.shown(controls)}: from 0 to the number of concepts, {len(named)}")
-    spread = {round(i * len(named) / controls) for i in range(controls)} if controls else set()
+    if not arguments.is_whole(controls) or not 0 <= controls <= len(triples):
+        raise ValueError(f"controls={arguments.shown(controls)}: from 0 to the number of concepts, {len(triples)}")
+    spread = {round(i * len(triples) / controls) for i in range(controls)} if controls else set()
     return [
         Job(name, category, layer, seed, prompt, control, pooling)
         for layer in layers
         for pooling in poolings
         for seed in seeds
         for control in ("", "random")
-        for i, (name, category, prompt) in enumerate(named)
+        for i, (name, category, prompt) in enumerate(triples)
         if not control or i in spread
     ]
 

@@ -57,8 +57,8 @@ class Cluster:
         """What a sweep calls with the chunks that are left. Raises ValueError for a model of another name."""
         if vlm.id != self.model:
             raise ValueError(f"the sweep is planned for {vlm.id!r}, but the workers would load {self.model!r}")
-        given = {k: v for k, v in _like(vlm).items() if k not in self.options}
-        worker = dataclasses.replace(self, options={**given, **self.options})
+        options = {k: v for k, v in _like(vlm).items() if k not in self.options}
+        worker = dataclasses.replace(self, options={**options, **self.options})
         return lambda left, done, tell: worker._work(left, done, tell, store, lambda layer: whole_identity(vlm, layer))
 
     def _work(

@@ -112,7 +112,7 @@ def _together(
     except Exception as error:
         if len(good) == 1:
             return [error]
-        return [r for i, one in enumerate(good) for r in _together(vlm, store, f"{name}-{i}", [one], settings, stop)]
+        return [r for i, pair in enumerate(good) for r in _together(vlm, store, f"{name}-{i}", [pair], settings, stop)]
 
 
 def recorded(ascent: Ascent, store: Store, name: str, stop: threading.Event) -> list[Prototype]:

@@ -1,4 +1,4 @@
-"""A store: a folder that keeps what a sweep made and what judges said of it, whole at every moment.
+"""A store: a folder that keeps the pictures of a sweep and the answers of judges, whole at every moment.
 
 jobs/octopus-L4-s0-1f3a…/prototype.png heat.png prototype.json   as `Prototype.save` writes them
                          job.json                                 the job; written last: with it the folder counts
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """What a sweep made, in a folder; any number of processes may read and write it at once.
+    """The pictures of a sweep, in a folder; any number of processes may read and write it at once.
 
     Raises NotADirectoryError where the path is a file, FileNotFoundError for a folder that must exist and does not.
     """
@@ -51,7 +51,7 @@ class Store:
         self._enrolled: dict[str, str] = {}
         self._noted: dict[str, dict[str, Any]] = {}
         if must_exist and not (self.folder / "jobs").is_dir():
-            raise FileNotFoundError(f"{self.folder} is no store: it has no folder jobs; nd.sweep makes one")
+            raise FileNotFoundError(f"{self.folder} is no store, or no folder; nnsight-dream sweep makes one")
 
     def __fspath__(self) -> str:
         return str(self.folder)  # so that a store can stand where its folder is asked for
@@ -97,8 +97,8 @@ class Store:
         """Keep a finished job, whole or not at all; what is there already, and whole, stays. Raises OSError."""
         place = self.place(key)
         if not self.has(key):
-            written = write_over(prototype, place)
-            record = {**dataclasses.asdict(job), **about(prototype, self._noted.pop(key, {})), "files": written}
+            digests = write_over(prototype, place)
+            record = {**dataclasses.asdict(job), **about(prototype, self._noted.pop(key, {})), "files": digests}
             write_whole(place / RECORD, to_json(sealed(record)))
         with contextlib.suppress(FileNotFoundError):
             self._failure(key).unlink()
@@ -196,11 +196,11 @@ class Store:
     # -- judges' answers -----------------------------------------------------------------------------------------
 
     def answers(self, key: str, judge: str, *, exact: bool = False) -> list[dict[str, Any]]:
-        """What a judge said of a picture, one plain record for each answer, in the order it was said.
+        """The answers of a judge on a picture, one plain record for each, oldest first.
 
         judge   its name, or the short one that `judges` gives; exact: its name only
 
-        A last line that a kill or a full disk cut short counts as not said.
+        A last line that a kill or a full disk cut short does not count.
 
         Raises ValueError for any other line that is not as it was written.
         """

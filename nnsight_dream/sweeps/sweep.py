@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,19 +74,19 @@ class Plan:
 
     def left(self, store: Store) -> list[Chunk]:
         """Chunks of which anything is missing; where all that is missing failed before, those jobs one by one."""
-        found = []
+        chunks = []
         for chunk in self.chunks:
             missing = [i for i, key in enumerate(chunk.keys) if not store.has(key)]
             if 0 < len(missing) < len(chunk.keys) and all(store.has_failed(chunk.keys[i]) for i in missing):
-                found += [chunk.alone(i) for i in missing]
+                chunks += [chunk.alone(i) for i in missing]
             elif missing:
-                found.append(chunk)
-        return found
+                chunks.append(chunk)
+        return chunks
 
 
 @dataclass
 class Swept:
-    """What a sweep did: how many jobs were `made`, were there (`found`), and `failed`, by key with the error.
+    """The result of a sweep: how many jobs were `made`, were there (`found`), and `failed`, by key with the error.
 
     damaged   jobs that were there but not whole, by key, with what was wrong: they were to be made anew
     keys      of all its jobs; the store may hold others, of other settings or models
@@ -162,9 +161,9 @@ def _settings(vlm: VLM, job: Job, layer: int, choice: Choice) -> Settings:
     chosen = choose(vlm, layer, choice)
     if (job.pooling == "attention" and is_attention(chosen.pooling)) or job.pooling not in ("attention", *POOLINGS):
         return chosen
-    asked: Any = POOLINGS.get(job.pooling, Attention)()
+    pooling: Any = POOLINGS.get(job.pooling, Attention)()
     own = chosen.pooling
-    return chosen.but(pooling=WithoutSinks(asked, own.times) if isinstance(own, WithoutSinks) else asked)
+    return chosen.but(pooling=WithoutSinks(pooling, own.times) if isinstance(own, WithoutSinks) else pooling)
 
 
 @arguments.strict
@@ -215,7 +214,7 @@ def sweep(
     if done.damaged:
         key, flaw = next(iter(done.damaged.items()))
         count = "one finished job is" if len(done.damaged) == 1 else f"{len(done.damaged)} finished jobs are"
-        warnings.warn(f"in {store.folder} {count} not whole and made anew: {key}: {flaw}", stacklevel=2)
+        arguments.warn(f"in {store.folder} {count} not whole and made anew: {key}: {flaw}")
     work = _work(vlm, store, ray, concurrency)
     with display(progress, planned, done) as tell:
         try:
@@ -301,7 +300,7 @@ def _climbed(
     except Exception as error:
         if len(good) == 1:
             return [error]
-        return [r for one in good for r in _climbed(vlm, [one], settings, None)]
+        return [r for pair in good for r in _climbed(vlm, [pair], settings, None)]
     if any(p.interrupted for p in prototypes):
         raise KeyboardInterrupt
     keep_reach(vlm, prototypes, [d for d, _ in good], settings)
@@ -309,7 +308,7 @@ def _climbed(
 
 
 def estimate(vlm: VLM, planned: Plan, store: Store | None = None) -> float | None:
-    """Seconds that the rest of a plan will take here, or None where that cannot be told; see `sweep_time.estimate`."""
+    """Seconds that the rest of a plan will take here, or None where that is not known; see `sweep_time.estimate`."""
     from . import duration as sweep_time
 
     return sweep_time.estimate(vlm, planned, store)

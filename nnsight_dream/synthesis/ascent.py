@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from .. import arguments
 from ..directions.deferred import Pending
 from ..directions.direction import Direction
 from ..engine import jobs, plain
@@ -58,7 +58,7 @@ class Ascent:
 
     note   what is needed to make prototypes of the result, plain but for its sites: it can wait on a server, see
            `remote_notes`
-    state  None before the first piece, then what the last one gave back
+    state  None before the first piece, then the state that the last one returned
     """
 
     vlm: VLM
@@ -80,15 +80,15 @@ class Ascent:
         return self.steps if each is None else min(self.steps, first + each)
 
     def piece(self, note: bytes | None = None, until: int | None = None) -> plain.Ascent:
-        """What the next job is given; it stops before a step, `self.until` if not given."""
+        """The inputs of the next job; it stops before a step, `self.until` if not given."""
         later: dict[str, Any] = {}
-        if self.state is not None:  # what the first piece worked out is sent, not asked for again
+        if self.state is not None:  # the results of the first piece are sent, not computed again
             later = {"asked": [], "centre_sites": [], "norms_wanted": [], "references": {}}
         until = self.until if until is None else until
         return dataclasses.replace(self.given, state=self.state, until=until, note=note, **later)
 
     def take(self, result: dict[str, Any]) -> bool:
-        """Keep what a piece gave; whether it was the last. Raises ServerError for an answer of another form."""
+        """Keep the result of a piece; whether it was the last. Raises ServerError for an answer of another form."""
         check_piece(result, len(self.aims))
         self.history.append(result["history"])
         first = self.state is None
@@ -111,7 +111,7 @@ class Ascent:
             except torch.OutOfMemoryError:
                 if self.vlm.remote is not None or self.vlm.checkpoint_tower or not self.vlm.tower_layers:
                     raise
-                warnings.warn(_SHORT.format(id=self.vlm.id), stacklevel=2)
+                arguments.warn(_SHORT.format(id=self.vlm.id))
                 self.vlm.checkpoint_tower = True
                 continue
             if result.get("interrupted") and self.vlm.remote is not None:
@@ -136,16 +136,16 @@ class Ascent:
 
 
 def prototypes(note: dict[str, Any], history: torch.Tensor, result: dict[str, Any]) -> list[Prototype]:
-    """Prototypes of what an ascent's last piece gave."""
+    """Prototypes of the result of an ascent's last piece."""
     pixels = result["pictures"].cpu().numpy()
-    shown = []
+    finished = []
     for j, row in enumerate(note["rows"]):
         scores, heat, readings = result["measured"][j]
         story = row["story"]
         if row["kind"] == "direction":
             norm = float(result["vectors"][j].float().norm())
             story = {"model": story.get("model", note["model"]), "norm": norm, **story}
-        shown.append(
+        finished.append(
             Prototype(
                 image=Image.fromarray(pixels[j]),
                 label=row["label"],
@@ -165,7 +165,7 @@ def prototypes(note: dict[str, Any], history: torch.Tensor, result: dict[str, An
                 **note["story"],
             )
         )
-    return shown
+    return finished
 
 
 def hashable(choice: Any) -> Any:

@@ -30,8 +30,8 @@ def picture_row(name: str, value: str) -> str:
 
 def link_tag(address: str) -> str:
     """An address of the web as a link; any other as its text."""
-    shown = html.escape(address)
-    return f'<a href="{shown}" rel="noreferrer noopener">{shown}</a>' if address.startswith("https://") else shown
+    text = html.escape(address)
+    return f'<a href="{text}" rel="noreferrer noopener">{text}</a>' if address.startswith("https://") else text
 
 
 def image_tag(image: Image.Image, alt: str = "", width: int | None = None) -> str:
@@ -80,7 +80,7 @@ class Tiles:
         many = min(fit, max((len(row) for row in self.rows), default=1))
         together = max(1, fit // many)  # short rows share a line
         starts = range(0, len(self.rows), together)
-        lines = [[one for row in self.rows[i : i + together] for one in row] for i in starts]
+        lines = [[tile for row in self.rows[i : i + together] for tile in row] for i in starts]
         many *= min(together, max(1, len(self.rows)))
         columns = max(8, min(32, (options.max_width + 2) // many - 2) // 2 * 2)
         for row in lines:
@@ -120,12 +120,12 @@ def reading_rows(readings: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         "cosine": "decoder cosine",
         "norm": "norm against real pictures",
     }
-    shown = {name: readings.get(name) for name in names}
+    values = {name: readings.get(name) for name in names}
     return [
         (
             names[name],
             "depends on all (top-k)" if value is None else f"{value:.0%}" if name == "firing" else f"{value:.3f}",
         )
-        for name, value in shown.items()
+        for name, value in values.items()
         if value is not None or (name == "threshold" and readings.get("top_k"))
     ]

@@ -29,8 +29,8 @@ def centre(vlm: VLM, site: Site, choice: Any, at_once: int = 16) -> torch.Tensor
         hash(choice)
     except TypeError:  # one of the user's own that cannot be remembered
         return choice.of(vlm, site)
-    kept = vlm.memo.centres.at(vlm, site)
+    memo = vlm.memo.centres.at(vlm, site)
     key = (site, choice, vlm.device, vlm.dtype)
-    if key not in kept:
-        kept[key] = choice.of(vlm, site, *more)
-    return kept[key]
+    if key not in memo:
+        memo[key] = choice.of(vlm, site, *more)
+    return memo[key]

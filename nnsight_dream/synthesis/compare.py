@@ -115,10 +115,10 @@ class Comparison:
             "this.closest('section').querySelectorAll('[data-heat]').forEach(i=>i.style.opacity=this.checked?1:0);"
             "this.closest('section').querySelectorAll('[data-plain]').forEach(i=>i.ariaHidden=this.checked)"
         )
-        shown = "".join(_figure(p) for p in (self.first, self.second))
+        figures = "".join(_figure(p) for p in (self.first, self.second))
         size = f"width:min({SIDE}px,42vw);height:auto;display:block"
         return (
-            f'<section style="font:13px sans-serif"><div style="display:flex;flex-wrap:wrap;gap:8px">{shown}'
+            f'<section style="font:13px sans-serif"><div style="display:flex;flex-wrap:wrap;gap:8px">{figures}'
             f'<figure style="margin:0">{image_tag(self.difference_map(), "where they differ: white is most")[:-1]} '
             f'style="{size}"><figcaption>{html.escape(self._summary())}</figcaption></figure></div>'
             f'<label><input type="checkbox" onchange="{html.escape(switch)}"> where each score looks</label></section>'
@@ -170,15 +170,15 @@ def compare(
     vlm        what directions are drawn with; other   what the second is drawn with, by default `vlm`
     settings, changes   as for `synthesize`, which says what is raised beside ValueError for a direction without a `vlm`
     """
-    drawn = []
+    prototypes = []
     for name, aim, model in (("first", first, vlm), ("second", second, other or vlm)):
         if isinstance(aim, Prototype):
-            drawn.append(aim)
+            prototypes.append(aim)
             continue
         if model is None:
             raise ValueError(f"{name}={arguments.shown(aim)} is to be drawn: give vlm=, or a Prototype of it")
-        made: Any = synthesize(model, aim, seed=arguments.whole(seed, "seed", 0), settings=settings, **changes)
-        if not isinstance(made, Prototype):
+        prototype: Any = synthesize(model, aim, seed=arguments.whole(seed, "seed", 0), settings=settings, **changes)
+        if not isinstance(prototype, Prototype):
             raise TypeError(f"{name}= is several directions: one is compared with one")
-        drawn.append(made)
-    return Comparison(*drawn)
+        prototypes.append(prototype)
+    return Comparison(*prototypes)

@@ -65,8 +65,8 @@ def installed(module: str | None) -> bool:
         return False
     if top in sys.stdlib_module_names or top == PACKAGE:
         return True
-    found = sys.modules.get(top)
-    file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", None) or ()), "")
+    package = sys.modules.get(top)
+    file = getattr(package, "__file__", None) or next(iter(getattr(package, "__path__", None) or ()), "")
     return not {"site-packages", "dist-packages"}.isdisjoint(Path(file or "").parts)
 
 
@@ -310,7 +310,7 @@ def attributes(value: Any) -> dict[str, Any]:
 
 
 def reduced(value: Any) -> list[Any]:
-    """What an object says that it is made of, as for a pickle; raises whatever it raises."""
+    """An object reduced to its parts, as for a pickle; raises whatever that raises."""
     reducer = copyreg.dispatch_table.get(type(value))  # of types that Python itself knows how to pickle
     reduction = value.__reduce_ex__(4) if reducer is None else reducer(value)
     if isinstance(reduction, str):

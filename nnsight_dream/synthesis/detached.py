@@ -69,7 +69,7 @@ class RemoteJob:
         return "completed"
 
     def collect(self) -> Prototype | Prototypes:
-        """Wait for it, and give what it made; see `nd.collect`."""
+        """Wait for it, and return its prototypes; see `nd.collect`."""
         return collect(self.vlm, self.id)
 
     def __repr__(self) -> str:
@@ -103,7 +103,7 @@ def submit(
 
 @strict
 def collect(vlm: VLM, job: str | RemoteJob) -> Prototype | Prototypes:
-    """What a job that was left to a server made; waits until it is done.
+    """The prototypes of a job that was left to a server; waits until it is done.
 
     vlm   the model, loaded with the remote= at which it was submitted
     job   a `RemoteJob`, or its id

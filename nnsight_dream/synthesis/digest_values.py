@@ -82,7 +82,7 @@ class ValueReader:
             self.add(value, f"item {i}")
 
     def pairs(self, kind: str, mapping: dict[Any, Any], what: str = "key") -> None:
-        """What is found by key, whatever its order."""
+        """The items of a mapping, whatever their order."""
         ordered = sorted(mapping.items(), key=lambda pair: self.apart(pair[0]))
         self.put(kind, str(len(ordered)))
         for key, value in ordered:

@@ -39,7 +39,7 @@ from .digest_values import CACHED, CHANCE, MEMBERS, ValueReader
 def digest(value: Any) -> str:
     """A hash of a choice with all that it holds, 24 hexadecimal digits; see the module for what that is.
 
-    Raises TypeError for what cannot be told from others by its content, with the way to it.
+    Raises TypeError for what cannot be distinguished by its content, with the way to it.
 
     >>> digest([1, "a"]) == digest([1, "a"]), digest(1) == digest(1.0)
     (True, False)
@@ -168,7 +168,7 @@ class _Reader(ValueReader):
         return self._state(value, kind)
 
     def _state(self, value: Any, kind: type) -> None:
-        """What an object holds: as it says itself, or its attributes and slots."""
+        """The state of an object: its own account of it, or its attributes and slots."""
         says = getattr(kind, "__getstate__", None)
         own = kind.__reduce__ is not object.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__
         attributes = definitions.attributes(value)

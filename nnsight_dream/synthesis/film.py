@@ -34,7 +34,7 @@ ENDINGS = (".webp", ".gif", ".html")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Film:
-    """Pictures in a row with what is told of each; in a notebook they are shown with a slider.
+    """Pictures in a row with a caption for each; in a notebook they are shown with a slider.
 
     frames     PIL images of one size; `captions` one for each
 
@@ -65,12 +65,12 @@ class Film:
         Raises ValueError for another kind.
         """
         kind = arguments.choice(kind, "kind", ("WEBP", "GIF"))
-        shown = [enlarged(frame, side) for frame in self.frames]
-        each = max(20, round(1000 * arguments.real(seconds, "seconds", above=0) / len(shown)))
+        frames = [enlarged(frame, side) for frame in self.frames]
+        each = max(20, round(1000 * arguments.real(seconds, "seconds", above=0) / len(frames)))
         buffer = io.BytesIO()
         how: dict[str, Any] = {"quality": 80} if kind == "WEBP" else {}
-        times = [each] * (len(shown) - 1) + [each + 1000]
-        shown[0].save(buffer, kind, save_all=True, append_images=shown[1:], duration=times, loop=0, **how)
+        times = [each] * (len(frames) - 1) + [each + 1000]
+        frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=times, loop=0, **how)
         return buffer.getvalue()
 
     def save(self, path: str | os.PathLike[str], *, seconds: float = 3.0) -> Path:
@@ -159,7 +159,7 @@ def _page(film: Film) -> str:
 
 
 class Camera:
-    """What is given each step of an ascent, keeps a few of the pictures, and hands on to what would be given it."""
+    """Called at each step of an ascent: keeps a few of the pictures, and calls the watch that it stands before."""
 
     shows = True  # so that the climb gives the pictures, see engine.optimise.climb
 
@@ -186,10 +186,10 @@ class Camera:
 
     def film(self, place: int, last: Image.Image, label: str) -> Film:
         """The film of one picture of the ascent, which ends at its finished picture."""
-        frames = [Image.fromarray(np.asarray(kept[place])) for kept in self.kept.values()]
-        told = [f"step {step}" for step in self.kept]
+        frames = [Image.fromarray(np.asarray(pictures[place])) for pictures in self.kept.values()]
+        captions = [f"step {step}" for step in self.kept]
         end = last.resize(frames[0].size, Image.Resampling.LANCZOS) if frames else last
-        return Film((*frames, end), (*told, "finished"), label)
+        return Film((*frames, end), (*captions, "finished"), label)
 
 
 def frames_of(film: bool | int, vlm: VLM) -> int:
@@ -219,7 +219,7 @@ def film_of_layers(
     from .synthesize import synthesize
 
     places = list(range(1, vlm.layers + 1)) if layers is None else list(layers)
-    made = synthesize(vlm, concept(vlm, word, places), seed=seed, settings=settings, **changes)
-    if len(made) < len(places):
+    prototypes = synthesize(vlm, concept(vlm, word, places), seed=seed, settings=settings, **changes)
+    if len(prototypes) < len(places):
         raise KeyboardInterrupt
-    return Film(tuple(p.image for p in made), tuple(f"layer {p.site.layer}" for p in made), word)
+    return Film(tuple(p.image for p in prototypes), tuple(f"layer {p.site.layer}" for p in prototypes), word)

@@ -62,20 +62,20 @@ def forecast(vlm: VLM, order: Order) -> str:
     return f"{line}\nthat does not fit. What would: {ways}"
 
 
-#: What was found out, by model and what was asked: a second call in a notebook does not wait for it again.
+#: Results by model and key: a second call in a notebook does not wait for them again.
 _KNOWN: WeakKeyDictionary[VLM, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 
 
 def _once(vlm: VLM, key: tuple[Any, ...], find: Callable[[], T]) -> T:
-    known = _KNOWN.setdefault(vlm, {})
-    if key not in known:
-        known[key] = find()
-    found: T = known[key]
-    return found
+    results = _KNOWN.setdefault(vlm, {})
+    if key not in results:
+        results[key] = find()
+    result: T = results[key]
+    return result
 
 
 def _counted(vlm: VLM, site: Site, settings: Settings, views: int, tower: bool | None = None) -> Estimate | None:
-    """The estimate of a step, of models that are large enough to ask; None where it cannot be told."""
+    """The estimate of a step, of models that are large enough to ask; None where it is not known."""
     if sum(p.numel() * p.element_size() for p in vlm.hf.parameters()) < SMALL:
         return None
     tower = vlm.checkpoint_tower if tower is None else tower
@@ -101,10 +101,10 @@ def _seconds_a_view(vlm: VLM, site: Site, settings: Settings, counted: Estimate 
     if counted is not None and free is not None and counted.step_bytes > free:
         return None
     try:
-        one = dataclasses.replace(settings, batch=1, at_once=1)
+        single = dataclasses.replace(settings, batch=1, at_once=1)
         if least_seconds(vlm, site.layer) < 0.3:
-            key = ("time", site, repr(one), vlm.image_size, vlm.device, vlm.dtype, torch.get_num_threads())
-            if (seconds := _once(vlm, key, lambda: seconds_a_step(vlm, site, one))) is not None:
+            key = ("time", site, repr(single), vlm.image_size, vlm.device, vlm.dtype, torch.get_num_threads())
+            if (seconds := _once(vlm, key, lambda: seconds_a_step(vlm, site, single))) is not None:
                 return seconds
     except Exception:  # a forecast is no reason to fail: the climb itself says what is wrong
         return None

@@ -65,7 +65,7 @@ def _site(record: dict[str, Any], grid: list[int]) -> Site:
 
 
 def check_piece(result: Any, jobs: int) -> dict[str, Any]:
-    """What a piece of an ascent of so many jobs gave, if it has that form. Raises ServerError for anything else."""
+    """The result of a piece of an ascent of so many jobs, if it has that form. Raises ServerError for anything else."""
     if not isinstance(result, dict):
         raise _strange("an object is needed", result)
     history = result.get("history")

@@ -61,8 +61,8 @@ def patches(prototype: Prototype, vlm: VLM, towards: Direction | Feature | None,
     check_own(prototype, vlm)
     site = vlm.site(prototype.site)
     with torch.no_grad():
-        (read,) = read_pictures(vlm, as_tensors([prototype.image], "image")[0], [site]).values()
-    hidden = read[0].float()
+        (activations,) = read_pictures(vlm, as_tensors([prototype.image], "image")[0], [site]).values()
+    hidden = activations[0].float()
     every = tuple(range(vlm.grid[0] * vlm.grid[1]))
     places = every if isinstance(site.tokens, str) else site.tokens
     scores = {"heat": torch.from_numpy(prototype.heat.reshape(-1).copy())[list(places)], "norm": hidden.norm(dim=-1)}
@@ -95,7 +95,7 @@ def _scores(
 
 
 def _centre_of(prototype: Prototype, vlm: VLM) -> Any:
-    """The centre of the run that made a prototype, as far as its record tells."""
+    """The centre of the run that made a prototype, as far as its record holds it."""
     try:
         return centre_of(prototype, vlm)
     except Untold as untold:

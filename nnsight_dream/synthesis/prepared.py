@@ -1,4 +1,4 @@
-"""What an ascent's job is given, and the note by which prototypes are made of its result."""
+"""The inputs of an ascent's job, and the note with which its result becomes prototypes."""
 
 from __future__ import annotations
 
@@ -53,28 +53,28 @@ def prepared(
     needed = list(dict.fromkeys([*sites, *(vlm.site(t.site) for t in terms if hasattr(t, "site"))]))
     centred = [s for s, a in zip(sites, aims, strict=True) if isinstance(a, Direction)]
     centred = list(dict.fromkeys([*centred, *(t.away[0] for t in added if t.away is not None)]))
-    known, centre = _centres(vlm, centred, choice, min(16, settings.at_once))
-    featured = [(s, one.reference) for s, one in zip(sites, given_aims, strict=True) if one.feature is not None]
+    centres, source = _centres(vlm, centred, choice, min(16, settings.at_once))
+    featured = [(s, goal.reference) for s, goal in zip(sites, given_aims, strict=True) if goal.feature is not None]
     norms = {
         (s, i): vlm.memo.norms.at(vlm, s).get(reference.key(vlm, s, references[i])) for s, i in dict.fromkeys(featured)
     }
-    wanted = [place for place, norm in norms.items() if norm is None]
+    missing = [place for place, norm in norms.items() if norm is None]
     how = reading(vlm, needed, pictures=True)
     if vlm.remote is not None and vlm.remote.away:
         how = dataclasses.replace(how, cut=CUT.replace("{where}", vlm.remote.where))
-    given = plain.Ascent(
+    inputs = plain.Ascent(
         how=how,
         asked=[request.given() for request in requests],
         aims=given_aims,
-        centres=known,
-        centre=centre,
-        centre_sites=[s for s in centred if s not in known],
+        centres=centres,
+        centre=source,
+        centre_sites=[s for s in centred if s not in centres],
         every_centre=centred,
         every_norm=list(norms),
         norms={place: norm for place, norm in norms.items() if norm is not None},
-        norms_wanted=wanted,
+        norms_wanted=missing,
         references={
-            i: packed(vlm, reference.pictures_of(vlm, references[i])) for i in dict.fromkeys(i for _, i in wanted)
+            i: packed(vlm, reference.pictures_of(vlm, references[i])) for i in dict.fromkeys(i for _, i in missing)
         },
         pooling=settings.pooling,
         score=settings.score,
@@ -97,7 +97,7 @@ def prepared(
         "single": False,
         "places": list(range(len(jobs))),
     }
-    return Ascent(vlm, aims, given, note, requests, settings.steps, choice, references)
+    return Ascent(vlm, aims, inputs, note, requests, settings.steps, choice, references)
 
 
 def _aims(
@@ -105,7 +105,7 @@ def _aims(
 ) -> tuple[list[Request], list[plain.Aim]]:
     """The requests of concept vectors that are not there yet, and each aim as a job is given it."""
     requests: list[Request] = []
-    given = []
+    goals = []
     for aim, site in zip(aims, sites, strict=True):
         goal = plain.Aim(site)
         if isinstance(aim, Feature):
@@ -126,8 +126,8 @@ def _aims(
             goal.asked = (requests.index(aim.request), points.index(site), aim.row)
         else:
             goal.vector = climbable(aim.vector)
-        given.append(goal)
-    return requests, given
+        goals.append(goal)
+    return requests, goals
 
 
 def _term(vlm: VLM, term: Any) -> plain.Added:
@@ -138,18 +138,18 @@ def _term(vlm: VLM, term: Any) -> plain.Added:
 
 
 def _centres(vlm: VLM, sites: list[Site], choice: Any, at_once: int) -> tuple[dict[Site, torch.Tensor], Any]:
-    """Centres that are known, and where a job gets the others from: an object with `pictures`, or pictures."""
+    """Centres that are known, and the source of the others in a job: an object with `pictures`, or pictures."""
     if isinstance(choice, torch.Tensor) or not (isinstance(choice, Pictures) or hasattr(choice, "pictures")):
         return {site: centre(vlm, site, choice, at_once) for site in sites}, []
     key = hashable(choice)
-    known = {
-        s: kept[s, key, vlm.device, vlm.dtype]
+    centres = {
+        s: memo[s, key, vlm.device, vlm.dtype]
         for s in sites
-        if (s, key, vlm.device, vlm.dtype) in (kept := vlm.memo.centres.at(vlm, s))
+        if (s, key, vlm.device, vlm.dtype) in (memo := vlm.memo.centres.at(vlm, s))
     }
-    if len(known) == len(sites):
-        return known, []
-    return known, packed(vlm, as_tensors(list(choice.images), "images")) if isinstance(choice, Pictures) else choice
+    if len(centres) == len(sites):
+        return centres, []
+    return centres, packed(vlm, as_tensors(list(choice.images), "images")) if isinstance(choice, Pictures) else choice
 
 
 def packed(vlm: VLM, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -175,7 +175,7 @@ def _row(vlm: VLM, aim: Direction | Feature, site: Site, seed: int) -> dict[str,
 def prepare(
     vlm: VLM, jobs: list[tuple[Aim, int]], settings: Settings | Sequence[Settings], terms: Sequence[Any] = ()
 ) -> Iterator[Ascent]:
-    """The ascents that all jobs come to, each made when the one before has brought what it knows.
+    """The ascents that all jobs come to, each prepared when the one before has brought its results.
 
     settings   of all jobs, or of each. An ascent's note says the `places` of its jobs among all
     """

@@ -21,7 +21,7 @@ Watch = Callable[[int, torch.Tensor], None] | Callable[[int, torch.Tensor, Seque
 
 
 class Bar(Protocol):
-    """What shows how far something is."""
+    """A progress display."""
 
     def at(self, completed: float, said: str = "") -> None:
         """Show that so many are done, and a few words."""
@@ -57,11 +57,11 @@ def bar(name: str, total: float, out: TextIO | None = None, keep: bool = False) 
     """A bar from 0 to `total`, taken away at the end of the block unless it is to be kept."""
     out = out or sys.stderr
     if in_notebook() and not out.isatty():
-        shown = _NotebookBar(name, total)
+        notebook_bar = _NotebookBar(name, total)
         try:
-            yield shown
+            yield notebook_bar
         finally:
-            shown.stop()
+            notebook_bar.stop()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -123,8 +123,8 @@ class _NotebookBar:
         some = "".join(image_tag(enlarged(image, 96)) for image in list(self.images)[:8])
         words = "".join(f"<div>{html.escape(line)}</div>" for line in self.lines)
         meter = f'<progress value="{completed}" max="{self.total}"></progress>'
-        told = f"{self.name} {completed:.0f} of {self.total:.0f}, {in_words(left)} left"
-        self.handle.update(self.html(f"{words}<div>{meter} {html.escape(told)} {html.escape(said)}</div>{some}"))
+        status = f"{self.name} {completed:.0f} of {self.total:.0f}, {in_words(left)} left"
+        self.handle.update(self.html(f"{words}<div>{meter} {html.escape(status)} {html.escape(said)}</div>{some}"))
 
     def line(self, text: str) -> None:
         self.lines = [*self.lines[-4:], text]
@@ -150,7 +150,7 @@ def in_words(seconds: float) -> str:
 
 @contextmanager
 def watching(progress: bool | Watch | None, total: int, forecast: Callable[[], str] = str) -> Iterator[Any]:
-    """What is given each step: the caller's function, a bar, or nothing. Raises TypeError for another `progress`.
+    """What is called at each step: the caller's function, a bar, or nothing. Raises TypeError for another `progress`.
 
     forecast   called where there is a bar: a line to show before the first step
     """
@@ -160,18 +160,18 @@ def watching(progress: bool | Watch | None, total: int, forecast: Callable[[], s
     if not is_live(progress):
         yield None
         return
-    with bar("climbing", total) as shown:
+    with bar("climbing", total) as progress_bar:
         if line := forecast():
-            shown.line(line)
-        yield _BarWatch(shown)
+            progress_bar.line(line)
+        yield _BarWatch(progress_bar)
 
 
 class _BarWatch:
-    """What shows each step on a bar."""
+    """Shows each step on a bar."""
 
-    def __init__(self, shown: Bar):
-        self.bar, self.done, self.state = shown, 0, ""
-        self.shows = getattr(shown, "shows", False)  # whether the pictures are wanted, see engine.optimise.climb
+    def __init__(self, progress_bar: Bar):
+        self.bar, self.done, self.state = progress_bar, 0, ""
+        self.shows = getattr(progress_bar, "shows", False)  # whether the pictures are wanted, see engine.optimise.climb
         self.next = 0.0  # when pictures are shown again: each time they are brought from the device
 
     def __call__(self, step: int, scores: torch.Tensor, pictures: torch.Tensor | None = None) -> None:
@@ -210,9 +210,9 @@ def _with_pictures(call: Any) -> Any:
     def watch(step: int, scores: torch.Tensor, pictures: torch.Tensor | None = None) -> None:
         call(step, scores, [] if pictures is None else _images(pictures))
 
-    told: Any = watch
-    told.shows = True
-    return told
+    callback: Any = watch
+    callback.shows = True
+    return callback
 
 
 def _images(pictures: torch.Tensor) -> list[Image.Image]:

@@ -6,7 +6,6 @@ import html
 import io
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +145,8 @@ class Prototype:
         rows += "".join(picture_row(*reading) for reading in reading_rows(self.readings))
         if reached := self.known_reach():
             rows += picture_row("reach", str(reached))
+        elif self.readings is not None:
+            rows += picture_row("reach", "not measured yet: nd.reach(vlm, prototype) compares it with real pictures")
         if link := self.direction.get("link"):
             rows += f'<tr><td colspan="2">{link_tag(str(link))}</td></tr>'
         return (
@@ -168,8 +169,8 @@ class Prototype:
         title.append("  ".join(f"{k} {v:.3f}" for k, v in self.scores.items()), style="dim")
         lines = [Text(str(reached))] if (reached := self.known_reach()) else []
         if self.readings:
-            told = "  ".join(f"{name} {value}" for name, value in reading_rows(self.readings))
-            lines.append(Text(told, style="dim"))
+            readings = "  ".join(f"{name} {value}" for name, value in reading_rows(self.readings))
+            lines.append(Text(readings, style="dim"))
         return Group(title, *lines, Blocks(self.image))
 
     # -- keeping -------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ class Prototype:
         place = arguments.folder(folder)
         chosen = save_beside(self, place, set())
         if chosen != place:
-            warnings.warn(f"{place} holds another picture, which stays; this one is saved in {chosen}", stacklevel=2)
+            arguments.warn(f"{place} holds another picture, which stays; this one is saved in {chosen}")
         return chosen
 
     @classmethod
@@ -223,9 +224,9 @@ class Prototype:
             records.check(record, records.PROTOTYPE)
             as_written = files.is_sealed(record)
             record.pop(files.DIGEST, None)
-            written = record.pop("files", {})
-            data, expected = (folder / PICTURE).read_bytes(), written.get(PICTURE)
-            film = _film(folder, record.pop("film", None), written.get(FILM), str(record["label"]))
+            digests = record.pop("files", {})
+            data, expected = (folder / PICTURE).read_bytes(), digests.get(PICTURE)
+            film = _film(folder, record.pop("film", None), digests.get(FILM), str(record["label"]))
             site = record.pop("site")
             tokens = site["tokens"] if isinstance(site["tokens"], str) else tuple(site["tokens"])
             record["history"] = tuple(record["history"])
@@ -244,12 +245,12 @@ class Prototype:
         except (OSError, SyntaxError) as error:  # what Pillow says of a broken file
             raise ValueError(f"{folder / PICTURE} is not the picture that Prototype.save wrote: {error}") from error
         if not as_written:
-            warnings.warn(f"{folder / RECORD} was changed, or damaged, since it was written", stacklevel=2)
+            arguments.warn(f"{folder / RECORD} was changed, or damaged, since it was written")
         return prototype
 
 
 def _film(folder: Path, captions: Any, expected: str | None, title: str) -> Film | None:
-    """The film beside a record that tells of one."""
+    """The film beside a record that has its captions."""
     if captions is None:
         return None
     data = (folder / FILM).read_bytes()

@@ -6,7 +6,6 @@ import html
 import os
 import re
 import unicodedata
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
@@ -35,13 +34,13 @@ class Prototypes(list[Prototype]):
     """
 
     def __init__(self, prototypes: Iterable[Prototype | Iterable[Prototype]] = (), rows: Sequence[int] = ()):
-        given = [p if isinstance(p, Prototype) else list(p) for p in prototypes]
-        if any(isinstance(p, list) for p in given):
-            nested = [p if isinstance(p, list) else [p] for p in given]
+        items = [p if isinstance(p, Prototype) else list(p) for p in prototypes]
+        if any(isinstance(p, list) for p in items):
+            nested = [p if isinstance(p, list) else [p] for p in items]
             rows = rows or [len(row) for row in nested]
             super().__init__(p for row in nested for p in row)
         else:
-            super().__init__(p for p in given if isinstance(p, Prototype))
+            super().__init__(p for p in items if isinstance(p, Prototype))
         if rows and sum(rows) != len(self):
             raise ValueError(f"rows={arguments.shown(list(rows))}: there are {len(self)} prototypes in all")
         self._lengths = tuple(rows)
@@ -50,8 +49,8 @@ class Prototypes(list[Prototype]):
     def rows(self) -> list[Prototypes]:
         """The prototypes of each list of directions that were asked for; one row of all where there was one list."""
         starts = [sum(self._lengths[:i]) for i in range(len(self._lengths))]
-        found = [self[a : a + n] for a, n in zip(starts, self._lengths, strict=True)]
-        return found if sum(self._lengths) == len(self) and found else [self][: len(self)]
+        rows = [self[a : a + n] for a, n in zip(starts, self._lengths, strict=True)]
+        return rows if sum(self._lengths) == len(self) and rows else [self][: len(self)]
 
     @property
     def images(self) -> list[Image.Image]:
@@ -65,16 +64,16 @@ class Prototypes(list[Prototype]):
     def __getitem__(self, place: slice) -> Prototypes: ...
 
     def __getitem__(self, place: SupportsIndex | slice) -> Prototype | Prototypes:
-        found: Any = super().__getitem__(place)
-        return Prototypes(found) if isinstance(place, slice) else found
+        item: Any = super().__getitem__(place)
+        return Prototypes(item) if isinstance(place, slice) else item
 
     def __add__(self, other: Any) -> Any:
         return Prototypes([*self, *other]) if isinstance(other, Prototypes) else super().__add__(other)
 
     def __repr__(self) -> str:
-        named = [f"{arguments.brief(p.label, 24)} at layer {p.site.layer}, seed {p.seed}" for p in self[:3]]
+        names = [f"{arguments.brief(p.label, 24)} at layer {p.site.layer}, seed {p.seed}" for p in self[:3]]
         more = f"; and {len(self) - 3} more" if len(self) > 3 else ""
-        return f"Prototypes({len(self)}: {'; '.join(named)}{more})"
+        return f"Prototypes({len(self)}: {'; '.join(names)}{more})"
 
     def grid(self, columns: int | None = None, side: int = 128, labels: bool = True) -> Image.Image:
         """One contact sheet, `side` pixels a picture, row by row.
@@ -110,10 +109,10 @@ class Prototypes(list[Prototype]):
         number, and a warning says so. Raises OSError where nothing can be written.
         """
         place = arguments.folder(folder)
-        moved = [f"{asked.name} is there already and stays: see {got.name}" for asked, got in self.save_each(place)[1]]
+        moved = [f"{old.name} is there already and stays: see {new.name}" for old, new in self.save_each(place)[1]]
         if moved:
             more = f"; and {len(moved) - 3} more" if len(moved) > 3 else ""
-            warnings.warn(f"in {place} {'; '.join(moved[:3])}{more}", stacklevel=2)
+            arguments.warn(f"in {place} {'; '.join(moved[:3])}{more}")
         return place
 
     def save_each(self, folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[Path, Path]]]:
@@ -122,10 +121,10 @@ class Prototypes(list[Prototype]):
         written: list[Path] = []
         moved: list[tuple[Path, Path]] = []
         for prototype in self:
-            asked = place / f"{_slug(prototype.label)}-layer{prototype.site.layer}-seed{prototype.seed}"
-            chosen = save_beside(prototype, asked, set(written))
-            if chosen != asked and asked not in written:
-                moved.append((asked, chosen))
+            target = place / f"{_slug(prototype.label)}-layer{prototype.site.layer}-seed{prototype.seed}"
+            chosen = save_beside(prototype, target, set(written))
+            if chosen != target and target not in written:
+                moved.append((target, chosen))
             written.append(chosen)
         return written, moved
 
@@ -153,14 +152,14 @@ def saved_in(folder: str | os.PathLike[str]) -> list[Path]:
     Raises FileNotFoundError where there is none.
     """
     place = arguments.folder(folder, must_exist=True)
-    found = sorted({path.parent for path in place.rglob(RECORD) if path.is_file()})
-    if not found:
+    folders = sorted({path.parent for path in place.rglob(RECORD) if path.is_file()})
+    if not folders:
         raise FileNotFoundError(f"{place} holds no saved prototype: give a folder that save wrote into")
-    return found
+    return folders
 
 
 def lines_of(prototype: Prototype) -> list[Text]:
-    """What a terminal says above a picture that is one of many."""
+    """The lines of text above a picture that is one of many in a terminal."""
     from rich.text import Text
 
     name, score = next(iter(prototype.scores_in_words().items()), ("", ""))
@@ -206,5 +205,5 @@ def _slug(label: str) -> str:
     signs = signs or [c for c in label if ord(c) >= 0x80 and unicodedata.category(c) not in ("Cf", "Mn", "Zs")]
     codes = "-".join(f"u{ord(c):x}" for c in signs)
     names = "-".join(unicodedata.name(c, "") for c in signs)
-    named = re.sub(r"[^a-z0-9]+", "-", f"{codes} {names}".lower()).strip("-")[:60].strip("-")
-    return "-".join(filter(None, (plain[: max(0, 59 - len(named))].strip("-"), named))) or "direction"
+    sign_slug = re.sub(r"[^a-z0-9]+", "-", f"{codes} {names}".lower()).strip("-")[:60].strip("-")
+    return "-".join(filter(None, (plain[: max(0, 59 - len(sign_slug))].strip("-"), sign_slug))) or "direction"

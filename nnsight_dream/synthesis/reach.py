@@ -58,8 +58,8 @@ class Reach:
     @property
     def reached(self) -> bool | None:
         """Whether every share that is known is at least 1; None where none is known."""
-        known = [share for share in (self.own, self.cut) if share is not None]
-        return all(share >= 1 for share in known) if known else None
+        shares = [share for share in (self.own, self.cut) if share is not None]
+        return all(share >= 1 for share in shares) if shares else None
 
     @property
     def verdict(self) -> str:
@@ -68,9 +68,14 @@ class Reach:
         return words.get(self.reached, "not compared with real pictures")  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        grounds = (("on its own ground", self.own), ("cut out", self.cut))
-        told = ", ".join(f"{share:.2f} of the best {where}" for where, share in grounds if share is not None)
-        return f"{self.verdict}: {told or self.reason}"
+        best = self.best_own if self.own is not None else self.best_cut
+        if self.reached is None or self.score is None or best is None:
+            return f"{self.verdict}: {self.reason}"
+        if self.score <= 0:
+            return f"{self.verdict}: its {self.unit} is {self.score:.2f}, the best real picture's {best:.2f}"
+        grounds = (("the best real picture's as it is", self.own), ("the best cut out on the same ground", self.cut))
+        shares = ", ".join(f"{share:.2f} times {where}" for where, share in grounds if share is not None)
+        return f"{self.verdict}: its {self.unit} is {shares}"
 
     @classmethod
     def between(
@@ -100,9 +105,9 @@ class Reach:
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Reach:
         """Read back what `record` gave. Raises TypeError for what is none."""
-        told = {f.name: record[f.name] for f in dataclasses.fields(cls) if f.name in record}
-        ground = told.get("ground")
-        return cls(**{**told, "ground": None if ground is None else tuple(ground)})
+        values = {f.name: record[f.name] for f in dataclasses.fields(cls) if f.name in record}
+        ground = values.get("ground")
+        return cls(**{**values, "ground": None if ground is None else tuple(ground)})
 
 
 def _share(score: float | None, best: float | None) -> float | None:
@@ -168,8 +173,8 @@ def reach(
     aims = list(towards) if isinstance(towards, (list, tuple)) else [towards] * len(several)
     if len(aims) != len(several):
         raise ValueError(f"towards= holds {len(aims)} for {len(several)} prototypes: one, or one for each, is needed")
-    found = []
+    results = []
     for prototype, aim in zip(several, aims, strict=True):
-        found.append(compared(vlm, prototype, pictures, aim, settings))
-        object.__setattr__(prototype, "reach", found[-1])
-    return found[0] if single else found
+        results.append(compared(vlm, prototype, pictures, aim, settings))
+        object.__setattr__(prototype, "reach", results[-1])
+    return results[0] if single else results

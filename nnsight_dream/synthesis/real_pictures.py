@@ -71,7 +71,7 @@ def given(pictures: Any) -> list[Real]:
     several = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
     if not several:
         raise ValueError("pictures= is empty; give at least one picture, or leave it out")
-    return [real for one in several for real in _real(one)]
+    return [real for picture in several for real in _real(picture)]
 
 
 def _real(picture: Any) -> list[Real]:
@@ -79,13 +79,13 @@ def _real(picture: Any) -> list[Real]:
         every = picture.detach().reshape(-1, *picture.shape[-3:])
         every = shares(every) if every.dtype == torch.uint8 else every.float()
         colour, opaque = every[:, :3], every[:, 3:]
-        laid = colour * opaque + 1 - opaque
-        return [_with(own, cover) for own, cover in zip(laid.split(1), opaque.split(1), strict=True)]
+        on_white = colour * opaque + 1 - opaque
+        return [_with(own, cover) for own, cover in zip(on_white.split(1), opaque.split(1), strict=True)]
     several = isinstance(picture, np.ndarray) and (picture.dtype.kind == "f" or picture.ndim == 4)
     if isinstance(picture, torch.Tensor) or several:
-        return [Real(one, None) for tensor in as_tensors([picture], "pictures") for one in tensor.split(1)]
-    held = read(picture, "pictures")
-    return [real_picture(held.image, picture.mask if isinstance(picture, bundle.Picture) else held.cover)]
+        return [Real(own, None) for tensor in as_tensors([picture], "pictures") for own in tensor.split(1)]
+    decoded = read(picture, "pictures")
+    return [real_picture(decoded.image, picture.mask if isinstance(picture, bundle.Picture) else decoded.cover)]
 
 
 def real_picture(image: Image.Image, mask: Image.Image | None) -> Real:
@@ -104,9 +104,9 @@ def bundled(label: str | None = None) -> list[Real]:
     """The bundled pictures that no model was trained on: that of a concept, by its name or another one, or all."""
     if label is None:
         return given(bundle.pictures())
-    asked = label.strip().casefold()
-    names = [c.name for c in bundle.concepts() if c.name.casefold() == asked]
-    names = names or [c.name for c in bundle.concepts() if asked in map(str.casefold, c.aliases)]
+    name = label.strip().casefold()
+    names = [c.name for c in bundle.concepts() if c.name.casefold() == name]
+    names = names or [c.name for c in bundle.concepts() if name in map(str.casefold, c.aliases)]
     return given(bundle.pictures(names)) if names else []
 
 
@@ -123,10 +123,10 @@ def known(vlm: VLM, prototype: Prototype, pictures: Any) -> list[Real] | None:
         raise Untold(f"no real picture is known for {vlm.id}: give pictures=")
     if prototype.readings is not None:
         return None
-    found = bundled(label) if story.get("method") == "concept" else []
-    if not found:
+    real = bundled(label) if story.get("method") == "concept" else []
+    if not real:
         raise Untold(f"no bundled picture shows {arguments.brief(label)!r}: give pictures=")
-    return found
+    return real
 
 
 # -- what they score ---------------------------------------------------------------------------------------------
@@ -159,8 +159,8 @@ def compared(vlm: VLM, prototype: Prototype, pictures: Any, towards: Any, settin
     if real is None:
         best, count = _best_of_bundled(vlm, site, aim, score, ground), len(bundle.concepts())
     else:
-        own = _read(vlm, site, [one.own for one in real])
-        cut = _read(vlm, site, [one.on(ground) for one in real if one.cover is not None])
+        own = _read(vlm, site, [picture.own for picture in real])
+        cut = _read(vlm, site, [picture.on(ground) for picture in real if picture.cover is not None])
         best, count = (max(map(score, own)), max(map(score, cut), default=None)), len(real)
     return Reach.between(unit, score(tokens), *best, count, ground)
 
@@ -182,16 +182,16 @@ def _best_of_bundled(
     if isinstance(aim, Feature) and vlm.remote is None:
         about = (vlm.weights_tag(site), str(site), str(vlm.dtype), vlm.device.type, list(vlm.image_size))
         key = digest((about, aim.parts, ground, Pictures.bundled().digest))
-        if (known := cache.read("reach", key, 2)) is not None:
-            return known[0].item(), known[1].item()
-    kept, best = vlm.memo.real_tokens.at(vlm, site), []
+        if (cached := cache.read("reach", key, 2)) is not None:
+            return cached[0].item(), cached[1].item()
+    memo, best = vlm.memo.real_tokens.at(vlm, site), []
     for place in (None, ground):
-        tokens = kept.get(where := (place, vlm.device, vlm.dtype))
+        tokens = memo.get(where := (place, vlm.device, vlm.dtype))
         if tokens is None:
-            every = [one for one in bundled() if place is None or one.cover is not None]
-            tokens = torch.stack(_read(vlm, site, [one.own if place is None else one.on(place) for one in every]))
+            every = [real for real in bundled() if place is None or real.cover is not None]
+            tokens = torch.stack(_read(vlm, site, [real.own if place is None else real.on(place) for real in every]))
             if place is None or len(set(place)) == 1:  # white to black: what canvases begin as
-                kept[where] = tokens
+                memo[where] = tokens
         together = isinstance(aim, Feature)  # the highest of all tokens; a direction is pooled over each picture's own
         best.append(score(tokens.flatten(0, 1)) if together else max(map(score, tokens)))
     if key is not None:
@@ -207,7 +207,7 @@ def _read(vlm: VLM, site: Site, pictures: Sequence[torch.Tensor]) -> list[torch.
 def _score(
     vlm: VLM, prototype: Prototype, aim: Direction | Feature, site: Site, settings: Settings | None
 ) -> Callable[[torch.Tensor], float]:
-    """What a picture's activations (n, d) are compared by. Raises Untold for a run whose record does not tell it."""
+    """What a picture's activations (n, d) are compared by. Raises Untold for a run whose record does not hold it."""
     if isinstance(aim, Feature):
         read_by = aim.to(torch.device("cpu"))
         return lambda tokens: float(read_by.readings(tokens.cpu())["act"].max())
@@ -239,19 +239,19 @@ def _flaw(
     Compared are the mean patch's cosine, or a feature's highest pre-activation, which every record holds.
     """
     if isinstance(aim, Feature):
-        told = (prototype.readings or {}).get("pre_max")
+        stored = (prototype.readings or {}).get("pre_max")
         here = float(aim.to(tokens.device).readings(tokens)["pre"].max())
     else:
-        site, told = vlm.site(prototype.site), prototype.scores.get("mean")
+        site, stored = vlm.site(prototype.site), prototype.scores.get("mean")
         middle = _centre(vlm, prototype, site, settings).to(tokens.device)
         towards = climbable(aim.vector).to(tokens.device)
         measured, _ = measured_direction(site, tokens[None], towards, middle, {"mean": Mean()}, vlm.grid)
         here = measured["mean"]
     room = 0.002 if vlm.dtype == torch.float32 else 0.05
-    if told is None or abs(here - told) <= room * (1 + abs(here)):
+    if stored is None or abs(here - stored) <= room * (1 + abs(here)):
         return ""
     return (
-        f"{prototype.label!r} is recorded with {told:.3f} and read with {here:.3f}: the direction, the centre or the "
+        f"{prototype.label!r} is recorded with {stored:.3f} and read with {here:.3f}: the direction, the centre or the "
         "model is another than that of its run"
     )
 
@@ -274,8 +274,8 @@ def reach_here(prototype: Prototype) -> Reach | None:
     """
     if prototype.reach is not None or (vlm := _demo_of(prototype)) is None:
         return prototype.reach
-    found = compared(vlm, prototype, None, None, None)
-    return None if found.reached is None else found
+    result = compared(vlm, prototype, None, None, None)
+    return None if result.reached is None else result
 
 
 def keep_reach(vlm: VLM, prototypes: Sequence[Prototype], aims: Sequence[Any], settings: Settings) -> None:
@@ -286,8 +286,8 @@ def keep_reach(vlm: VLM, prototypes: Sequence[Prototype], aims: Sequence[Any], s
     with vlm.alone():
         for prototype, aim in zip(prototypes, aims, strict=True):
             if isinstance(aim, Feature) or prototype.direction.get("method") == "concept":
-                found = compared(vlm, prototype, None, aim, settings)
-                object.__setattr__(prototype, "reach", None if found.reached is None else found)
+                result = compared(vlm, prototype, None, aim, settings)
+                object.__setattr__(prototype, "reach", None if result.reached is None else result)
 
 
 def real_scores(prototype: Prototype) -> dict[str, float]:

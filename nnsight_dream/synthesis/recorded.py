@@ -53,44 +53,44 @@ def check_own(prototype: Prototype, vlm: VLM) -> None:
 
 def pooling_of(prototype: Prototype) -> Any:
     """The pooling of its run. Raises Untold for one of the user's own."""
-    told = prototype.settings.get("pooling")
+    record = prototype.settings.get("pooling")
     try:
-        return _value(told)
+        return _value(record)
     except (KeyError, TypeError, ValueError):
-        raise Untold(f"the pooling of its run is recorded as {shown(told)}: give settings=") from None
+        raise Untold(f"the pooling of its run is recorded as {shown(record)}: give settings=") from None
 
 
-def _value(told: Any) -> Any:
-    if isinstance(told, Mapping):
-        return POOLINGS[told["is"]](**{name: _value(value) for name, value in told.items() if name != "is"})
-    return tuple(told) if isinstance(told, list) else told
+def _value(record: Any) -> Any:
+    if isinstance(record, Mapping):
+        return POOLINGS[record["is"]](**{name: _value(value) for name, value in record.items() if name != "is"})
+    return tuple(record) if isinstance(record, list) else record
 
 
 def score_of(prototype: Prototype) -> Any:
     """The score function of its run. Raises Untold for one of the user's own."""
-    told = prototype.settings.get("score")
-    if told not in SCORES:
-        raise Untold(f"the score of its run is recorded as {shown(told)}: give settings=")
-    return SCORES[told]
+    name = prototype.settings.get("score")
+    if name not in SCORES:
+        raise Untold(f"the score of its run is recorded as {shown(name)}: give settings=")
+    return SCORES[name]
 
 
 def centre_of(prototype: Prototype, vlm: VLM) -> Any:
     """The centre of its run. Raises Untold for pictures or a tensor of the user's own."""
-    told = prototype.settings.get("centre")
+    record = prototype.settings.get("centre")
     for choice in (Grey(), NaturalNoise(), *([Pictures.bundled()] if vlm.is_demo else [])):
-        if as_plain(choice) == told:
+        if as_plain(choice) == record:
             return choice
-    raise Untold(f"the centre of this picture's run is recorded as {shown(told)}")
+    raise Untold(f"the centre of this picture's run is recorded as {shown(record)}")
 
 
 def pattern_of(prototype: Prototype) -> Pattern | None:
     """The pattern of which its direction is one, if it is. Raises Untold for one among pictures of the user's own."""
-    told = prototype.direction.get("pattern")
-    if told is None:
+    record = prototype.direction.get("pattern")
+    if record is None:
         return None
-    if told["digest"] == Pictures.bundled().digest:
-        return Pattern(told["ridge"])
-    raise Untold(f"the pattern of this picture's run is recorded as {shown(told)}: give settings=")
+    if record["digest"] == Pictures.bundled().digest:
+        return Pattern(record["ridge"])
+    raise Untold(f"the pattern of this picture's run is recorded as {shown(record)}: give settings=")
 
 
 def climbed(
@@ -105,10 +105,10 @@ def climbed(
 
 def ground_of(prototype: Prototype) -> tuple[float, float, float]:
     """The colour (red, green, blue in 0 to 1) that its canvas begins as; of a canvas of the user's own, of which
-    the record tells only the name, the median colour along the picture's edges."""
-    told = prototype.settings.get("canvas")
-    if isinstance(told, Mapping) and told.get("is") in PLAIN:
-        ground = told.get("ground", 0.5)  # spectra, and records of earlier versions, name none
+    the record has only the name, the median colour along the picture's edges."""
+    canvas = prototype.settings.get("canvas")
+    if isinstance(canvas, Mapping) and canvas.get("is") in PLAIN:
+        ground = canvas.get("ground", 0.5)  # spectra, and records of earlier versions, name none
         return ground, ground, ground
     pixels = np.asarray(prototype.image.convert("RGB"), dtype=np.float64) / 255
     edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -119,7 +119,7 @@ def ground_of(prototype: Prototype) -> tuple[float, float, float]:
 def aim_of(prototype: Prototype, vlm: VLM) -> Direction | Feature:
     """What was climbed, made anew: a concept's direction, or a feature of the bundled autoencoder or of a folder.
 
-    Raises Untold for all else, of which the record tells a name but no numbers.
+    Raises Untold for all else, of which the record holds a name but no numbers.
     """
     story = prototype.direction
     if story.get("method") == "concept":
@@ -136,8 +136,8 @@ def aim_of(prototype: Prototype, vlm: VLM) -> Direction | Feature:
 
 def _autoencoders(prototype: Prototype, vlm: VLM) -> list[Path]:
     """Folders in which the autoencoder of a feature's prototype may be: where the record says, or the bundled one."""
-    told = Path(str(prototype.direction.get("source")))
-    places = [told] if (told / "cfg.json").is_file() else []
+    source = Path(str(prototype.direction.get("source")))
+    places = [source] if (source / "cfg.json").is_file() else []
     if vlm.is_demo:
         with contextlib.suppress(FileNotFoundError, ValueError):
             places.append(bundle.sae_folder(prototype.site.layer))

@@ -1,4 +1,4 @@
-"""What `synthesize` is asked for, checked once."""
+"""The arguments of `synthesize`, checked once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _OTHERS = ("settings", "seed", "terms", "progress", "film")
 
 
 class Order(NamedTuple):
-    """What `synthesize` is asked for: (direction or feature, seed) jobs, the settings of each, the added terms.
+    """A request to `synthesize`: (direction or feature, seed) jobs, the settings of each, the added terms.
 
     single   whether it is one picture, given by itself and not in a list
     rows     of directions in lists of lists, how many pictures each of these makes; else nothing
@@ -75,12 +75,12 @@ class Order(NamedTuple):
 
 
 def settled(vlm: VLM, directions: Any, settings: Choice, seed: Any, terms: Any, changes: dict[str, Any]) -> Order:
-    """What is asked for by the arguments of `synthesize`; raises as it does."""
+    """The order that the arguments of `synthesize` make; raises as it does."""
     alone = isinstance(directions, (Direction, Feature))
-    wanted, lengths = ([directions], ()) if alone else _wanted(directions)
+    aims, lengths = ([directions], ()) if alone else _wanted(directions)
     seeds, one_seed = arguments.seeds(seed)
     added = _terms(terms)
-    sites = check_aims(vlm, wanted)
+    sites = check_aims(vlm, aims)
     check_aims(vlm, [t.direction for t in added if isinstance(t, Away)], least=0)
     names = {f.name for f in dataclasses.fields(Settings)}
     if "layer" in changes:
@@ -88,11 +88,14 @@ def settled(vlm: VLM, directions: Any, settings: Choice, seed: Any, terms: Any, 
             "no setting 'layer': a direction is made at its layer, as in nd.concept(vlm, 'fox', layer=1); of several "
             "make several: layer=[1, 4]"
         )
+    for name in ("objective", "guard", "reference"):
+        if name in changes:
+            raise TypeError(f"no setting {name!r}: it is a feature's: nd.feature(sae, 3, {name}=...)")
     for name in changes:  # one of these, misspelt, is no setting misspelt
         if name not in names and (near := difflib.get_close_matches(name, _OTHERS, 1, 0.75)):
             raise TypeError(f"no setting {name!r}; did you mean {near[0]!r}? Beside settings there are {_OTHERS}")
     of_layer = {layer: choose(vlm, layer, settings).but(**changes) for layer in dict.fromkeys(s.layer for s in sites)}
-    jobs = [(d, s) for d in wanted for s in seeds]
+    jobs = [(d, s) for d in aims for s in seeds]
     each = [of_layer[site.layer] for site in sites for _ in seeds]
     return Order(jobs, each, added, alone and one_seed, tuple(n * len(seeds) for n in lengths))
 
@@ -143,7 +146,7 @@ def alike(first: Settings, other: Settings) -> bool:
 
 
 def check_aims(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
-    """The sites of what is wanted; raises for what cannot be climbed."""
+    """The sites of directions and features; raises for one that cannot be climbed."""
     if len(wanted) < least:
         raise ValueError("nothing to do: give at least one direction and one seed")
     sites = []
@@ -154,10 +157,8 @@ def check_aims(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
                 raise ValueError(f"{d.label} is all zeros: nothing makes it fire")
             continue
         if not isinstance(d, Direction):
-            given = arguments.shown(d) if isinstance(d, str) else type(d).__name__
-            raise TypeError(
-                f"a Direction or Feature is needed, not {given}: see nd.concept, nd.from_tensor, nd.feature"
-            )
+            kind = arguments.shown(d) if isinstance(d, str) else type(d).__name__
+            raise TypeError(f"a Direction or Feature is needed, not {kind}: see nd.concept, nd.from_tensor, nd.feature")
         site = vlm.site(d.site)
         sites.append(site)
         if not getattr(d, "there", True) and d.model == vlm.id:
@@ -178,7 +179,7 @@ def check_aims(vlm: VLM, wanted: Sequence[Aim], least: int = 1) -> list[Site]:
 
 
 def patterned(vlm: VLM, aim: Aim, pattern: Pattern | None) -> Aim:
-    """What is climbed in place of a direction: its pattern, unless it is one already or none is asked for."""
+    """What is climbed in place of a direction: its pattern, unless it is one already or `pattern` is None."""
     if pattern is None or isinstance(aim, Feature) or "pattern" in aim.provenance:
         return aim
     return pattern.of(vlm, aim)

@@ -51,23 +51,23 @@ def strengths(vlm: VLM, base: Aim, added: Aim, weights: Sequence[float] = STRENG
     A direction's own length changes nothing, since the score is a cosine: only beside another is it strong or weak.
     `how` goes to `synthesize`. Raises ValueError for no weight, and as adding the two does.
     """
-    given = list(arguments.listed(weights, "weights", "numbers, such as [0.25, 0.5, 1], are"))
-    if not given:
+    values = list(arguments.listed(weights, "weights", "numbers, such as [0.25, 0.5, 1], are"))
+    if not values:
         raise ValueError("weights=[] asks for nothing: give numbers, such as [0.25, 0.5, 1]")
-    return _drawn(vlm, [[_sum((1, base), (arguments.real(w, "weights"), added)) for w in given]], how)
+    return _drawn(vlm, [[_sum((1, base), (arguments.real(w, "weights"), added)) for w in values]], how)
 
 
 def _sum(*terms: tuple[float, Aim]) -> Aim:
     """A weighted sum of directions of norm 1, or of features, with the weights in its label."""
     parts: list[Any] = [aim.unit() if isinstance(aim, Direction) else aim for _, aim in terms]
-    kept = [(weight, part) for (weight, _), part in zip(terms, parts, strict=True) if weight] or [(0.0, parts[0])]
-    whole: Any = sum((weight * part for weight, part in kept[1:]), kept[0][0] * kept[0][1])
-    named = [(weight, aim.label) for weight, aim in terms if weight]
-    label = " + ".join(name if weight == 1 else f"{weight:.2g} {name}" for weight, name in named)
+    nonzero = [(weight, part) for (weight, _), part in zip(terms, parts, strict=True) if weight] or [(0.0, parts[0])]
+    whole: Any = sum((weight * part for weight, part in nonzero[1:]), nonzero[0][0] * nonzero[0][1])
+    labels = [(weight, aim.label) for weight, aim in terms if weight]
+    label = " + ".join(name if weight == 1 else f"{weight:.2g} {name}" for weight, name in labels)
     label = label.replace("+ -", "- ") or whole.label
     return whole.but(label=label) if isinstance(whole, Feature) else dataclasses.replace(whole, label=label)
 
 
 def _drawn(vlm: VLM, rows: list[list[Aim]], how: dict[str, Any]) -> Prototypes:
-    made: Any = synthesize(vlm, rows, **how)
-    return made if isinstance(made, Prototypes) else Prototypes([made])
+    prototypes: Any = synthesize(vlm, rows, **how)
+    return prototypes if isinstance(prototypes, Prototypes) else Prototypes([prototypes])

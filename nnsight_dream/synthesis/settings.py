@@ -76,14 +76,14 @@ class Settings:
     pattern: Pattern | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        given: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for name, least in (("steps", 0), ("batch", 1), ("at_once", 1)):
-            given[name] = arguments.whole(getattr(self, name), name, least)
+            values[name] = arguments.whole(getattr(self, name), name, least)
         for name in ("rate", "clip"):
-            given[name] = arguments.real(getattr(self, name), name, above=0)
+            values[name] = arguments.real(getattr(self, name), name, above=0)
         for name, allowed in (("optimiser", ("sgd", "adam", "normalised")), ("schedule", ("constant", "cosine"))):
-            given[name] = arguments.choice(getattr(self, name), name, allowed)
-        for name, value in given.items():  # in Python's own types
+            values[name] = arguments.choice(getattr(self, name), name, allowed)
+        for name, value in values.items():  # in Python's own types
             object.__setattr__(self, name, value)
         for name, method in (("pooling", "__call__"), ("score", "__call__"), ("canvas", "render")):
             value = getattr(self, name)
@@ -184,14 +184,14 @@ class Settings:
         4
         """
         names = [f.name for f in dataclasses.fields(self)]
-        given: dict[str, Any] = {**changes}
-        if (quality := given.pop("quality", None)) is not None:
-            given = {**QUALITIES[arguments.choice(quality, "quality", tuple(QUALITIES))], **given}
-        for name in given:
+        values: dict[str, Any] = {**changes}
+        if (quality := values.pop("quality", None)) is not None:
+            values = {**QUALITIES[arguments.choice(quality, "quality", tuple(QUALITIES))], **values}
+        for name in values:
             if name not in names:
                 near = difflib.get_close_matches(name, [*names, "quality"], 1, 0.0)[0]
                 raise TypeError(f"no setting {name!r}; did you mean {near!r}? There are {', '.join(names)}, quality")
-        return dataclasses.replace(self, **given)
+        return dataclasses.replace(self, **values)
 
     def _repr_html_(self) -> str:
         from .settings_shown import table
@@ -264,5 +264,5 @@ def changed(vlm: VLM, choice: Choice = None, **changes: Any) -> Choice:
 
     Raises as `choose` and `Settings.but`, the latter when the settings of a layer are asked for.
     """
-    given: Any = {name: value for name, value in changes.items() if value is not None}
-    return (lambda layer: choose(vlm, layer, choice).but(**given)) if given else choice
+    values: Any = {name: value for name, value in changes.items() if value is not None}
+    return (lambda layer: choose(vlm, layer, choice).but(**values)) if values else choice

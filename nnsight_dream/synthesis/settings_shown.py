@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def difference(settings: Settings, presets: dict[str, Settings]) -> tuple[str, dict[str, Any]]:
     """The preset that settings are nearest to, and the choices that differ from it."""
-    found = {name: _differing(settings, preset) for name, preset in presets.items()}
-    return min(found.items(), key=lambda item: len(item[1]))
+    differences = {name: _differing(settings, preset) for name, preset in presets.items()}
+    return min(differences.items(), key=lambda item: len(item[1]))
 
 
 def _differing(settings: Settings, preset: Settings) -> dict[str, Any]:
@@ -37,5 +37,5 @@ def table(settings: Settings, presets: dict[str, Settings]) -> str:
 
 
 def _row(name: str, value: Any) -> str:
-    shown = getattr(value, "__name__", None) or repr(value)
-    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(shown[:200])}</td></tr>"
+    text = getattr(value, "__name__", None) or repr(value)
+    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(text[:200])}</td></tr>"

@@ -162,8 +162,8 @@ def _all(
                 getattr(watch, "pause", lambda: None)()
                 if vlm.remote is None or not vlm.remote.away or not leaves():
                     raise
-                sent = [send_ascent(one) for one in (ascent, *ascents)]
-                raise LeftRunning(",".join(sent), prototypes) from None
+                ids = [send_ascent(pending) for pending in (ascent, *ascents)]
+                raise LeftRunning(",".join(ids), prototypes) from None
             if prototypes[-1].interrupted:
                 break
     return [prototype for _, prototype in sorted(zip(places, prototypes, strict=True), key=lambda pair: pair[0])]
@@ -174,8 +174,8 @@ def _climbed(ascent: Ascent, watch: Any, frames: int) -> list[Prototype]:
     if not frames:
         return ascent.climb(watch)
     camera = Camera(watch, frames, ascent.steps)
-    made = ascent.climb(camera)
-    return [dataclasses.replace(p, film=camera.film(i, p.image, p.label)) for i, p in enumerate(made)]
+    prototypes = ascent.climb(camera)
+    return [dataclasses.replace(p, film=camera.film(i, p.image, p.label)) for i, p in enumerate(prototypes)]
 
 
 class LeftRunning(KeyboardInterrupt):

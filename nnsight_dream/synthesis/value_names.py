@@ -29,8 +29,8 @@ def mend(name: str, value: Any) -> str:
     begun = f"{name}={shown(value)}: a value is needed"
     names = {way.partition("(")[0].rpartition(".")[2].casefold(): way for way in ways}
     if isinstance(value, str):
-        asked = "".join(c for c in value.casefold() if c.isalpha())
-        near = difflib.get_close_matches(asked, [*names, "multires"], 1)
+        letters = "".join(c for c in value.casefold() if c.isalpha())
+        near = difflib.get_close_matches(letters, [*names, "multires"], 1)
         if near:
             return f"{begun}, not its name: {name}={names.get(near[0], ways[0])}"
     if isinstance(value, type) and value.__name__.casefold() in names:

@@ -118,7 +118,7 @@ GEMMA4_UNIFIED = replace(
     model_types=("gemma4_unified",),
     tower="",
     stand_in="Gemma4ImageProcessorPil",
-    pixels=lambda processor, config: replace((made := _within_budget(processor, config)), patch=made.cell),
+    pixels=lambda processor, config: replace((form := _within_budget(processor, config)), patch=form.cell),
 )
 
 

@@ -54,7 +54,7 @@ LLAVA_NEXT = replace(
     model_types=("llava_next",),
     towers=(),
     pixels=_whole_view,
-    seen=lambda made: {"pixel_values": made["pixel_values"][:, 0]},
+    seen=lambda batch: {"pixel_values": batch["pixel_values"][:, 0]},
     encode=_first_view,
     tiles_behind=True,
 )

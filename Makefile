@@ -57,10 +57,11 @@ bench-more: $(VENV)/.ready  ## a row per family, cost against size and number, s
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/resolution.py
 
-bench-pictures: $(VENV)/.ready  ## how often the judge names a prototype: by layer, setting and canvas (an hour)
+bench-pictures: $(VENV)/.ready  ## how often the judge names a prototype: by layer, setting, canvas and candidate (an hour and a half)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps horama==0.3.0
 	for table in layers sources settings canvases; do $(BIN)/python benchmarks/recognition.py $$table || exit 1; done
+	$(BIN)/python benchmarks/candidates.py --out build/candidates
 
 early-alignment: $(VENV)/.ready  ## the paper's experiment on the bundled model, whole; goes on where it stopped
 	$(BIN)/python recipes/early_alignment.py --more 1 --folder build/early-alignment

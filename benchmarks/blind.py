@@ -34,6 +34,7 @@ from sklearn.metrics import cohen_kappa_score
 
 import nnsight_dream as nd
 from nnsight_dream.demo import bundle
+from nnsight_dream.engine.pooling import dot
 from nnsight_dream.judges.local import demo_aliases
 from nnsight_dream.judges.questions import in_words, mentions
 from nnsight_dream.sae.encoding import site_of
@@ -57,6 +58,7 @@ def presets() -> dict[str, nd.Settings]:
         "demo, pattern": demo.but(pattern=pattern),
         "demo, pattern, fine": demo.but(pattern=pattern, quality="fine"),
         "demo, light": demo.but(steps=120, batch=4, augment=(nd.Shift(pixels=1), nd.Noise(0.02))),
+        "demo, dot product": demo.but(score=dot),
         "demo, canvas 64": demo.but(steps=120, batch=4, canvas=nd.Pixels(64)),
         "normalised": normalised,
         "normalised, long way": normalised.but(rate=4.0),

@@ -337,6 +337,9 @@ def test_a_sweep_and_its_report(demo_vlm: nd.VLM, tmp_path: Path, capsys: pytest
     assert "is no store" in failed(capsys, "report", str(tmp_path))
     assert "did you mean 'animal'" in failed(capsys, "sweep", "--category", "animals")
     assert "draw what?" in failed(capsys, "sweep")
+    assert "it has layers 1 to 8" in failed(capsys, "sweep", "fox", "--layer", "99", "--out", str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+    assert "the autoencoder goes first: nnsight-dream feature demo 615" in failed(capsys, "feature", "615", "demo")
 
 
 def test_features_are_listed_with_words(demo_vlm: nd.VLM, capsys: pytest.CaptureFixture) -> None:

@@ -104,3 +104,46 @@ def test_no_label_floods_a_screen(tiny_vlm: nd.VLM) -> None:
     out = io.StringIO()
     Console(file=out, width=80).print(picture, nd.Prototypes([picture] * 2))
     assert len(out.getvalue()) < 800
+
+
+def test_names_without_an_owner_and_keywords_that_nothing_takes() -> None:
+    with pytest.raises(FileNotFoundError, match=r"a hub id is owner/name; did you mean 'demo'\?"):
+        nd.load("Demo")
+    with pytest.raises(FileNotFoundError, match="no folder gemma-3-4b, and a hub id is owner/name"):
+        nd.load("gemma-3-4b")
+    with pytest.raises(TypeError, match=r"unexpected keyword 'layers': neither nd\.load nor from_pretrained takes it"):
+        nd.load("demo", layers=3)
+
+
+def test_a_feature_is_asked_for_as_one(tiny_vlm: nd.VLM, fox: nd.Direction) -> None:
+    with pytest.raises(TypeError, match=r"made without a model: nd\.feature\(sae, 615\).*'demo' is the bundled one"):
+        nd.feature(tiny_vlm, 615)
+    with pytest.raises(TypeError, match=r"it is a feature's: nd\.feature\(sae, 3, objective=\.\.\.\)"):
+        nd.synthesize(tiny_vlm, fox, objective="decoder", **QUICK)
+    with pytest.raises(TypeError, match=r"feature: got an unexpected keyword 'layer'; it takes \("):
+        nd.feature("demo", 615, layer=4)
+
+
+def test_reprs_hold_no_addresses(tiny_vlm: nd.VLM) -> None:
+    assert "score=cosine" in repr(nd.Settings.demo())
+    assert "0x" not in repr(nd.Settings.demo())
+    assert len(repr(tiny_vlm.family)) < 200
+
+
+def test_a_warning_points_at_the_line_of_the_user() -> None:
+    vlm = nd.load("demo", check=False)
+    with pytest.warns(UserWarning, match="never shown") as caught:
+        nd.concept(vlm, "octopsu", layer=1)
+    assert caught[0].filename == __file__
+
+
+def test_cards_have_a_page_and_say_what_they_are(demo_vlm: nd.VLM, tmp_path: Path) -> None:
+    settings = nd.Settings.demo().but(steps=1, batch=1)
+    deck = nd.make_cards(demo_vlm, "demo", [615], tmp_path, seeds=[0], strengths=[], negative=False, settings=settings)
+    assert deck.page == tmp_path / "index.html"
+    assert "Features" in deck.page.read_text(encoding="utf-8")
+    assert str(deck).endswith("index.html")
+    assert "alien" in str(deck.cards[0])
+    assert max(map(len, (str(deck.cards[0]), repr(deck.cards[0]), repr(deck)))) < 400
+    assert "<img" in deck.cards[0]._repr_html_()
+    assert "not measured yet" not in deck.cards[0]._repr_html_()  # a card's are compared with its material's

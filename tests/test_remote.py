@@ -325,7 +325,7 @@ def test_a_paper_ascent_is_a_few_kilobytes(there: nd.VLM) -> None:
 
     (ascent,) = prepare(there, [(concepts(there)[0], 0)], nd.Settings.paper(4))
     blob = run.payload(there, shipped_jobs.ascent, ascent.piece())
-    assert len(zstandard.ZstdCompressor(level=6).compress(blob)) < 40_000
+    assert len(zstandard.ZstdCompressor(level=6).compress(blob)) < 44_000
 
 
 @dataclasses.dataclass(frozen=True)

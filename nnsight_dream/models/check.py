@@ -32,7 +32,8 @@ def check(vlm: VLM) -> None:
     pixels packed from [0, 1] equal the processor's; a finite, non-zero gradient reaches the pixels, and it is
     the slope that is measured of every block, and of all together (see `gradients`). What cannot be
     compared is in `vlm.unproved`. For a record that was probed, activations must also be those of the processor's
-    own inputs.
+    own inputs. `nd.load` calls it. The report of ten sections, as `nnsight-dream check` writes it, is
+    `nnsight_dream.checkup.examine.examine`.
 
     >>> import nnsight_dream as nd
     >>> nd.check(nd.load("demo"))  # no error: it agrees with its record

@@ -136,6 +136,13 @@ def from_checkpoint(cls: Any, place: str | Path, options: Mapping[str, Any]) -> 
     logging.set_verbosity_error()
     try:  # reshaped tensors would be listed in a report that is not shown: they are listed below
         return cls.from_pretrained(place, **{**options, "output_loading_info": True, "ignore_mismatched_sizes": True})
+    except TypeError as error:
+        unknown = [name for name in options if f"unexpected keyword argument {name!r}" in str(error)]
+        if not unknown:
+            raise
+        raise TypeError(
+            f"load: unexpected keyword {unknown[0]!r}: neither nd.load nor from_pretrained takes it"
+        ) from None
     finally:
         logging.set_verbosity(level)
 

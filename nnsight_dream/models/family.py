@@ -80,6 +80,10 @@ class Family:
     position ids; both are then made once. `overflows` says that activations exceed float16's largest number.
     """
 
+    def __repr__(self) -> str:
+        types = ", ".join(self.model_types)
+        return f"<Family {self.name}: {types}; decoder blocks at {self.layers}, tower at {self.tower}>"
+
     name: str
     model_types: tuple[str, ...]
     root: str

@@ -73,12 +73,6 @@ def place(x: str | os.PathLike[str], file: str = "config.json", what: str = "mod
         raise FileNotFoundError(f"{name} is a file; give the folder that it is in, with its {file}")
     if not isinstance(x, str) or _means_a_path(name):
         raise FileNotFoundError(f"no folder {name}; give an existing folder, {_EXAMPLE}, or 'demo'")
-    if "/" not in name:
-        near = difflib.get_close_matches(name.lower(), ("demo", "gemma-270m"), 1, 0.8)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise FileNotFoundError(
-            f"no folder {name}, and a hub id is owner/name{meant}; give an existing folder, {_EXAMPLE}, or 'demo'"
-        )
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -88,6 +82,12 @@ def place(x: str | os.PathLike[str], file: str = "config.json", what: str = "mod
         raise ValueError(
             f"{name!r} is no folder here and can be no hub id; give an existing folder, {_EXAMPLE}, or 'demo'"
         ) from None
+    if "/" not in name:
+        near = difflib.get_close_matches(name.lower(), ("demo", "gemma-270m"), 1, 0.8)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise FileNotFoundError(
+            f"no folder {name}, and a hub id is owner/name{meant}; give an existing folder, {_EXAMPLE}, or 'demo'"
+        )
     return name
 
 

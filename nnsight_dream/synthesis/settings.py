@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -193,6 +194,10 @@ class Settings:
                 raise TypeError(f"no setting {name!r}; did you mean {near!r}? There are {', '.join(names)}, quality")
         return dataclasses.replace(self, **values)
 
+    def __repr__(self) -> str:
+        values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return f"Settings({', '.join(f'{name}={_short(value)}' for name, value in values)})"
+
     def _repr_html_(self) -> str:
         from .settings_shown import table
 
@@ -202,6 +207,11 @@ class Settings:
     def record(self) -> dict[str, Any]:
         """The choices as plain data, for a record on disk."""
         return {f.name: as_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def _short(value: Any) -> str:
+    """A value as its repr; a function by its name alone, without the address."""
+    return value.__name__ if isinstance(value, types.FunctionType) else repr(value)
 
 
 def as_plain(value: Any) -> Any:

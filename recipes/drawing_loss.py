@@ -8,6 +8,7 @@
 # other artists' emoji, says what it sees.
 #
 #     python recipes/drawing_loss.py --art build/train --work build/drawing-loss    hours; goes on where it stopped
+#     python recipes/drawing_loss.py --start recipes/demo_training/vlm --work build/drawing-loss-more    from a tower that draws
 #     python recipes/drawing_loss.py --quick                                        a few steps, to see that everything runs
 #
 # The art comes from `python recipes/train_demo.py --only fetch render` (npm, `pip install "nnsight-dream[train]"`).
@@ -49,6 +50,8 @@ def train(args: argparse.Namespace, weight: float | None, folder: Path) -> bool:
         return 2 if args.quick else max(1, round(args.share * steps))
 
     phases: dict[str, Any] = dict(clean=((32, some(300)),), robust=((32, some(1100)), (48, some(200)), (64, some(100))))
+    if args.start is not None:
+        phases = dict(start=args.start, clean=(), robust=((48, some(400)),))
     if args.quick:
         phases |= dict(batch=8, attacked_batch=4, drawn=2)
     given = {} if weight is None else {"drawing_weight": weight}
@@ -183,7 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Two towers, one without the drawing loss.")
     parser.add_argument("--art", type=Path, default=Path("build/train"), help="what train_demo.py rendered")
     parser.add_argument("--work", type=option_path, default=Path("build/drawing-loss"), help="goes on where it stopped")
-    parser.add_argument("--share", type=float, default=1.0, help="of the steps: 1,700 in all")
+    parser.add_argument("--start", type=Path, help="a model's folder, whose tower both go on from (400 steps)")
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps: 1,700 in all, from --start 400")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop each training after so many")
     parser.add_argument("--only", choices=list(TOWERS), help="train this one alone, beside another process")
     parser.add_argument("--animals", type=int, default=50)

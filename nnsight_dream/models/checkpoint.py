@@ -129,6 +129,7 @@ def from_checkpoint(cls: Any, place: str | Path, options: Mapping[str, Any]) -> 
     options   of `from_pretrained`
 
     Tensors of another shape than the model's are left out, and named in the report: `refuse_missing` tells them.
+    Raises TypeError for an option that nothing takes, and as `from_pretrained` does.
     """
     from transformers.utils import logging
 

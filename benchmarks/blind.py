@@ -152,51 +152,40 @@ def kept() -> tuple[list[dict[str, Any]], list[Image.Image]]:
     return items, images
 
 
+def named_again() -> list[dict[str, Any]]:
+    """The answers of other raters: "sheet" and "of" say to which kept picture."""
+    return [row for file in sorted(AGAIN.glob("*.json")) for row in json.loads(file.read_text(encoding="utf-8"))]
+
+
 def again(args: argparse.Namespace) -> None:
     """A sheet of kept pictures, drawn by lot, for a rater who has not seen them."""
     args.folder.mkdir(parents=True)
     chance = random.Random(args.seed)
-    done = {
-        (i["sheet"], i["of"]) for file in AGAIN.glob("*.json") for i in json.loads(file.read_text(encoding="utf-8"))
-    }
-    items, images = kept()
-    rows = [n for n, i in enumerate(items) if (i["sheet"], i["number"]) not in done]
-    chosen = [
-        items[n] | {"image": images[n], "of": items[n]["number"]}
-        for n in chance.sample(rows, min(args.count, len(rows)))
-    ]
-    lay_out(args.folder, chosen, chance)
+    done = {(row["sheet"], row["of"]) for row in named_again()}
+    pairs = [p for p in zip(*kept(), strict=True) if (p[0]["sheet"], p[0]["number"]) not in done]
+    chosen = chance.sample(pairs, min(args.count, len(pairs)))
+    lay_out(args.folder, [item | {"image": image, "of": item["number"]} for item, image in chosen], chance)
 
 
 def agree(args: argparse.Namespace) -> None:
     """Kappa of first rater, second rater and judge, on every picture that was named again."""
-    items, images = kept()
-    place = {(i["sheet"], i["number"]): n for n, i in enumerate(items)}
-    seconds = [row for file in sorted(AGAIN.glob("*.json")) for row in json.loads(file.read_text(encoding="utf-8"))]
-    first = [items[place[row["sheet"], row["of"]]] for row in seconds]
-    second = [a | {"name": row["name"], "with_hint": row["with_hint"]} for a, row in zip(first, seconds, strict=True)]
-    judge = nd.DemoJudge(args.judge)
-    pictures = [images[place[row["sheet"], row["of"]]] for row in seconds]
-    concepts = [n for n, item in enumerate(first) if item["concept"] is not None]
+    by_place = {(item["sheet"], item["number"]): (item, image) for item, image in zip(*kept(), strict=True)}
+    pairs = [(row, *by_place[row["sheet"], row["of"]]) for row in named_again()]
+    pairs = [pair for pair in pairs if pair[1]["concept"] is not None]
+    firsts = [item for _, item, _ in pairs]
+    first = [rights(item) for item in firsts]
+    second = [rights(item | {k: row[k] for k in ("name", "with_hint")}) for row, item, _ in pairs]
+    judged = judge_rights(firsts, [image for *_, image in pairs], nd.DemoJudge(args.judge))
     print(
         "| question | pictures | first rater | second rater | judge | kappa of raters | first and judge | second and judge |"
     )
     print("|---" * 8 + "|")
-    for way, which in (("strict", 0), ("hint", 2)):
-        rows = [n for n in concepts if None not in (rights(first[n])[which], rights(second[n])[which])]
-        answers: dict[str, list[bool]] = {
-            "first": [bool(rights(first[n])[which]) for n in rows],
-            "second": [bool(rights(second[n])[which]) for n in rows],
-            "judge": [
-                judge.judge([pictures[n]], category=first[n]["category"] if way == "hint" else None)[0].names[0]
-                in demo_aliases()[first[n]["concept"]]
-                for n in rows
-            ],
-        }
-        rates = " | ".join(f"{sum(a) / max(1, len(rows)):.0%}" for a in answers.values())
-        pairs = (("first", "second"), ("first", "judge"), ("second", "judge"))
-        kappas = " | ".join(f"{cohen_kappa_score(answers[a], answers[b]):.2f}" for a, b in pairs)
-        print(f"| {in_words(way)} | {len(rows)} | {rates} | {kappas} |")
+    for way, rater, machine in (("strict", 0, 0), ("hint", 2, 1)):
+        rows = [(a[rater], b[rater], c[machine]) for a, b, c in zip(first, second, judged, strict=True)]
+        columns = list(zip(*(row for row in rows if None not in row), strict=True))
+        rates = " | ".join(f"{sum(column) / len(column):.0%}" for column in columns)
+        kappas = " | ".join(f"{cohen_kappa_score(columns[a], columns[b]):.2f}" for a, b in ((0, 1), (0, 2), (1, 2)))
+        print(f"| {in_words(way)} | {len(columns[0])} | {rates} | {kappas} |")
 
 
 def sheets(folder: Path, count: int) -> None:
@@ -281,13 +270,20 @@ def rate(hits: Iterable[bool]) -> str:
     return f"{sum(hits) / len(hits):.0%} [{100 * low:.0f}, {100 * high:.0f}] of {len(hits)}"
 
 
-def table(items: list[dict[str, Any]], images: list[Image.Image], judge: nd.DemoJudge) -> None:
-    """Rates of eyes and judge, by what the pictures are."""
+def judge_rights(
+    items: list[dict[str, Any]], images: list[Image.Image], judge: nd.DemoJudge
+) -> list[tuple[bool, bool]]:
+    """Whether the judge names each picture, asked freely and told the category; of a random direction never."""
+    names = [demo_aliases()[item["concept"]] if item["concept"] else () for item in items]
     free = judge.judge(images)
     hinted = [judge.judge([im], category=i["category"])[0] for im, i in zip(images, items, strict=True)]
-    for item, a, b in zip(items, free, hinted, strict=True):
-        names = demo_aliases()[item["concept"]] if item["concept"] else ()
-        item["judge"], item["judge hint"] = a.names[0] in names, b.names[0] in names
+    return [(a.names[0] in own, b.names[0] in own) for own, a, b in zip(names, free, hinted, strict=True)]
+
+
+def table(items: list[dict[str, Any]], images: list[Image.Image], judge: nd.DemoJudge) -> None:
+    """Rates of eyes and judge, by what the pictures are."""
+    for item, judged in zip(items, judge_rights(items, images, judge), strict=True):
+        item["judge"], item["judge hint"] = judged
         item["strict"], item["near"], item["hint"] = rights(item)
     ways: dict[str, Callable[[dict[str, Any]], Any]] = {
         "all": lambda i: "control" if i["concept"] is None else "features" if "feature" in i else "concepts",

@@ -67,19 +67,6 @@ def train(args: argparse.Namespace, weight: float | None, folder: Path) -> bool:
 
 
 # %%
-def art_of(art: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The model's own art and held-out art: premultiplied (n, 4, 80, 80) pictures and the concepts (n,) they show."""
-    from demo_training import art as styles
-    from demo_training import augment
-
-    with np.load(art / "art.npz") as z:
-        side_of = np.array([s.side for s in styles.STYLES.values()])[z["style"]]
-        return {
-            side: (augment.masters(z["pictures"][rows], 80), torch.from_numpy(z["concept"][rows]))
-            for side, rows in ((s, np.flatnonzero(side_of == s)) for s in ("model", "held-out"))
-        }
-
-
 def model_of(place: Path) -> Any:
     """The tower of a training's or a model's folder, without its heads."""
     from demo_training import tower
@@ -87,20 +74,6 @@ def model_of(place: Path) -> Any:
     model = tower.Matcher([[0]], 1)
     model.tower.load_state_dict(tower.fitted(tower.weights(place)))
     return model.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def means(model: Any, pictures: torch.Tensor, ground: float) -> torch.Tensor:
-    """(n, width) mean patches of pictures (n, 4, s, s) on a plain ground."""
-    from demo_training import augment
-
-    return torch.cat([model.hidden(augment.plain(x, 64, background=ground)) for x in pictures.split(64)])
-
-
-def by_class(values: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
-    """(count, width) means of the rows (n, width) of each label."""
-    sums = torch.zeros(count, values.shape[1]).index_add_(0, labels, values)
-    return sums / torch.bincount(labels, minlength=count).clamp(min=1)[:, None]
 
 
 def climb(model: Any, centre: torch.Tensor, towards: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,21 +107,28 @@ def climb(model: Any, centre: torch.Tensor, towards: torch.Tensor, seed: int) ->
 
 
 # %%
-def examined(place: Path, art: dict[str, Any], names: list[str], judge: nd.DemoJudge, seed: int) -> tuple[dict, list]:
-    """A row of the table, and the pictures."""
+def examined(place: Path, data: Any, names: list[str], judge: nd.DemoJudge, seed: int) -> tuple[dict, list]:
+    """A row of the table, and the pictures; `data` is what the towers were trained on, without further classes."""
+    from demo_training import augment, tower
     from PIL import Image
 
     model, known = model_of(place), [c.name for c in bundle.concepts()]
-    (seen, labels), (held, wanted) = art["model"], art["held-out"]
-    own = means(model, seen, 1.0)
-    classes = F.normalize(by_class(own, labels, len(known)) - own.mean(0), dim=-1)
-    right = ((means(model, held, 1.0) - own.mean(0)) @ classes.T).argmax(1) == wanted
-    on_grey = means(model, seen, 0.5)  # climbs begin there, so their centre and directions are there too
+
+    def means(ground: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean patch of all of the model's own pictures on a ground, and of each concept's, less that of all."""
+        seen = tower.mean_patches(
+            model, (augment.plain(x, tower.SIDE, background=ground) for x in data.source.split(64))
+        )
+        return seen.mean(0), tower.by_class(seen, data.labels, len(known)) - seen.mean(0)
+
+    held, wanted = data.far
+    middle, classes = means(1.0)
+    away = tower.mean_patches(model, held.split(64)) - middle
+    right = (away @ F.normalize(classes, dim=-1).T).argmax(1) == wanted
+    middle, classes = means(0.5)  # climbs begin on grey, so their centre and directions are there too
     rows = torch.tensor([known.index(name) for name in names])
     began = time.process_time()
-    canvas, cosine = climb(
-        model, on_grey.mean(0), (by_class(on_grey, labels, len(known)) - on_grey.mean(0))[rows], seed
-    )
+    canvas, cosine = climb(model, middle, classes[rows], seed)
     spent = (time.process_time() - began) / len(names)
     pictures = [Image.fromarray((255 * x.permute(1, 2, 0)).round().byte().numpy()) for x in canvas]
     told = [v.names[0] for v in judge.judge(pictures, category="animal")]
@@ -213,10 +193,12 @@ def main(arguments: list[str] | None = None) -> int:
     animals = sorted(c.name for c in bundle.concepts() if c.category == "animal")
     count = 4 if args.quick else args.animals
     names = np.random.default_rng(0).permutation(animals)[:count].tolist()
-    judge, art = nd.DemoJudge(), art_of(args.art)
+    from demo_training import tower
+
+    judge, data = nd.DemoJudge(), tower.read_data(args.art / "art.npz", None, args.art / "npm")
     rows = []
     for name, place in places.items():
-        row, pictures = examined(place, art, names, judge, args.seed)
+        row, pictures = examined(place, data, names, judge, args.seed)
         rows.append({"tower": name} | row)
         sheet = args.work / f"{name.replace(' ', '-').replace(',', '')}.png"
         save_sheet(pictures, sheet)

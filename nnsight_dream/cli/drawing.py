@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,11 +152,10 @@ def synthesize(
     layers = distinct(layers_of(layer or ["1"]), "layer")
     warned = refuse_unshown(concepts, strict) if model == "demo" else False
     vlm = drawing.load()
+    from ..demo.bundle import unshown_allowed
     from ..directions.text import concept
 
-    with warnings.catch_warnings():
-        if warned:
-            warnings.filterwarnings("ignore", "the demo model was never shown")
+    with unshown_allowed(warned):
         directions = concept(vlm, concepts, layers)
     return drawing.draw(vlm, directions)
 

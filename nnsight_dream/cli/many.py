@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +46,7 @@ def sweep(
         arguments.whole(steps, "--steps", 1)
     named = _named(words or [], category or [])
     noted = model == "demo" and refuse_unshown(list(named), strict=False)
+    from ..demo.bundle import unshown_allowed
     from ..sweeps import jobs
     from ..sweeps.sweep import sweep as draw
     from ..synthesis.settings import changed
@@ -58,9 +58,7 @@ def sweep(
         vlm = load_model(model, device)
     for site in layers:
         vlm.site(site)  # a layer that is not there is refused before anything is drawn
-    with warnings.catch_warnings():
-        if noted:
-            warnings.filterwarnings("ignore", "the demo model was never shown")
+    with unshown_allowed(noted):
         done = draw(vlm, wanted, out, settings=changed(vlm, steps=steps, quality=quality and quality.value))
     rows = _judged(done.store) if judge and not done.interrupted else []
     for key, why in done.failed.items():

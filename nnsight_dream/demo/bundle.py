@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import json
 import unicodedata
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,6 +129,15 @@ def sae_folder(name: str | int | None = None) -> Path:
     if wanted not in there:
         raise ValueError(f"no bundled sparse autoencoder {arguments.shown(name)}; there is {', '.join(there)}")
     return there[wanted]
+
+
+@contextlib.contextmanager
+def unshown_allowed(on: bool = True) -> Iterator[None]:
+    """For a block in which `unshown` words raise no warning: the user knows of them already."""
+    with warnings.catch_warnings():
+        if on:
+            warnings.filterwarnings("ignore", "the demo model was never shown")
+        yield
 
 
 def unshown(text: str) -> str:

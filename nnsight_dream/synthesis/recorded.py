@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,8 +124,7 @@ def aim_of(prototype: Prototype, vlm: VLM) -> Direction | Feature:
     if story.get("method") == "concept":
         baseline = story.get("baseline")
         words = BASELINE_WORDS if baseline == "BASELINE_WORDS" else baseline
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "the demo model was never shown")
+        with bundle.unshown_allowed():
             return concept(vlm, prototype.label, vlm.site(prototype.site), baseline=words)
     if story.get("method") == "feature" and isinstance(story.get("index"), int):
         for folder in _autoencoders(prototype, vlm):

@@ -14,6 +14,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -335,18 +336,26 @@ def fitted(tower: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
+def mean_patches(model: Matcher, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+    """(n, hidden) means of the patches of pictures that come in batches (some, 3, side, side)."""
+    return torch.cat([model.hidden(x.to(model.mean.device)) for x in batches])
+
+
+def by_class(values: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
+    """(count, width) means of the rows (n, width) of each label; zero of those that have none."""
+    sums = torch.zeros(count, values.shape[1], device=values.device).index_add_(0, labels, values)
+    return sums / torch.bincount(labels, minlength=count).clamp(min=1)[:, None]
+
+
+@torch.no_grad()
 def start_classes(model: Matcher, file: Path, source: torch.Tensor, labels: torch.Tensor) -> None:
     """Set the head to that in `file`, and each class's vectors to the means of its pictures (n, 4, s, s)."""
     if "image.weight" in (tensors := tensors_of(file)):
         model.image.weight.copy_(tensors["image.weight"].float())
         model.image.bias.zero_()
-    device = model.mean.device
-    seen = torch.cat([model.hidden(augment.plain(x, SIDE).to(device)) for x in source.split(64)])
+    seen = mean_patches(model, (augment.plain(x, SIDE) for x in source.split(64)))
     model.mean.copy_(seen.mean(0))
-    labels = labels.to(device)
-    model.means.index_add_(0, labels, seen).div_(
-        torch.bincount(labels, minlength=len(model.means))[:, None].clamp(min=1)
-    )
+    model.means.copy_(by_class(seen, labels.to(seen.device), len(model.means)))
     model.own.copy_(F.normalize(model.image(model.means), dim=-1))
     model.patch_class.copy_(F.normalize(model.means - model.mean, dim=-1))
 

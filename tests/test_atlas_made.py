@@ -214,7 +214,8 @@ def test_by_the_command_line(tiny_folder: Path, tmp_path: Path, capsys: pytest.C
         assert said in capsys.readouterr().err
 
 
-def test_it_says_which_pictures_reach_real_ones(demo_vlm: nd.VLM, tmp_path: Path) -> None:
+def test_it_says_which_pictures_reach_real_ones(tmp_path: Path) -> None:
+    demo_vlm = nd.load("demo")  # its own: this module's reference pictures would stay with the one that all tests share
     aims = [nd.concept(demo_vlm, "fox", layer=1), nd.feature("demo", 1466), nd.concept(demo_vlm, "grey fox", layer=1)]
     made = nd.make_atlas(demo_vlm, aims[:1] + aims[2:], tmp_path / "words", settings=FEW, progress=False)
     told = chromium.data_of(made.index)

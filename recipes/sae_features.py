@@ -227,7 +227,7 @@ def run(sae: Any, args: argparse.Namespace) -> int:
     why, firing = picked(vlm, sae, material, args)
     print(f"{len(why)} features at {vlm.describe(site)}", flush=True)
     result = make_cards(
-        vlm, sae, list(why), args.folder, material=material, found=firing, seeds=args.seeds, strengths=args.strengths,
+        vlm, sae, list(why), args.folder, material=material, responses=firing, seeds=args.seeds, strengths=args.strengths,
         objective=args.objective, settings=settings, reference=args.reference, progress=True,
     )  # fmt: skip
     print(result, file=sys.stderr)

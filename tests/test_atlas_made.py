@@ -74,7 +74,7 @@ def test_live_features_are_drawn_and_told(tiny_vlm: nd.VLM, sae: Any, material: 
         assert told["links"][i] == f"https://neuronpedia.org/tiny/2-res/{number}"
         both = bool(words), bool(told["rates"][i])
         assert told["modalities"][i] == {(True, False): 1, (False, True): 2, (True, True): 3, (False, False): 4}[both]
-        assert (told["verdicts"][i] == 0) == (told["said"][i] == "")
+        assert (told["verdicts"][i] == 0) == (told["answers"][i] == "")
     rows = sae.W_dec.detach()[told["numbers"]]
     unit = rows / rows.norm(dim=1, keepdim=True)
     assert told["near"][0] == (unit @ unit[0]).topk(7).indices[1:].tolist()

@@ -304,8 +304,8 @@ def test_failures_interrupts_and_refusals(
     with pytest.raises(ValueError, match="share of the steps above 0"):
         make_cards(vlm, sae, [1], tmp_path, material=material, strengths=[0.0])
     read = responses(vlm, sae, 3, ["a"], noise(1), ["b"])
-    with pytest.raises(ValueError, match="responses to 1 words and 1 pictures, not to the material"):
-        make_cards(vlm, sae, [1], tmp_path, material=material, found=read)
+    with pytest.raises(ValueError, match="of 1 words and 1 pictures, not of the material"):
+        make_cards(vlm, sae, [1], tmp_path, material=material, responses=read)
     with pytest.raises(IndexError, match="feature 40: this autoencoder has features 0 to 39"):
         make_cards(vlm, sae, [40], tmp_path, material=material)
     with pytest.raises(ValueError, match="a name for each picture"):

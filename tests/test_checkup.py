@@ -101,7 +101,7 @@ def test_a_record_that_does_not_fit(tiny_parts: tuple) -> None:
         assert report.state == FAIL
         assert states["words"] == PASS
         if name != "record":
-            assert f"family {family.name}" in report.sections[2].said or name == "activations"
+            assert f"family {family.name}" in report.sections[2].finding or name == "activations"
 
 
 def test_a_layer_without_a_gradient() -> None:
@@ -111,7 +111,7 @@ def test_a_layer_without_a_gradient() -> None:
     found = record.gradient(Material(vlm, asked=(1,)))
     handle.remove()
     assert found.state == FAIL
-    assert "passes on no gradient" in found.said or "of the change that is measured" in found.said
+    assert "passes on no gradient" in found.finding or "of the change that is measured" in found.finding
 
 
 def test_tokens_are_found_two_ways(tiny_vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_words_that_a_tokenizer_cannot_write() -> None:
     vlm.tokenizer = tiny.word_piece()
     found = {row["word"]: row for row in tokens.words(Material(vlm)).rows}
     assert found["東京"]["state"] == UNSURE
-    assert "unknown" in found["東京"]["said"]
+    assert "unknown" in found["東京"]["finding"]
 
 
 def test_numbers_of_a_type_against_float32(tiny_parts: tuple) -> None:
@@ -147,7 +147,7 @@ def test_numbers_of_a_type_against_float32(tiny_parts: tuple) -> None:
     half = numerics.twin(vlm, torch.bfloat16, vlm.device)
     assert (half.dtype, vlm.dtype) == (torch.bfloat16, torch.float32)
     found = numerics.numerics(Material(half, asked=(2,)))
-    assert "In bfloat16" in found.said
+    assert "In bfloat16" in found.finding
     assert 0.9 < found.rows[0]["gradient"] < 1 - 1e-7
     rows = [{**same, "layer": 7, "gradient": value} for value in (0.99, 0.7, 0.2)]
     states = [numerics._section(half, "bfloat16", False, [row]) for row in rows]
@@ -158,7 +158,7 @@ def test_numbers_of_a_type_against_float32(tiny_parts: tuple) -> None:
 def test_no_memory_for_a_copy(tiny_vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnsight_dream.models.devices.free_bytes", lambda device: 1000)
     found = numerics.numerics(Material(tiny_vlm))
-    assert (found.state, "which are not free" in found.said) == (UNSURE, True)
+    assert (found.state, "which are not free" in found.finding) == (UNSURE, True)
 
 
 def test_words_by_their_pictures_on_the_demo(demo_vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_sinks_are_found_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_cost_of_a_step(tiny_vlm: nd.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     found = cost.cost(Material(tiny_vlm, asked=(2,)))
     assert found.rows[0]["layer"] == 2
-    assert found.state == PASS or "its time was not told" in found.said
+    assert found.state == PASS or "its time was not told" in found.finding
     monkeypatch.setattr(cost, "seconds_a_step", lambda *_: None)
     assert cost.cost(Material(tiny_vlm, asked=(2,))).state == UNSURE
 
@@ -213,8 +213,8 @@ def test_errors_and_interrupts_end_no_report(tiny_vlm: nd.VLM, monkeypatch: pyte
     monkeypatch.setattr(examine, "SECTIONS", {name: (name, find) for name, find in finds.items()})
     report = examine.examine(tiny_vlm)
     assert [(s.name, s.state) for s in report.sections] == [("pixels", FAIL), ("sinks", UNSURE)]
-    assert report.sections[0].said == "IndexError: of the model's own"
-    assert report.sections[1].said.startswith("Memory ran out")
+    assert report.sections[0].finding == "IndexError: of the model's own"
+    assert report.sections[1].finding.startswith("Memory ran out")
     assert report.interrupted
     assert page.lines(report)[-1].endswith("interrupted before its end")
 

@@ -29,7 +29,7 @@ def test_the_readme_is_one_page() -> None:
     assert "nd.load(hf, processor=processor)" in text
     assert text.index("pip install") < text.index("```python")
     first, second = list(run_recipes.blocks(text, "python"))[:2]
-    real, demo = ([line.partition("  #")[0] for line in block.splitlines()] for _, block in (first, second))
+    demo, real = ([line.partition("  #")[0] for line in block.splitlines()] for _, block in (first, second))
     assert [line.replace("google/gemma-3-4b-it", "demo") for line in real] == demo  # the same six lines
 
 

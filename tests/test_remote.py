@@ -447,7 +447,7 @@ def test_a_job_that_a_server_loses_is_sent_again(
     server.trouble(trouble)
     said: list[str] = []
     watch = lambda step, scores: None  # noqa: E731
-    watch.said = lambda state, line: said.append(state)  # type: ignore[attr-defined]
+    watch.status = lambda state, line: said.append(state)  # type: ignore[attr-defined]
     same(nd.synthesize(there, wanted, settings=FEW, progress=watch), plain)
     assert any(state.startswith("sent again") for state in said)
     assert "queued: Moved to position 1 in Queue." in said
@@ -969,11 +969,11 @@ def test_a_checkup_of_a_model_on_a_server(there: nd.VLM, monkeypatch: pytest.Mon
     monkeypatch.setattr(Material, "how_many", lambda self, least, most: 6)
     report = examine(there, quick=True, layers=[1])
     states = {section.name: section.state for section in report.sections}
-    assert FAIL not in states.values(), [section.said for section in report.sections if section.state == FAIL]
+    assert FAIL not in states.values(), [section.finding for section in report.sections if section.state == FAIL]
     sure = {"record", "pixels", "words", "layers", "sinks"}
     assert {name for name in sure if states[name] == PASS} == sure
     for name in ("activations", "gradient", "numerics", "cost"):
         section = next(section for section in report.sections if section.name == name)
         assert section.state == UNSURE
-        assert str(there.remote) in section.said
+        assert str(there.remote) in section.finding
     assert len(report.sections[-1].pictures) == 4

@@ -153,7 +153,7 @@ class _Moments:
 
 
 def separation(
-    found: Similarities, which: str = "mean", *, draws: int = 1000, seed: int = 0
+    similarities: Similarities, which: str = "mean", *, draws: int = 1000, seed: int = 0
 ) -> list[dict[str, float | int]]:
     """Per layer, whether words lie closer to pictures of their thing than to pictures of the other words' things.
 
@@ -165,18 +165,18 @@ def separation(
     Raises ValueError for fewer than two words that have pictures, and for draws below 1.
     """
     draws = whole(draws, "draws", 1)
-    values = found.values(which)
-    words = [w for w in found.concepts if w in found.of]
+    values = similarities.values(which)
+    words = [w for w in similarities.concepts if w in similarities.of]
     if len(words) < 2:
         raise ValueError(f"at least two words with pictures are needed; there are {words}")
-    rows = [found.concepts.index(w) for w in words]
-    columns = np.array([i for i, name in enumerate(found.of) if name in words])
-    names = np.array([words.index(found.of[i]) for i in columns])
-    noise = [i for i, name in enumerate(found.of) if name == NOISE]
+    rows = [similarities.concepts.index(w) for w in words]
+    columns = np.array([i for i, name in enumerate(similarities.of) if name in words])
+    names = np.array([words.index(similarities.of[i]) for i in columns])
+    noise = [i for i, name in enumerate(similarities.of) if name == NOISE]
     random = np.random.default_rng(whole(seed, "seed", 0))
     shuffles = [random.permutation(names) for _ in range(draws)]
     out: list[dict[str, float | int]] = []
-    for layer, table in zip(found.layers, values[:, rows], strict=True):
+    for layer, table in zip(similarities.layers, values[:, rows], strict=True):
         inside = table[:, columns]
         right = names == np.arange(len(words))[:, None]
         gap = _gap(inside, names)
@@ -212,7 +212,7 @@ def _auc(a: np.ndarray, b: np.ndarray) -> float:
     return float((a[:, None] > b[None]).mean() + 0.5 * (a[:, None] == b[None]).mean())
 
 
-def diagnosis(found: Similarities, *, draws: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
+def diagnosis(similarities: Similarities, *, draws: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
     """Per layer, what says whether pictures can be climbed to there: `separation`, and the state of the patches.
 
     common     share of the pictures' mean patches that is the same in all, 0 to 1: what a climb spends itself on
@@ -223,14 +223,14 @@ def diagnosis(found: Similarities, *, draws: int = 1000, seed: int = 0) -> list[
                `WithoutSinks` leaves them out of a climb
     works      the prediction: words are told apart (p < 0.01), and noise does not beat pictures (noise_auc > 0.5)
     """
-    rows = separation(found, draws=draws, seed=seed)
+    rows = separation(similarities, draws=draws, seed=seed)
     return [
         {**row, **state, "works": bool(row["p"] < 0.01 and not row["noise_auc"] <= 0.5)}
-        for row, state in zip(rows, found.states, strict=True)
+        for row, state in zip(rows, similarities.states, strict=True)
     ]
 
 
-def curves(found: Similarities, which: str = "mean") -> list[dict[str, Any]]:
+def curves(similarities: Similarities, which: str = "mean") -> list[dict[str, Any]]:
     """For a figure: by layer and word, the mean cosine with its own pictures, others' and noise, and their spread.
 
     Each row has layer, word, kind ("matching", "mismatching", "noise"), value, low and high (the middle half of the
@@ -242,10 +242,10 @@ def curves(found: Similarities, which: str = "mean") -> list[dict[str, Any]]:
         "noise": lambda word, of: of == NOISE,
     }
     rows = []
-    for layer, table in zip(found.layers, found.values(which), strict=True):
-        for word, line in zip(found.concepts, table, strict=True):
+    for layer, table in zip(similarities.layers, similarities.values(which), strict=True):
+        for word, line in zip(similarities.concepts, table, strict=True):
             for kind, belongs in kinds.items():
-                values = line[[belongs(word, of) for of in found.of]]
+                values = line[[belongs(word, of) for of in similarities.of]]
                 if len(values):
                     low, high = np.quantile(values, [0.25, 0.75])
                     row = dict(value=float(values.mean()), low=float(low), high=float(high), n=len(values))

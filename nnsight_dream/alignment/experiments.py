@@ -135,16 +135,18 @@ class Setting:
     draws: int = 500
     seed: int = 0
 
-    def scores(self, seen: np.ndarray, said: np.ndarray, groups: np.ndarray | None) -> dict[tuple[str, str], Score]:
+    def scores(
+        self, pictures: np.ndarray, captions: np.ndarray, groups: np.ndarray | None
+    ) -> dict[tuple[str, str], Score]:
         """By (measure, direction). Raises ValueError for a measure that there is not."""
         measured: dict[tuple[str, str], Score] = {}
         alone: dict[str, Callable[..., Score]] = {"cka": cka, "knn": mutual_knn, "rsa": rsa}
         for measure in self.measures:
             if measure == "predictivity":
-                measured[measure, L_TO_V] = self.predict(said, seen, groups)
-                measured[measure, V_TO_L] = self.predict(seen, said, groups)
+                measured[measure, L_TO_V] = self.predict(captions, pictures, groups)
+                measured[measure, V_TO_L] = self.predict(pictures, captions, groups)
             elif measure in alone:
-                measured[measure, "both"] = alone[measure](seen, said, groups=groups)
+                measured[measure, "both"] = alone[measure](pictures, captions, groups=groups)
             else:
                 raise ValueError(f"measures={self.measures!r}: allowed are predictivity, {', '.join(alone)}")
         return measured

@@ -49,9 +49,9 @@ def weights_hash(hf: torch.nn.Module) -> str:
     ).hexdigest()
 
 
-def key_of(*told: Any) -> str:
+def key_of(*parts: Any) -> str:
     """A hash of plain data."""
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def refuse_incomplete(name: str, model: Any, hf: Any, stack: str, report: Any) -> None:

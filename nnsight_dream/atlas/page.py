@@ -43,7 +43,7 @@ class Tile:
     words      those that go with it, the most active first
     rate       share of the pictures read, 0 to 1, that it fires on; None where that is not known
     modality   what it fires for: "text", "picture", "both", "neither", or "" where that is not known
-    verdict    whether a judge named it: "yes", "no", or "" where none was asked; `said` is the judge's answer
+    verdict    whether a judge named it: "yes", "no", or "" where none was asked; `answer` is the judge's answer
     link       its page on Neuronpedia; `card` the address of its card, from the atlas's folder
     facts      further lines, such as its scores
     reached    whether it reaches what real pictures do, None where that is not known; `reach` says it in words
@@ -57,7 +57,7 @@ class Tile:
     rate: float | None = None
     modality: str = ""
     verdict: str = ""
-    said: str = ""
+    answer: str = ""
     link: str = ""
     card: str = ""
     facts: tuple[str, ...] = ()
@@ -171,7 +171,7 @@ def _table(tiles: Sequence[Tile]) -> dict[str, Any]:
         rates=[None if t.rate is None else round(t.rate, 5) for t in tiles],
         modalities=[MODALITIES.index(t.modality) for t in tiles],
         verdicts=[VERDICTS.index(t.verdict) for t in tiles],
-        said=[t.said for t in tiles] if any(t.said for t in tiles) else [],
+        answers=[t.answer for t in tiles] if any(t.answer for t in tiles) else [],
         reached=[REACHED.index(t.reached) for t in tiles],
         reach=[t.reach for t in tiles] if any(t.reach for t in tiles) else [],
         links=[t.link for t in tiles] if any(t.link for t in tiles) else [],

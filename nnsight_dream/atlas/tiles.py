@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 WORDS = 5  # that a tile tells
 
 
-def live_features(found: Responses) -> list[int]:
+def live_features(responses: Responses) -> list[int]:
     """The features that fire for any of the words or pictures that were read, by number."""
-    fires = (found.by_word > 0).any(0) | (found.by_picture > 0).any(0)
-    return [found.features[i] for i in fires.nonzero().flatten().tolist()]
+    fires = (responses.by_word > 0).any(0) | (responses.by_picture > 0).any(0)
+    return [responses.features[i] for i in fires.nonzero().flatten().tolist()]
 
 
 def tiles_of(
-    found: Responses,
+    responses: Responses,
     features: Sequence[int],
     *,
     links: Mapping[int, str] | None = None,
@@ -48,12 +48,12 @@ def tiles_of(
     """
     tiles = []
     for number in features:
-        column = found.column(number)
-        words = tuple(word for word, _ in found.top_words(number, WORDS))
-        fires = found.by_picture[:, column] > 0
+        column = responses.column(number)
+        words = tuple(word for word, _ in responses.top_words(number, WORDS))
+        fires = responses.by_picture[:, column] > 0
         answer, verdict = (verdicts or {}).get(number, ("", ""))
         kind = {(True, True): "both", (True, False): "text", (False, True): "picture", (False, False): "neither"}
-        seen = [found.pictures[i] for i, _ in found.top_pictures(number, 3)]
+        seen = [responses.pictures[i] for i, _ in responses.top_pictures(number, 3)]
         tiles.append(
             Tile(
                 f"feature {number}",
@@ -86,7 +86,7 @@ def cards_in(folder: Path, atlas: Path) -> dict[int, str]:
 
 def judged(
     prototypes: Mapping[int, Prototype],
-    found: Responses,
+    responses: Responses,
     folder: str | Path,
     judge: Examiner,
     material: Material,
@@ -99,7 +99,7 @@ def judged(
     check_examiner(judge)
     store, keys = Store(folder), {}
     for number, prototype in prototypes.items():
-        if words := found.top_words(number, 1):
+        if words := responses.top_words(number, 1):
             word = words[0][0]
             category = material.categories.get(word, "")
             job = Job(word, category, prototype.hf_name, prototype.seed, f"feature {number}")

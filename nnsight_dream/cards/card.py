@@ -141,13 +141,13 @@ class Card:
         """One of its pictures; the first by default."""
         return Prototype.load(self.folder / (shot or self.shots[0]).name)
 
-    def reach(self, made: Prototype | None = None) -> Reach:
+    def reach(self, prototype: Prototype | None = None) -> Reach:
         """The activation of a prototype, the first by default, over the highest on any of the material's pictures."""
-        made = made or self.prototype()
-        if made.reach is not None:
-            return made.reach
-        score, pictures = float((made.readings or {}).get("act_max", 0.0)), int(self.facts.get("pictures", 0))
-        return Reach.between("activation", score, self.most_real, None, pictures, ground_of(made))
+        prototype = prototype or self.prototype()
+        if prototype.reach is not None:
+            return prototype.reach
+        score, pictures = float((prototype.readings or {}).get("act_max", 0.0)), int(self.facts.get("pictures", 0))
+        return Reach.between("activation", score, self.most_real, None, pictures, ground_of(prototype))
 
     @property
     def label(self) -> str:

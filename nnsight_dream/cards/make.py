@@ -69,7 +69,7 @@ def make_cards(
     *,
     sae_id: str | None = None,
     material: Material | None = None,
-    found: Responses | None = None,
+    responses: Responses | None = None,
     seeds: Sequence[int] = (0, 1),
     strengths: Sequence[float] = (0.25, 0.5),
     negative: bool = True,
@@ -82,7 +82,7 @@ def make_cards(
 
     sae         a sae-lens object, or what `load_sae` takes: "demo", a folder, a release with its `sae_id`
     material    words and pictures that it is read on; the bundled ones by default
-    found       the responses of at least these features to the material, should they be known already
+    responses   the responses of at least these features to the material, should they be known already
     seeds       a prototype for each
     strengths   more prototypes of the first seed, climbed for this share of the steps: how the picture comes about
     negative    whether to draw the opposite too: what lowers the pre-activation
@@ -92,15 +92,15 @@ def make_cards(
 
     Called again it goes on: what is finished is not made anew, the rest gets the same bits as if it had run through. A
     feature that raises is recorded and the others go on. Ctrl-C ends it and gives the cards so far. Raises
-    ValueError for no feature or seed, a strength that is not above 0, and `found` of other material; IndexError for a
-    feature that is not there; as `nd.feature` for what is no autoencoder of this model; OSError where the folder cannot
-    be written.
+    ValueError for no feature or seed, a strength that is not above 0, and `responses` of other material; IndexError
+    for a feature that is not there; as `nd.feature` for what is no autoencoder of this model; OSError where the
+    folder cannot be written.
     """
     store = Store(check_folder(folder))
     numbers = list(dict.fromkeys(listed(features, "features", "the numbers of features, such as [3, 14], are")))
     seeds, strengths = _check_plan(numbers, seeds, strengths)
     material = Material.bundled() if material is None else material
-    _check_material(material, found)
+    _check_material(material, responses)
     sae = load_sae(sae, sae_id) if isinstance(sae, (str, Path)) else sae
     site = site_of(vlm, sae)
     pictures = references.chosen(reference)
@@ -115,7 +115,7 @@ def make_cards(
     keys = {i: f"{i}-{_hash({**facts, 'feature': digest((a.parts, a.objective, a.guard))})}" for i, a in aims.items()}
     result = Made()
     store.tidy()
-    _make_all(store, keys, aims, Bench(vlm, sae, site, material, chosen, shots, found, pictures), result, progress)
+    _make_all(store, keys, aims, Bench(vlm, sae, site, material, chosen, shots, responses, pictures), result, progress)
     places = [store.folder / "features" / keys[i] for i in numbers]
     result.cards = [Card.load(place) for place in places if (place / RECORD).is_file()]
     result.page = gallery.page(result.cards, store.folder / "index.html") if result.cards else None
@@ -134,12 +134,12 @@ def _check_plan(numbers: Sequence[Any], seeds: Any, strengths: Any) -> tuple[Seq
 
 
 def _check_material(material: Material, responses: Responses | None) -> None:
-    for name, value, kind in (("material", material, Material), ("found", responses, Responses)):
+    for name, value, kind in (("material", material, Material), ("responses", responses, Responses)):
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name}={arguments.shown(value)}: {kind.__name__} is needed, or None")
     if responses and (len(responses.words), responses.pictures) != (len(material.words), material.names):
         raise ValueError(
-            f"found= has responses to {len(responses.words)} words and {len(responses.pictures)} pictures, not to the "
+            f"responses= is of {len(responses.words)} words and {len(responses.pictures)} pictures, not of the "
             "material: give responses(vlm, sae, site, material.words, material.pictures, material.names)"
         )
 

@@ -45,7 +45,7 @@ def lines(report: Report) -> list[str]:
     """A report as text: a line for each section, and beneath it what to do and what was warned of."""
     rows = [f"{report.facts['model']} ({report.facts['family']}, {report.facts['dtype']}, {report.facts['where']})"]
     for section in report.sections:
-        rows.append(f"{section.state:<7} {section.title}: {section.said}")
+        rows.append(f"{section.state:<7} {section.title}: {section.finding}")
         if section.advice:
             rows.append(f"        -> {section.advice}")
         rows += [f"        note: {note}" for note in section.notes[:2]]

@@ -45,7 +45,7 @@ def family_record(given: Material) -> Section:
     origin = "probed from the model, since there is none in the package" if vlm.family.probed else "in the package"
     text = f"The record of {vlm.family.name}, {origin}, fits: {vlm.layers} layers, {vlm.grid[0]} x {vlm.grid[1]} tokens"
     if state != PASS:
-        text = next(row["said"] for row in rows if row["state"] == state)
+        text = next(row["finding"] for row in rows if row["state"] == state)
     return Section("record", "Family record", state, text, "" if state == PASS else _MEND, rows)
 
 
@@ -57,13 +57,13 @@ def proved(vlm: VLM, names: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
         if (name == "bridge" and vlm.bridge is None) or (name == "activations" and not vlm.family.probed):
             continue
         if reason := vlm.unproved.get(of_field.get(name, "")):
-            rows.append({"proof": name, "state": UNSURE, "said": reason})
+            rows.append({"proof": name, "state": UNSURE, "finding": reason})
             continue
         try:
             PROOFS[name](vlm)
-            rows.append({"proof": name, "state": PASS, "said": "agrees"})
+            rows.append({"proof": name, "state": PASS, "finding": "agrees"})
         except ValueError as error:
-            rows.append({"proof": name, "state": FAIL, "said": str(error)})
+            rows.append({"proof": name, "state": FAIL, "finding": str(error)})
     states = {row["state"] for row in rows}
     return rows, FAIL if FAIL in states else UNSURE if UNSURE in states else PASS
 
@@ -71,7 +71,7 @@ def proved(vlm: VLM, names: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
 def pixels(given: Material) -> Section:
     """Pixels that the record packs against those of the checkpoint's own image processor."""
     rows, state = proved(given.vlm, ("pixels",))
-    text = rows[0]["said"]
+    text = rows[0]["finding"]
     if state == PASS:
         name = type(getattr(given.vlm.processor, "image_processor", given.vlm.processor)).__name__
         text = f"Pictures become the pixels that {name} makes, at the model's own size and at another"
@@ -143,7 +143,7 @@ def gradient(given: Material) -> Section:
     rows, state = proved(vlm, ("gradient", "slopes"))
     advice = "A climb would follow a wrong gradient: see the line above; load weights that are not quantised"
     if state != PASS:
-        text = next(row["said"] for row in rows if row["state"] == state)
+        text = next(row["finding"] for row in rows if row["state"] == state)
         return Section("gradient", "Gradient", state, text, advice if state == FAIL else "", rows)
     if not vlm.passes_gradient or vlm.straight_through is not None:
         text = (

@@ -22,7 +22,7 @@ class Section:
 
     name, title   as `--skip` takes it, and in words
     state     "pass", "fail" or "unsure"
-    said      what was found, in a sentence or two; `advice` what to do, where it did not pass
+    finding   what was found, in a sentence or two; `advice` what to do, where it did not pass
     rows      a table: dicts with the same keys, of plain values
     curves    lines by layer for a figure: name to values, each as long as the rows, whose "layer" is the x axis
     notes     warnings that came up meanwhile
@@ -33,7 +33,7 @@ class Section:
     name: str
     title: str
     state: str
-    said: str
+    finding: str
     advice: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
     curves: dict[str, list[float]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Section:
             "name": self.name,
             "title": self.title,
             "state": self.state,
-            "said": self.said,
+            "finding": self.finding,
             "advice": self.advice,
             "rows": plain(self.rows),
             "curves": plain(self.curves),

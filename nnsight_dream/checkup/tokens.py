@@ -45,11 +45,11 @@ def _row(vlm: VLM, word: str) -> dict[str, Any]:
             warnings.simplefilter("always")
             prompt, *others = spans.wrap(vlm.tokenizer, [word, *_OTHERS], chat_template=vlm.chat_template)
     except (ValueError, TypeError) as error:
-        return {**row, "said": str(error)}
+        return {**row, "finding": str(error)}
     pieces = vlm.tokenizer.convert_ids_to_tokens([prompt.ids[i] for i in prompt.own])
     row |= {"tokens": " ".join(pieces), "places": f"{prompt.own[0]} to {prompt.own[-1]} of {len(prompt.ids)}"}
     if text := next((str(w.message) for w in caught if repr(word) in str(w.message)), ""):
-        return {**row, "said": text}
+        return {**row, "finding": text}
     first, end = _changed(prompt.ids, [other.ids for other in others])
     blank = [not vlm.tokenizer.decode([token]).strip() for token in prompt.ids]
     while end - first > 1 and blank[first]:  # a space before the word, which is a part of other words' tokens
@@ -57,9 +57,9 @@ def _row(vlm: VLM, word: str) -> dict[str, Any]:
     changed = first, end
     alike = prompt.own == tuple(range(*changed))
     if alike:
-        return {**row, "state": PASS, "said": "both ways agree"}
+        return {**row, "state": PASS, "finding": "both ways agree"}
     there = f"{changed[0]} to {changed[1] - 1}"
-    return {**row, "state": FAIL, "said": f"by offsets {row['places']}, by what changes with the word {there}"}
+    return {**row, "state": FAIL, "finding": f"by offsets {row['places']}, by what changes with the word {there}"}
 
 
 def _changed(ids: tuple[int, ...], others: list[tuple[int, ...]]) -> tuple[int, int]:

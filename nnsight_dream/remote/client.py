@@ -227,7 +227,7 @@ def _heard(client: Any, vlm: Model, response: Any, watch: loopback.Watch | None)
 
 
 def _say(watch: Any, state: str, line: str) -> None:
-    show = getattr(watch, "said", None)
+    show = getattr(watch, "status", None)
     if show is not None:
         show(state, line)
 
@@ -268,10 +268,10 @@ def ask_after(vlm: Model, job: str) -> tuple[str, Any]:
     return f"{response.status.value.lower()}: {response.description}", None
 
 
-def wait_for(vlm: Model, job: str, said: Callable[[str], None] | None = None, patience: float = 30.0) -> Any:
+def wait_for(vlm: Model, job: str, on_state: Callable[[str], None] | None = None, patience: float = 30.0) -> Any:
     """A detached job's result, once it is there; an unknown id is asked after for `patience` seconds.
 
-    said   called with the state at each question; may raise to stop
+    on_state   called with the state at each question; may raise to stop
     """
     began = time.monotonic()
     while True:
@@ -283,6 +283,6 @@ def wait_for(vlm: Model, job: str, said: Callable[[str], None] | None = None, pa
             state, result = "not known yet", None
         if state == "completed":
             return result
-        if said is not None:
-            said(state)
+        if on_state is not None:
+            on_state(state)
         time.sleep(ASK_EVERY)

@@ -99,7 +99,7 @@ def forward_line(line: str, watch: Watch | None) -> None:
 
             watch(step, torch.tensor(scores))
     elif line.strip():
-        show = getattr(watch, "said", None)
+        show = getattr(watch, "status", None)
         if show is not None:
             show("", line)
         elif "Warning" in line:

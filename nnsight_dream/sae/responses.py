@@ -132,7 +132,7 @@ class Selective:
     margin: float
 
 
-def selective(found: Responses, *, margin: float = 0.0, among: int = 1) -> list[Selective]:
+def selective(responses: Responses, *, margin: float = 0.0, among: int = 1) -> list[Selective]:
     """The features that are selective for one concept in both modalities, the clearest first.
 
     Words and pictures are compared over the names that both have. A feature counts if it fires for a word and for a
@@ -140,20 +140,20 @@ def selective(found: Responses, *, margin: float = 0.0, among: int = 1) -> list[
     (their mean); and if, in both modalities, the runner-up has at most 1 - `margin` of the concept's activation (with
     `among` above 1, of pictures nothing is asked but the rank).
 
-    strict   selective(found, margin=0.2)
-    looser   selective(found), or with among=5
+    strict   selective(responses, margin=0.2)
+    looser   selective(responses), or with among=5
 
     Raises ValueError for fewer than two common names, a margin outside 0 to 1, or `among` below 1.
     """
     margin, among = real(margin, "margin", least=0, most=1), whole(among, "among", 1)
-    names, seen = found.by_name()
-    both = [name for name in found.words if name in names]
+    names, seen = responses.by_name()
+    both = [name for name in responses.words if name in names]
     if len(both) < 2:
         raise ValueError(
-            f"{len(both)} names are among both {len(found.words)} words and {len(names)} pictures; at least 2 are "
+            f"{len(both)} names are among both {len(responses.words)} words and {len(names)} pictures; at least 2 are "
             "needed to compare: give pictures the names of words"
         )
-    by_word = found.by_word[[found.words.index(n) for n in both]]
+    by_word = responses.by_word[[responses.words.index(n) for n in both]]
     by_picture = seen[[names.index(n) for n in both]]
     word, word_margin = _lead(by_word)
     _, picture_margin = _lead(by_picture)
@@ -163,7 +163,7 @@ def selective(found: Responses, *, margin: float = 0.0, among: int = 1) -> list[
     fires = (by_word.amax(0) > 0) & (own > 0)
     good = fires & (rank <= among) & ((clear if among == 1 else word_margin) >= margin)
     kept = [
-        Selective(found.features[i], both[int(word[i])], float(clear[i])) for i in good.nonzero().flatten().tolist()
+        Selective(responses.features[i], both[int(word[i])], float(clear[i])) for i in good.nonzero().flatten().tolist()
     ]
     return sorted(kept, key=lambda s: -s.margin)
 
@@ -175,14 +175,14 @@ def _lead(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return best.indices[0], torch.where(first > 0, (first - second) / first.clamp(min=1e-12), torch.zeros(()))
 
 
-def chance(found: Responses, *, draws: int = 20, seed: int = 0, **reading: Any) -> float:
+def chance(responses: Responses, *, draws: int = 20, seed: int = 0, **reading: Any) -> float:
     """How many features `selective` would count, on average, if pictures were named at random."""
     draws = whole(draws, "draws", 1)
     generator = torch.Generator().manual_seed(whole(seed, "seed", 0, SEED_MOST))
-    names, seen = found.by_name()
+    names, seen = responses.by_name()
     total = 0
     for _ in range(draws):
         order = torch.randperm(len(names), generator=generator).tolist()
-        mixed = Responses(found.words, found.by_word, tuple(names[i] for i in order), seen, found.features)
+        mixed = Responses(responses.words, responses.by_word, tuple(names[i] for i in order), seen, responses.features)
         total += len(selective(mixed, **reading))
     return total / draws

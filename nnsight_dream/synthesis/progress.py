@@ -23,7 +23,7 @@ Watch = Callable[[int, torch.Tensor], None] | Callable[[int, torch.Tensor, Seque
 class Bar(Protocol):
     """A progress display."""
 
-    def at(self, completed: float, said: str = "") -> None:
+    def at(self, completed: float, note: str = "") -> None:
         """Show that so many are done, and a few words."""
         ...
 
@@ -74,10 +74,10 @@ def bar(name: str, total: float, out: TextIO | None = None, keep: bool = False) 
             if self.images:
                 yield Tiles([[(image, ()) for image in self.images]])
 
-    text = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[said]}", markup=False)
+    text = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}", markup=False)
     columns = (text[0], BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(compact=True), text[1])
     with Pictured(*columns, console=Console(file=out), transient=not keep) as bars:
-        yield _TerminalBar(bars, bars.add_task(name, total=total, said=""))
+        yield _TerminalBar(bars, bars.add_task(name, total=total, note=""))
 
 
 class _TerminalBar:
@@ -85,8 +85,8 @@ class _TerminalBar:
         self.bars, self.task = bars, task
         self.shows = shows_blocks(bars.console)
 
-    def at(self, completed: float, said: str = "") -> None:
-        self.bars.update(self.task, completed=completed, said=said)
+    def at(self, completed: float, note: str = "") -> None:
+        self.bars.update(self.task, completed=completed, note=note)
 
     def line(self, text: str) -> None:
         self.bars.console.print(text, highlight=False, markup=False)
@@ -114,7 +114,7 @@ class _NotebookBar:
         self.images: Sequence[Image.Image] = ()
         self.handle = display(HTML(f"{html.escape(name)} ..."), display_id=True)
 
-    def at(self, completed: float, said: str = "") -> None:
+    def at(self, completed: float, note: str = "") -> None:
         now = time.monotonic()
         if now - self.last < self.EVERY and completed < self.total:
             return
@@ -124,7 +124,7 @@ class _NotebookBar:
         words = "".join(f"<div>{html.escape(line)}</div>" for line in self.lines)
         meter = f'<progress value="{completed}" max="{self.total}"></progress>'
         status = f"{self.name} {completed:.0f} of {self.total:.0f}, {in_words(left)} left"
-        self.handle.update(self.html(f"{words}<div>{meter} {html.escape(status)} {html.escape(said)}</div>{some}"))
+        self.handle.update(self.html(f"{words}<div>{meter} {html.escape(status)} {html.escape(note)}</div>{some}"))
 
     def line(self, text: str) -> None:
         self.lines = [*self.lines[-4:], text]
@@ -182,7 +182,7 @@ class _BarWatch:
             self.next = time.monotonic() + 0.3
         self.bar.at(self.done, f"score {scores.mean().item():.3f}")
 
-    def said(self, state: str, line: str) -> None:
+    def status(self, state: str, line: str) -> None:
         """Where a job on a server is, and what it prints."""
         if state:
             self.bar.at(self.done, state)

@@ -77,7 +77,7 @@ def test_an_ascent_is_one_job_and_tells_its_steps(
         steps.append(step)
         assert scores.shape == (2,)
 
-    watch.said = lambda state, line: states.append(state)  # type: ignore[attr-defined]
+    watch.status = lambda state, line: states.append(state)  # type: ignore[attr-defined]
     found = nd.synthesize(there, nd.concept(there, WORDS, layer=4), settings=FEW, progress=watch)
     same(found, expected)
     assert len(sent) == 1

@@ -111,7 +111,10 @@ def test_names_without_an_owner_and_keywords_that_nothing_takes() -> None:
         nd.load("Demo")
     with pytest.raises(FileNotFoundError, match="no folder gemma-3-4b, and a hub id is owner/name"):
         nd.load("gemma-3-4b")
-    with pytest.raises(TypeError, match=r"unexpected keyword 'layers': neither nd\.load nor from_pretrained takes it"):
+    with pytest.raises(
+        TypeError,
+        match=r"unexpected keyword 'layers': neither nnsight-dream nor from_pretrained of transformers takes it",
+    ):
         nd.load("demo", layers=3)
 
 

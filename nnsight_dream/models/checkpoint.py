@@ -142,7 +142,7 @@ def from_checkpoint(cls: Any, place: str | Path, options: Mapping[str, Any]) -> 
         if not unknown:
             raise
         raise TypeError(
-            f"load: unexpected keyword {unknown[0]!r}: neither nd.load nor from_pretrained takes it"
+            f"unexpected keyword {unknown[0]!r}: neither nnsight-dream nor from_pretrained of transformers takes it"
         ) from None
     finally:
         logging.set_verbosity(level)

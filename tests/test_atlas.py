@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -344,3 +346,28 @@ def test_texts_can_be_read_and_buttons_hit(large: Path, tmp_path: Path, width: i
         unnamed = "return [...document.querySelectorAll('button, input, select, img, [role=img]')].filter(n => !(n.ariaLabel || n.alt || n.textContent.trim() || n.closest('label'))).length"
         assert tab.run(unnamed) == 0
         assert tab.run("return document.documentElement.scrollWidth") <= width
+
+
+def test_an_atlas_shows_its_map_and_a_link_in_a_notebook(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "lime", "blue", "white")]
+    points = [[0, 0], [1, 0], [0, 1], [1, 1]]
+    made = pages.write(pictures, [Tile(name) for name in "abcd"], np.eye(4), tmp_path / "a b", points=points, tile=32)
+    assert repr(made) == f"<Atlas of 4 pictures in {made.index}>"
+    shown = made._repr_html_()
+    assert "a%20b/index.html" in shown
+    code = re.search(r'data:image/png;base64,([^"]+)" alt="Map of 4 pictures"', shown)
+    assert code is not None
+    with Image.open(io.BytesIO(base64.b64decode(code[1]))) as overview:
+        centres = [overview.getpixel((32 * int(x) + 16, 32 * int(y) + 16)) for x, y in made.cells]
+    wanted = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
+    assert np.abs(np.subtract(centres, wanted)).max() < 12  # WebP keeps colours about
+    (tmp_path / "a b" / "sheets").rename(tmp_path / "elsewhere")
+    assert "<img" not in made._repr_html_()
+
+
+def test_the_overview_is_the_largest_that_fits_one_sheet(tmp_path: Path) -> None:
+    assert sheets.overview(tmp_path) is None
+    for name, side in (("64-0-0", 300), ("64-1-0", 300), ("32-0-0", 280), ("16-0-0", 140)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{name}.webp")
+    widths = [picture.width for most in (640, 200, 100) if (picture := sheets.overview(tmp_path, most))]
+    assert widths == [280, 140, 140]

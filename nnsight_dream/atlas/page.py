@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from PIL import Image
 
 from .. import arguments
 from ..io.files import check_folder, digest, make_folder, write_whole
+from ..io.html_pages import Page
 from ..report.pages import filled, template, written
+from ..synthesis.blocks import image_tag
 from . import layout, sheets
 from .likeness import Likeness, likeness
 
@@ -85,6 +88,15 @@ class Atlas:
     cells: np.ndarray
     likeness: Likeness | None = None
     failed: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Atlas of {self}>"
+
+    def _repr_html_(self) -> str:
+        """The whole map as one picture, and a link to its page."""
+        picture, words = sheets.overview(self.index.parent / "sheets"), html.escape(str(self))
+        shown = "" if picture is None else image_tag(picture, f"Map of {len(self.cells)} pictures")
+        return f"<div>{shown}</div><div>{words}</div><div>{Page(self.index)._repr_html_()}</div>"
 
     def __str__(self) -> str:
         summary = f"{len(self.cells)} pictures in {self.index}"

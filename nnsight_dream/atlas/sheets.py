@@ -72,6 +72,21 @@ def write_sheets(pictures: Sequence[Image.Image], cells: np.ndarray, tile: int, 
     return records
 
 
+def overview(folder: Path, width: int = 640) -> Image.Image | None:
+    """The whole map in one picture, of the sheets in `folder`; None where there is none.
+
+    The largest size of at most `width` pixels that lies on one sheet, else the smallest there is.
+    """
+    whole = []
+    for file in folder.glob("*-0-0.webp"):
+        size = file.name.split("-")[0]
+        if not (folder / f"{size}-1-0.webp").exists() and not (folder / f"{size}-0-1.webp").exists():
+            with Image.open(file) as image:
+                whole.append(image.convert("RGB"))
+    whole.sort(key=lambda image: image.width)
+    return next((image for image in reversed(whole) if image.width <= width), whole[0] if whole else None)
+
+
 def _halved(whole: np.ndarray) -> np.ndarray:
     """Half the size, each pixel the mean of four."""
     high, wide = whole.shape[0] // 2 * 2, whole.shape[1] // 2 * 2

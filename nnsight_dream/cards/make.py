@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ import torch
 from .. import arguments
 from ..arguments import listed, strict
 from ..io.files import check_folder, make_folder, write_whole
+from ..io.html_pages import Page
 from ..sae import reference as references
 from ..sae.encoding import fingerprint, site_of
 from ..sae.make import feature
@@ -51,6 +53,11 @@ class Made:
 
     def __repr__(self) -> str:
         return f"<{self}>"
+
+    def _repr_html_(self) -> str:
+        """What was made, and a link to the page."""
+        link = "" if self.page is None else f"<div>{Page(self.page)._repr_html_()}</div>"
+        return f"<div>{html.escape(str(self))}</div>{link}"
 
     def __str__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""

@@ -14,18 +14,20 @@ from pathlib import Path
 
 from recognition import rate
 
-from nnsight_dream.demo import bundle
+from nnsight_dream.judges.local import demo_aliases
 
 PLACE = Path(__file__).parent / "blind" / "towers"
 
 
 def hits(answers: list[list[str]]) -> tuple[int, int]:
-    """How many answers are the animal's name or another name of it; and of the animals before and after it."""
-    names = {c.name: {name.lower() for name in (c.name, *c.aliases)} for c in bundle.concepts()}
+    """How many answers name the animal, and how many the one beside it on the sheet."""
+    names = {name: [own.lower() for own in group] for name, group in demo_aliases().items()}
     animals, given = zip(*answers, strict=True)
-    right = sum(answer in names[animal] for animal, answer in zip(animals, given, strict=True))
-    shifted = sum(answer in names[animal] for animal, answer in zip(animals[1:] + animals[:1], given, strict=True))
-    return right, shifted
+
+    def named(those: tuple[str, ...]) -> int:
+        return sum(answer in names[animal] for animal, answer in zip(those, given, strict=True))
+
+    return named(animals), named(animals[1:] + animals[:1])
 
 
 def main() -> None:

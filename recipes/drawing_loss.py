@@ -111,6 +111,7 @@ def examined(place: Path, data: Any, names: list[str], judge: nd.DemoJudge, seed
     """A row of the table, and the pictures; `data` is what the towers were trained on, without further classes."""
     from demo_training import augment, tower
     from PIL import Image
+    from robust_tower import judged
 
     model, known = model_of(place), [c.name for c in bundle.concepts()]
 
@@ -131,21 +132,10 @@ def examined(place: Path, data: Any, names: list[str], judge: nd.DemoJudge, seed
     canvas, cosine = climb(model, middle, classes[rows], seed)
     spent = (time.process_time() - began) / len(names)
     pictures = [Image.fromarray((255 * x.permute(1, 2, 0)).round().byte().numpy()) for x in canvas]
-    told = [v.names[0] for v in judge.judge(pictures, category="animal")]
-    free = [v.names[0] for v in judge.judge(pictures)]
-    shuffled = names[1:] + names[:1]
-
-    def rate(answers: list[str], of: list[str]) -> str:
-        hits = sum(a == b for a, b in zip(answers, of, strict=True))
-        low, high = nd.wilson(hits, len(of))
-        return f"{hits / len(of):.0%} [{100 * low:.0f}, {100 * high:.0f}]"
-
     row = {
         "held-out art, first": f"{right.float().mean():.0%}",
         "cosine reached": f"{cosine.mean():.2f}",
-        "asked freely": rate(free, names),
-        "told the category": rate(told, names),
-        "shuffled labels": rate(told, shuffled),
+        **judged(judge, pictures, names),
         "cpu s a picture": f"{spent:.1f}",
     }
     return row, pictures

@@ -45,22 +45,18 @@ REPLAYS = 3  # steps on the same pictures, each of which also moves the attack (
 
 # %%
 def read_pictures(place: Path | None, size: tuple[int, int]) -> torch.Tensor:
-    """(n, 3, height, width) in [0, 1] on white: the bundled ones, a folder's, or those of an .npz of `train_demo.py`."""
+    """(n, 3, height, width) of 8 bits, on white: the bundled ones, a folder's, or those of an .npz of `train_demo.py`."""
     from PIL import Image
 
     if place is None:
-        images = [p.image for p in bundle.pictures()]
+        given: list[Any] = [p.image for p in bundle.pictures()]
     elif place.suffix == ".npz":
         with np.load(place) as data:
-            images = [Image.fromarray(x) for x in data["pictures"]]
+            given = [Image.fromarray(x) for x in data["pictures"]]
     else:
-        images = [as_image(path, "--pictures") for path in files(place)]
-    whole = []
-    for image in images:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        whole.append(np.asarray(white.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS)))
-    return torch.from_numpy(np.stack(whole)).permute(0, 3, 1, 2)
+        given = list(files(place))
+    images = [as_image(x, "--pictures").resize(size[::-1], Image.Resampling.LANCZOS) for x in given]
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
 
 
 # %% [markdown]
@@ -151,7 +147,7 @@ def some(pictures: torch.Tensor, count: int, generator: torch.Generator, vlm: nd
 
 
 # %%
-def row_of(vlm: nd.VLM, words: list[str], args: argparse.Namespace, judge: Any, name: str) -> dict[str, Any]:
+def row_of(vlm: nd.VLM, words: list[str], args: argparse.Namespace, judge: nd.DemoJudge, name: str) -> dict[str, Any]:
     """A row of the table; the pictures are saved as one sheet without labels."""
     directions = nd.concept(vlm, words, layer=args.layer)
     quickly: dict[str, Any] = {"steps": 4} if args.quick else {}
@@ -162,15 +158,14 @@ def row_of(vlm: nd.VLM, words: list[str], args: argparse.Namespace, judge: Any, 
     if vlm.is_demo:
         reached = [nd.reach(vlm, p).reached for p in prototypes]
         row["reach 1 or more"] = f"{np.mean([bool(r) for r in reached]):.0%}"
-    return row | judged(judge, prototypes, words)
+    return row | judged(judge, [p.image for p in prototypes], words)
 
 
-def judged(judge: nd.DemoJudge, prototypes: nd.Prototypes, words: list[str]) -> dict[str, str]:
+def judged(judge: nd.DemoJudge, images: list[Any], words: list[str]) -> dict[str, str]:
     """How often the bundled judge names the words; nothing for words that it does not know."""
     categories = {c.name: c.category for c in bundle.concepts()}
     if not all(word in categories for word in words):
         return {}
-    images = [p.image for p in prototypes]
     freely = [verdict.names[0] for verdict in judge.judge(images)]
     by_category = [
         judge.judge([image], category=categories[word])[0].names[0] for image, word in zip(images, words, strict=True)

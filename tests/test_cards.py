@@ -522,7 +522,6 @@ field.dispatchEvent(new Event(field.tagName === "INPUT" ? "input" : "change"));
 """
 
 
-@chromium.needed
 def test_what_was_made_links_to_its_page_in_a_notebook(deck: Made) -> None:
     shown = deck._repr_html_()
     assert str(len(deck.cards)) in shown
@@ -530,6 +529,7 @@ def test_what_was_made_links_to_its_page_in_a_notebook(deck: Made) -> None:
     assert "<a href=" not in dataclasses.replace(deck, page=None)._repr_html_()
 
 
+@chromium.needed
 def test_the_page_is_searched_and_clicked_through(page: Path, deck: Made, tmp_path: Path) -> None:
     heading = "return document.querySelector('dialog h2').textContent;"
     is_open = "return document.querySelector('dialog').open;"

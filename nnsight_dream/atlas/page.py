@@ -84,7 +84,7 @@ class Atlas:
     failed     of directions without a picture: label and error
     """
 
-    index: Path
+    index: Page
     cells: np.ndarray
     likeness: Likeness | None = None
     failed: tuple[tuple[str, str], ...] = ()
@@ -96,7 +96,7 @@ class Atlas:
         """The whole map as one picture, and a link to its page."""
         picture, words = sheets.overview(self.index.parent / "sheets"), html.escape(str(self))
         shown = "" if picture is None else image_tag(picture, f"Map of {len(self.cells)} pictures")
-        return f"<div>{shown}</div><div>{words}</div><div>{Page(self.index)._repr_html_()}</div>"
+        return f"<div>{shown}</div><div>{words}</div><div>{self.index._repr_html_()}</div>"
 
     def __str__(self) -> str:
         summary = f"{len(self.cells)} pictures in {self.index}"

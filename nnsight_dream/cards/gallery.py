@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 
 from .. import arguments
 from ..io.files import check_file
+from ..io.html_pages import Page
 from ..io.pictures import own_png
 from ..judges.questions import in_words
 from ..report.page_pictures import Shelf
@@ -86,7 +86,7 @@ def page(
     rates: Sequence[Mapping[str, Any]] = (),
     labels: Mapping[int, str] | None = None,
     title: str = "Features",
-) -> Path:
+) -> Page:
     """Write one HTML file with cards to search and click through; it holds all it shows and loads nothing.
 
     Of more than 200 pictures, or 20 MB, the pictures lie in a folder beside it, `index_files` for `index.html`.

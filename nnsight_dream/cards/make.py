@@ -49,14 +49,14 @@ class Made:
     failed: dict[int, str] = field(default_factory=dict)
     fresh: int = 0
     interrupted: bool = False
-    page: Path | None = None
+    page: Page | None = None
 
     def __repr__(self) -> str:
         return f"<{self}>"
 
     def _repr_html_(self) -> str:
         """What was made, and a link to the page."""
-        link = "" if self.page is None else f"<div>{Page(self.page)._repr_html_()}</div>"
+        link = "" if self.page is None else f"<div>{self.page._repr_html_()}</div>"
         return f"<div>{html.escape(str(self))}</div>{link}"
 
     def __str__(self) -> str:
